@@ -1,0 +1,191 @@
+"""The contract that every callback of the suite keeps, as tables: which callbacks, in which trainings.
+
+A callback joins by adding a `Member`. `idle` builds it so that it acts but applies nothing: a run with it must equal a
+run without it. `applied` tells which learning rate it set: a run that was given this rate by hand must equal it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins import MixedPrecision
+from pytorch_lightning.utilities import CombinedLoader
+from torch.utils.data import DataLoader, WeightedRandomSampler
+
+from lightning_hp import LRFinder
+from lightning_hp.rehearsal import Rehearsal
+from tests.training import BATCH_SIZE, NUM_SAMPLES, Net, Samples, Stream
+
+
+class Rehearse(pl.Callback):
+    """The bare rehearsal: some steps from the start, twice, with the user's own learning rate."""
+
+    def __init__(self, num_steps: int = 9) -> None:
+        self.num_steps = num_steps
+        self.losses: list[float] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with Rehearsal(trainer, pl_module) as rehearsal:
+            for _ in range(2):
+                self.losses += rehearsal.read([rehearsal.step() for _ in range(self.num_steps)])
+                rehearsal.rewind()
+
+
+@dataclass(frozen=True)
+class Member:
+    """A callback under contract."""
+
+    name: str
+    idle: Callable[[], pl.Callback]
+    active: Callable[[], pl.Callback] | None = None
+    applied: Callable[[Any], dict[str, Any]] | None = None
+
+
+def _finder(**kwargs: Any) -> LRFinder:
+    return LRFinder(min_lr=1e-4, max_lr=10.0, num_training_steps=24, **kwargs)
+
+
+MEMBERS = [
+    Member("rehearsal", Rehearse),
+    Member(
+        "lr_finder",
+        idle=lambda: _finder(update_attr=False, num_repeats=2),
+        active=_finder,
+        applied=lambda callback: {"lr": callback.optimal_lr},
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One row: how the user trains."""
+
+    name: str
+    module: dict[str, Any] = field(default_factory=dict)
+    loader: Callable[[], Any] = lambda: loader()
+    trainer: Callable[[], dict[str, Any]] = dict
+    module_class: Callable[..., pl.LightningModule] = Net
+
+
+def loader(**kwargs: Any) -> DataLoader:
+    dataset = kwargs.pop("dataset", None) or Samples()
+    return DataLoader(dataset, batch_size=BATCH_SIZE, **kwargs)
+
+
+def fp16_on_cpu() -> dict[str, Any]:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**18, growth_interval=3)
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)]}
+
+
+class InPlaceSampler(torch.utils.data.Sampler):
+    """Shuffles a list that it keeps: its order is state."""
+
+    def __init__(self) -> None:
+        self.order = list(range(NUM_SAMPLES))
+        self.generator = torch.Generator().manual_seed(2)
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+    def __iter__(self) -> Any:
+        self.order.reverse()
+        swap = int(torch.randint(NUM_SAMPLES, (), generator=self.generator))
+        self.order[0], self.order[swap] = self.order[swap], self.order[0]
+        return iter(self.order)
+
+
+class StatefulLoader:
+    """Not a DataLoader: an iterable with `state_dict`, whose stream is a generator that cannot be set back."""
+
+    def __init__(self) -> None:
+        self.dataset = Samples()
+        self.load_state_dict({"position": 0})
+
+    def __iter__(self) -> StatefulLoader:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self.stream)
+        self.position += 1
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+        self.stream = (self._batch(i) for i in range(self.position, 10_000))
+
+    def _batch(self, position: int) -> Any:
+        rows = [self.dataset[(position * BATCH_SIZE + i) % NUM_SAMPLES] for i in range(BATCH_SIZE)]
+        return torch.utils.data.default_collate(rows)
+
+
+class Collecting(Net):
+    """Appends to a list that a hook of the epoch creates: training_step needs the hooks before it."""
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.outputs: list[torch.Tensor] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.outputs.append(loss.detach())
+        return loss
+
+
+class OwnLoaders(Net):
+    """The module brings its loader, and builds it with dice."""
+
+    def train_dataloader(self) -> DataLoader:
+        order = torch.randperm(NUM_SAMPLES).tolist()
+        return loader(sampler=order)
+
+
+TRAININGS = [
+    Training("plain"),
+    Training("shuffle", loader=lambda: loader(shuffle=True)),
+    Training("generator", loader=lambda: loader(shuffle=True, generator=torch.Generator().manual_seed(4))),
+    Training("weighted_sampler", loader=lambda: loader(sampler=WeightedRandomSampler([1.0] * 90 + [9.0] * 6, 64))),
+    Training("sampler_with_state", loader=lambda: loader(sampler=InPlaceSampler())),
+    Training("augmentation", loader=lambda: loader(shuffle=True, dataset=Samples(augment=True))),
+    Training("dropout", {"dropout": 0.3}, lambda: loader(shuffle=True)),
+    Training("batch_norm", {"batch_norm": True}, lambda: loader(shuffle=True)),
+    Training("adamw", {"optimizer": "adamw", "batch_norm": True, "dropout": 0.3}, lambda: loader(shuffle=True)),
+    Training("groups", {"groups": True}, lambda: loader(shuffle=True)),
+    Training("one_cycle", {"scheduler": "one_cycle"}, lambda: loader(shuffle=True)),
+    Training("cosine", {"scheduler": "cosine"}, lambda: loader(shuffle=True)),
+    Training("manual", {"manual": True, "scheduler": "cosine"}, lambda: loader(shuffle=True)),
+    Training("accumulation", {"dropout": 0.3}, lambda: loader(shuffle=True), lambda: {"accumulate_grad_batches": 4}),
+    Training("clip_norm", {}, lambda: loader(shuffle=True), lambda: {"gradient_clip_val": 0.1}),
+    Training(
+        "clip_value", {}, lambda: loader(), lambda: {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
+    ),
+    Training("bf16_mixed", {"dropout": 0.3}, lambda: loader(shuffle=True), lambda: {"precision": "bf16-mixed"}),
+    Training("fp16_scaler", {"dropout": 0.3}, lambda: loader(shuffle=True), fp16_on_cpu),
+    Training(
+        "fp16_scaler_accumulation", {}, loader, lambda: {**fp16_on_cpu(), "accumulate_grad_batches": 2}
+    ),
+    Training("fp64", {}, lambda: loader(shuffle=True), lambda: {"precision": "64-true"}),
+    Training("short_loader", {}, lambda: loader(shuffle=True, dataset=Samples(40))),
+    Training("drop_last", {}, lambda: loader(shuffle=True, drop_last=True, dataset=Samples(40))),
+    Training("limit_batches", {}, lambda: loader(shuffle=True), lambda: {"limit_train_batches": 3}),
+    Training("overfit_batches", {}, lambda: loader(), lambda: {"overfit_batches": 2}),
+    Training("iterable", {}, lambda: loader(dataset=Stream())),
+    Training("stateful_loader", {}, StatefulLoader, lambda: {"limit_train_batches": 5}),
+    Training("workers", {}, lambda: loader(shuffle=True, num_workers=2)),
+    Training("persistent_workers", {}, lambda: loader(shuffle=True, num_workers=1, persistent_workers=True)),
+    Training(
+        "combined_loader",
+        {},
+        lambda: CombinedLoader({"a": loader(shuffle=True), "b": loader(dataset=Samples(40))}, "max_size_cycle"),
+    ),
+    Training("dict_of_loaders", {}, lambda: {"a": loader(shuffle=True), "b": loader(dataset=Samples(40))}),
+    Training("own_loaders", loader=lambda: None, module_class=OwnLoaders),
+    Training("hooks_before_the_step", module_class=Collecting),
+    Training("reload_every_epoch", loader=lambda: None, trainer=lambda: {"reload_dataloaders_every_n_epochs": 1}, module_class=OwnLoaders),
+]  # fmt: skip

@@ -1,0 +1,45 @@
+"""Contract 1 (no trace) and 5 (the value sticks) for every callback in every training of the tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.callbacks.contract import MEMBERS, TRAININGS, Member, Training, loader
+from tests.training import Run, assert_same_training, train
+
+_WITHOUT: dict[str, Run] = {}
+
+members = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
+trainings = pytest.mark.parametrize("training", TRAININGS, ids=lambda training: training.name)
+
+
+def run(training: Training, callbacks: list[Any], **module_kwargs: Any) -> Run:
+    torch.manual_seed(5)
+    module = training.module_class(**{**training.module, **module_kwargs})
+    return train(module, callbacks, training.loader(), val_loader=loader(), **training.trainer())
+
+
+def without(training: Training) -> Run:
+    if training.name not in _WITHOUT:
+        _WITHOUT[training.name] = run(training, [])
+    return _WITHOUT[training.name]
+
+
+@trainings
+@members
+def test_a_run_with_an_idle_callback_is_the_run_without_it(member: Member, training: Training) -> None:
+    assert_same_training(run(training, [member.idle()]), without(training))
+
+
+@trainings
+@pytest.mark.parametrize("member", [m for m in MEMBERS if m.active], ids=lambda member: member.name)
+def test_a_run_with_the_callback_is_the_run_with_its_value_set_by_hand(member: Member, training: Training) -> None:
+    assert member.active is not None and member.applied is not None
+    callback = member.active()
+    with_callback = run(training, [callback])
+    by_hand = run(training, [], **member.applied(callback))
+    assert_same_training(with_callback, by_hand)
+    assert with_callback.module.hparams == by_hand.module.hparams
