@@ -24,7 +24,7 @@ def make_samples(num_samples: int = NUM_SAMPLES) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(7)
     features = torch.randn(num_samples, NUM_FEATURES, generator=generator)
     rule = torch.randn(NUM_FEATURES, NUM_CLASSES, generator=generator)
-    labels = (features @ rule + torch.randn(num_samples, NUM_CLASSES, generator=generator)).argmax(1)
+    labels = (features @ rule + 0.3 * torch.randn(num_samples, NUM_CLASSES, generator=generator)).argmax(1)
     return features, labels
 
 
@@ -258,9 +258,7 @@ def assert_same_training(left: Run, right: Run) -> None:
         "global_step", "epoch",
     ):  # fmt: skip
         assert_identical(getattr(left, name), getattr(right, name), name)
-    assert_identical(
-        [m for m in left.metrics if m[1]], [m for m in right.metrics if m[1]], "logged values"
-    )
+    assert_identical([m for m in left.metrics if m[1]], [m for m in right.metrics if m[1]], "logged values")
 
 
 def assert_identical(left: Any, right: Any, path: str) -> None:

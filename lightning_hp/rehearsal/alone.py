@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pytorch_lightning as pl
 
 from lightning_hp.rehearsal.namespace import lightning_module_of, misconfiguration
-from lightning_hp.rehearsal.rehearsal import changes_gradients, fresh_loop, put_back_attributes
+from lightning_hp.rehearsal.rehearsal import fresh_loop, gradient_callbacks, put_back_attributes
 from lightning_hp.rehearsal.silence import SilentLogger
 from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot
 
@@ -38,26 +38,28 @@ def rehearse_alone(
         What ``act`` returned.
 
     Raises:
-        MisconfigurationException: If the Trainer is running, or starts its processes itself (``ddp_spawn``, a notebook),
-            so that an answer found in them could not come back.
+        MisconfigurationException: If the Trainer is running, or starts its processes itself (``ddp_spawn``, a
+            notebook), so that an answer found in them could not come back.
 
     """
-    _refuse_what_cannot_come_back(trainer)
+    inside: Any = trainer
+    _refuse_what_cannot_come_back(inside)
     streams = RandomStreams()
-    surroundings = [(owner, dict(vars(owner))) for owner in _owners_of_settings(trainer)]
+    surroundings = [(owner, dict(vars(owner))) for owner in _owners_of_settings(inside)]
     state = Snapshot(pl_module, data=[] if datamodule is None else [datamodule])
     errand = _Errand(act)
     try:
-        trainer.fit_loop = fresh_loop(trainer)
-        trainer.callbacks = [*filter(changes_gradients, trainer.callbacks), errand]
-        trainer._loggers = [SilentLogger(logger) for logger in trainer.loggers]
-        trainer.fit(pl_module, train_dataloaders=train_dataloaders, datamodule=datamodule)
+        inside.fit_loop = fresh_loop(inside)
+        inside.callbacks = [*gradient_callbacks(inside), errand]
+        inside._loggers = [SilentLogger(logger) for logger in inside.loggers]
+        inside.fit(pl_module, train_dataloaders=train_dataloaders, datamodule=datamodule)
     finally:
         for owner, attributes in surroundings:
             put_back_attributes(owner, attributes)
         state.restore()
         streams.restore()
-    return errand.results[0]
+    result: _Result = errand.results[0]
+    return result
 
 
 class _Errand(pl.Callback):
@@ -73,19 +75,19 @@ class _Errand(pl.Callback):
         raise lightning_module_of(trainer, "utilities.exceptions")._TunerExitException
 
 
-def _refuse_what_cannot_come_back(trainer: pl.Trainer) -> None:
+def _refuse_what_cannot_come_back(trainer: Any) -> None:
     if trainer.state.status == "running":
-        raise misconfiguration(trainer, "Expected a Trainer at rest, got one that is running. Use the callback inside it.")
+        raise misconfiguration(trainer, "Expected a Trainer at rest, got one that runs. Use the callback inside it.")
     launcher = trainer.strategy.launcher
     if launcher is not None and any(base.__name__ == "_MultiProcessingLauncher" for base in type(launcher).__mro__):
         raise misconfiguration(
             trainer,
-            f"Expected a Trainer that runs in this process, got a strategy that starts others"
+            "Expected a Trainer that runs in this process, got a strategy that starts others"
             f" ({type(trainer.strategy).__name__}): what they find stays with them. Put the callback into the Trainer.",
         )
 
 
-def _owners_of_settings(trainer: pl.Trainer) -> list[Any]:
+def _owners_of_settings(trainer: Any) -> list[Any]:
     """The objects that the set-up of a ``fit`` writes into."""
     loops = [trainer.validate_loop, trainer.test_loop, trainer.predict_loop]
     return [
@@ -99,4 +101,3 @@ def _owners_of_settings(trainer: pl.Trainer) -> list[Any]:
         *loops,
         *(loop._data_source for loop in loops),
     ]
-

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pytorch_lightning import Callback
 from torch import Tensor
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from lightning_hp.rehearsal.loaders import copy_loaders, loader_roots
@@ -83,7 +83,8 @@ class Rehearsal:
     def __init__(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, hooks: Sequence[str] = HOOKS_BEFORE_FIT
     ) -> None:
-        self.trainer = trainer
+        # The room reads and writes fields that Lightning does not declare: for the type checker it is anything.
+        self.trainer: Any = trainer
         self._module = pl_module
         self._hooks = tuple(hooks)
         self._call = lightning_module_of(trainer, "trainer.call")
@@ -104,7 +105,7 @@ class Rehearsal:
         trainer_attributes, strategy_attributes = dict(vars(trainer)), dict(vars(strategy))
         self._state = Snapshot(*self._owners_of_state(), data=[d for d in [trainer.datamodule] if d is not None])
         self._restore_surroundings = [
-            partial(torch.set_grad_enabled, torch.is_grad_enabled()),
+            partial(_set_grad_enabled, torch.is_grad_enabled()),
             partial(put_back_attributes, trainer, trainer_attributes),
             partial(put_back_attributes, strategy, strategy_attributes),
             self._state.restore,
@@ -122,7 +123,9 @@ class Rehearsal:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._leave(failed=kind is not None)
 
     def step(self) -> Tensor:
@@ -175,7 +178,7 @@ class Rehearsal:
             *strategy._lightning_optimizers,
             *(config.scheduler for config in strategy.lr_scheduler_configs),
             trainer.precision_plugin,
-            *filter(changes_gradients, trainer.callbacks),
+            *gradient_callbacks(trainer),
         ]
 
     def _request_loaders(self) -> Any:
@@ -191,14 +194,12 @@ class Rehearsal:
         trainer = self.trainer
         self._loop = _understudy(trainer, loaders)
         trainer.fit_loop = self._loop
-        trainer.callbacks = [*filter(changes_gradients, trainer.callbacks), self._recorder]
+        trainer.callbacks = [*gradient_callbacks(trainer), self._recorder]
         trainer._loggers = [SilentLogger(logger) for logger in trainer.loggers]
         trainer._logger_connector = type(trainer._logger_connector)(trainer)
         trainer.profiler = lightning_module_of(trainer, "profilers").PassThroughProfiler()
         # The caller decides the learning rate of every step; a schedule has its own length and may refuse to go on.
         self._loop.epoch_loop.update_lr_schedulers = _do_nothing
-        for config in trainer.strategy.lr_scheduler_configs:
-            vars(config.scheduler)["step"] = _do_nothing  # for `self.lr_schedulers().step()` by hand
 
     def _begin(self) -> None:
         """What ``fit`` does between here and its first batch."""
@@ -214,6 +215,8 @@ class Rehearsal:
     def _run_hooks(self) -> None:
         """The hooks between here and the first batch: what they prepare, the steps may need."""
         self._clear_gradients()
+        for config in self.trainer.strategy.lr_scheduler_configs:
+            vars(config.scheduler)["step"] = _do_nothing  # for `self.lr_schedulers().step()` by hand
         for hook in self._hooks:
             if hook != "on_fit_start":  # callbacks are ready after `setup`
                 self._call._call_callback_hooks(self.trainer, hook)
@@ -264,8 +267,8 @@ class Rehearsal:
         if not any(base.__name__ in _STRATEGIES for base in type(strategy).__mro__):
             raise misconfiguration(
                 trainer,
-                f"Expected a strategy whose training can be put back exactly (single device, DDP, FSDP2 through"
-                f" ModelParallelStrategy), got {type(strategy).__name__}. Tune with one of these, or without the tuner.",
+                "Expected a strategy whose training can be put back exactly (single device, DDP, FSDP2 through"
+                f" ModelParallelStrategy), got {type(strategy).__name__}. Tune under one of these.",
             )
         if not strategy.optimizers or type(strategy.optimizers[0]).__name__ == "_MockOptimizer":
             raise misconfiguration(
@@ -273,7 +276,7 @@ class Rehearsal:
             )
         if trainer.limit_train_batches == 0:
             raise misconfiguration(trainer, "Expected training batches to rehearse, got `limit_train_batches=0`.")
-        lazy = [name for name, parameter in self._module.named_parameters() if is_lazy(parameter)]
+        lazy = [name for name, parameter in self._module.named_parameters() if _is_uninitialized(parameter)]
         if lazy:
             raise misconfiguration(
                 trainer,
@@ -328,7 +331,16 @@ class _Recorder(Callback):
             self.losses.append(torch.stack(backward).sum() / scale)
 
 
-def fresh_loop(trainer: pl.Trainer) -> Any:
+def _is_uninitialized(parameter: Any) -> bool:
+    return isinstance(parameter, UninitializedParameter)
+
+
+def gradient_callbacks(trainer: Any) -> list[Any]:
+    """The callbacks of a Trainer that act in a rehearsal."""
+    return [callback for callback in trainer.callbacks if changes_gradients(callback)]
+
+
+def fresh_loop(trainer: Any) -> Any:
     """A fit loop that has not begun, with the limits of the Trainer's own."""
     loop = trainer.fit_loop
     fresh: Any = type(loop)(trainer, min_epochs=loop.min_epochs, max_epochs=loop.max_epochs)
@@ -336,7 +348,7 @@ def fresh_loop(trainer: pl.Trainer) -> Any:
     return fresh
 
 
-def _understudy(trainer: pl.Trainer, loaders: Any) -> Any:
+def _understudy(trainer: Any, loaders: Any) -> Any:
     """A fit loop like the Trainer's, at the same place in the training, over other loaders."""
     loop, understudy = trainer.fit_loop, fresh_loop(trainer)
     for ours, theirs, names in (
@@ -354,8 +366,9 @@ def _understudy(trainer: pl.Trainer, loaders: Any) -> Any:
 def _reshard(module: torch.nn.Module) -> None:
     """After a failure between forward and backward FSDP2 still holds gathered weights: back to the shards."""
     for child in module.modules():
-        if hasattr(child, "reshard") and hasattr(child, "unshard"):
-            child.reshard()
+        reshard = getattr(child, "reshard", None)
+        if callable(reshard) and hasattr(child, "unshard"):
+            reshard()
 
 
 def put_back_attributes(owner: Any, saved: dict[str, Any]) -> None:
@@ -364,6 +377,10 @@ def put_back_attributes(owner: Any, saved: dict[str, Any]) -> None:
     for name in live.keys() - saved.keys():
         del live[name]
     live.update(saved)
+
+
+def _set_grad_enabled(enabled: bool) -> None:
+    torch.set_grad_enabled(enabled)
 
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:

@@ -35,8 +35,21 @@ MAX_DESCEND = 1000
 #: Arrays of a dataset that are larger than this (bytes) are taken for its samples, which training does not write.
 MAX_DATA_BYTES = 1 << 20
 
-_Undo = Callable[[], None]
-_LEAVES = (str, bytes, int, float, complex, bool, type(None), torch.device, torch.dtype, torch.Size, type, *weakref.ProxyTypes)
+_Undo = Callable[[], Any]
+_LEAVES: tuple[Any, ...] = (
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    bool,
+    type(None),
+    torch.device,
+    torch.dtype,
+    torch.Size,
+    type,
+    *weakref.ProxyTypes,
+)
 _OPEN_TORCH_TYPES = (nn.Module, Optimizer, LRScheduler, torch.amp.GradScaler, DataLoader, Dataset, Sampler)
 _DATA_TYPES = (DataLoader, Dataset, Sampler)
 _CLOSED_STDLIB = set(sys.stdlib_module_names) - {"__main__", "types", "argparse", "collections"}

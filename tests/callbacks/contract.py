@@ -46,7 +46,7 @@ class Member:
 
 
 def _finder(**kwargs: Any) -> LRFinder:
-    return LRFinder(min_lr=1e-4, max_lr=10.0, num_training_steps=24, **kwargs)
+    return LRFinder(**{"min_lr": 1e-4, "max_lr": 10.0, "num_training_steps": 70, "num_repeats": 1, **kwargs})
 
 
 MEMBERS = [
@@ -167,9 +167,7 @@ TRAININGS = [
     ),
     Training("bf16_mixed", {"dropout": 0.3}, lambda: loader(shuffle=True), lambda: {"precision": "bf16-mixed"}),
     Training("fp16_scaler", {"dropout": 0.3}, lambda: loader(shuffle=True), fp16_on_cpu),
-    Training(
-        "fp16_scaler_accumulation", {}, loader, lambda: {**fp16_on_cpu(), "accumulate_grad_batches": 2}
-    ),
+    Training("fp16_scaler_accumulation", {}, loader, lambda: {**fp16_on_cpu(), "accumulate_grad_batches": 2}),
     Training("fp64", {}, lambda: loader(shuffle=True), lambda: {"precision": "64-true"}),
     Training("short_loader", {}, lambda: loader(shuffle=True, dataset=Samples(40))),
     Training("drop_last", {}, lambda: loader(shuffle=True, drop_last=True, dataset=Samples(40))),
@@ -187,5 +185,10 @@ TRAININGS = [
     Training("dict_of_loaders", {}, lambda: {"a": loader(shuffle=True), "b": loader(dataset=Samples(40))}),
     Training("own_loaders", loader=lambda: None, module_class=OwnLoaders),
     Training("hooks_before_the_step", module_class=Collecting),
-    Training("reload_every_epoch", loader=lambda: None, trainer=lambda: {"reload_dataloaders_every_n_epochs": 1}, module_class=OwnLoaders),
-]  # fmt: skip
+    Training(
+        "reload_every_epoch",
+        loader=lambda: None,
+        trainer=lambda: {"reload_dataloaders_every_n_epochs": 1},
+        module_class=OwnLoaders,
+    ),
+]

@@ -37,7 +37,8 @@ def test_a_run_with_an_idle_callback_is_the_run_without_it(member: Member, train
 @trainings
 @pytest.mark.parametrize("member", [m for m in MEMBERS if m.active], ids=lambda member: member.name)
 def test_a_run_with_the_callback_is_the_run_with_its_value_set_by_hand(member: Member, training: Training) -> None:
-    assert member.active is not None and member.applied is not None
+    assert member.active is not None
+    assert member.applied is not None
     callback = member.active()
     with_callback = run(training, [callback])
     by_hand = run(training, [], **member.applied(callback))

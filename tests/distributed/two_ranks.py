@@ -20,7 +20,7 @@ DDP: dict[str, Any] = {"devices": 2, "max_epochs": 2}
 
 
 def finder(**kwargs: Any) -> LRFinder:
-    return LRFinder(min_lr=1e-4, max_lr=10.0, num_training_steps=24, **kwargs)
+    return LRFinder(**{"min_lr": 1e-4, "max_lr": 10.0, "num_training_steps": 70, "num_repeats": 1, **kwargs})
 
 
 def run(callbacks: list[Any], module: dict[str, Any], trainer: dict[str, Any]) -> Run:
@@ -73,9 +73,7 @@ class RestoredOnTheOther(LRFinder):
 
 def one_rank_fails() -> None:
     """Ends with an error on both ranks, soon: a plain fit does, and so must we."""
-    train(
-        FailsOnOneRank(), [RestoredOnTheOther()], loader(), strategy=DDPStrategy(process_group_backend="gloo"), **DDP
-    )
+    train(FailsOnOneRank(), [RestoredOnTheOther()], loader(), strategy=DDPStrategy(process_group_backend="gloo"), **DDP)
 
 
 class Sharded(pl.LightningModule):

@@ -20,7 +20,18 @@ from lightning_hp.rehearsal import HOOKS_BEFORE_EPOCH, RandomStreams, Rehearsal,
 from tests.callbacks.contract import TRAININGS, Rehearse, Training, loader
 from tests.training import Net, Samples, assert_identical, assert_same_training, train
 
-SAME_STEPS = ("plain", "shuffle", "dropout", "bf16_mixed", "fp16_scaler", "fp64", "augmentation", "workers", "short_loader", "manual")
+SAME_STEPS = (
+    "plain",
+    "shuffle",
+    "dropout",
+    "bf16_mixed",
+    "fp16_scaler",
+    "fp64",
+    "augmentation",
+    "workers",
+    "short_loader",
+    "manual",
+)
 
 
 @pytest.mark.parametrize("training", [t for t in TRAININGS if t.name in SAME_STEPS], ids=lambda training: training.name)
@@ -54,7 +65,7 @@ def test_with_accumulation_a_step_is_all_its_batches_and_its_loss_their_mean() -
     assert watch.difference < 1e-6
 
 
-class Stop(Exception):
+class StopHereError(Exception):
     """A user's bug."""
 
 
@@ -98,7 +109,7 @@ def _everything(trainer: pl.Trainer, module: Net) -> dict[str, Any]:
 class Fails(Net):
     """Raises at a chosen point of a chosen batch."""
 
-    def __init__(self, where: str, batch: int, error: type[BaseException] = Stop, **kwargs: Any) -> None:
+    def __init__(self, where: str, batch: int, error: type[BaseException] = StopHereError, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.where, self.batch, self.error, self.calls = where, batch, error, {}
 
@@ -137,15 +148,15 @@ def test_an_exception_anywhere_restores_everything_and_is_raised(where: str, bat
     class Compare(Rehearse):
         def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             before = _everything(trainer, pl_module)
-            with pytest.raises(Stop, match="here"):
+            with pytest.raises(StopHereError, match="here"):
                 super().on_fit_start(trainer, pl_module)
             assert_identical(_everything(trainer, pl_module), before, "after the exception")
             self.compared = True
-            raise Stop("enough")
+            raise StopHereError("enough")
 
     compare = Compare()
     module = Fails(where, batch, batch_norm=True, dropout=0.2, optimizer="adamw")
-    with pytest.raises(Stop, match="enough"):
+    with pytest.raises(StopHereError, match="enough"):
         train(module, [compare], loader(shuffle=True))
     assert compare.compared
 
@@ -166,7 +177,7 @@ def test_ctrl_c_restores_everything_and_interrupts() -> None:
 def test_after_a_failed_rehearsal_the_same_trainer_trains_as_if_nothing_had_been() -> None:
     module = Fails("after the step", 5)
     rehearse = Rehearse()
-    with pytest.raises(Stop):
+    with pytest.raises(StopHereError):
         train(module, [rehearse], loader(shuffle=True))
     torch.manual_seed(5)
     fresh = Net()
@@ -419,7 +430,7 @@ class _HoldsGenerator(torch.utils.data.IterableDataset):
 @pytest.mark.parametrize("data", [_generator, lambda: loader(dataset=_HoldsGenerator())], ids=["generator", "dataset"])
 def test_data_that_cannot_be_started_again_is_refused_before_any_of_it_is_drawn(data: Any) -> None:
     module, source = Net(), data()
-    with pytest.raises(MisconfigurationException, match="can be started again, got .*generator"):
+    with pytest.raises(MisconfigurationException, match=r"can be started again, got .*generator"):
         train(module, [Rehearse()], source)
     assert module.seen == []
     batches = list(source)

@@ -1,0 +1,40 @@
+"""``python -m benchmarks``: runs all benchmarks and writes their pages under docs/benchmarks/."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+
+import torch
+
+from benchmarks import ground_truth, lr_regret, report, step_cost
+from benchmarks.tasks import TASKS
+
+CHECKED = next(task for task in TASKS if task.name == "mnist-mlp-adam")
+
+
+def main() -> None:
+    """Parses the command line and runs what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--recompute", action="store_true", help="train the ground truth anew (about 25 minutes)")
+    parser.add_argument("--only", choices=("regret", "step_cost"), help="run one benchmark")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # small loaders, few workers: no news to a benchmark
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+
+    if options.recompute:
+        ground_truth.recompute()
+    if options.only in (None, "step_cost"):
+        report.write_step_cost(step_cost.run_all())
+    if options.only in (None, "regret"):
+        runs = lr_regret.run_all()
+        report.FOLDER.mkdir(parents=True, exist_ok=True)
+        lr_regret.save(runs, report.FOLDER / "lr_regret.json")
+        report.write_regret(runs, ground_truth.check(CHECKED, "one_cycle", 0.01))
+
+
+if __name__ == "__main__":
+    main()

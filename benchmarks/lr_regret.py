@@ -1,0 +1,101 @@
+"""Regret: how many accuracy points are lost by training with the LR that a finder suggests."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import log10
+from pathlib import Path
+
+from benchmarks.ground_truth import Truth
+from benchmarks.methods import METHODS, Method
+from benchmarks.tasks import FORMS, TASKS, Form, Task
+
+SEEDS = tuple(range(100, 106))  # not the seeds of the ground truth
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finder, once, on one task: what it suggested and what that costs."""
+
+    method: str
+    task: str
+    form: Form
+    seed: int
+    lr: float | None
+    steps: int
+    regret: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A method over all tasks; regrets in accuracy points."""
+
+    method: str
+    constant_mean: float
+    constant_worst: float
+    one_cycle_mean: float
+    one_cycle_worst: float
+    far_off: float
+    seed_sd: float
+    refused: float
+    steps: float
+
+
+def run_all(
+    methods: Iterable[Method] = METHODS, tasks: Sequence[Task] = TASKS, seeds: Sequence[int] = SEEDS
+) -> list[Run]:
+    """Every method on every task, form and seed."""
+    runs: list[Run] = []
+    methods = tuple(methods)
+    for task in tasks:
+        for form in FORMS:
+            truth = Truth.load(task, form)
+            for method in methods:
+                for seed in seeds:
+                    for name, (lr, steps) in method(task, form, seed).items():
+                        regret = None if lr is None else round(truth.regret(lr), 3)
+                        runs.append(Run(name, task.name, form, seed, lr, steps, regret))
+        print(f"regret: {task.name} done", flush=True)
+    return runs
+
+
+def summarize(runs: Iterable[Run]) -> list[Summary]:
+    """One line for each method, in the order in which they ran."""
+    by_method: dict[str, list[Run]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, []).append(run)
+    return [_summary(method, its_runs) for method, its_runs in by_method.items()]
+
+
+def _summary(method: str, runs: list[Run]) -> Summary:
+    regrets = {form: [run.regret for run in runs if run.form == form and run.regret is not None] for form in FORMS}
+    spreads = []
+    for cell in {(run.task, run.form) for run in runs}:
+        exponents = [log10(run.lr) for run in runs if (run.task, run.form) == cell and run.lr is not None]
+        if len(exponents) > 1:
+            spreads.append(statistics.stdev(exponents))
+    every = regrets["constant"] + regrets["one_cycle"]
+    return Summary(
+        method,
+        statistics.mean(regrets["constant"]),
+        max(regrets["constant"]),
+        statistics.mean(regrets["one_cycle"]),
+        max(regrets["one_cycle"]),
+        sum(regret > 5 for regret in every) / len(every),
+        statistics.mean(spreads),
+        sum(run.lr is None for run in runs) / len(runs),
+        statistics.median(run.steps for run in runs),
+    )
+
+
+def save(runs: Iterable[Run], path: Path) -> None:
+    """One run a line."""
+    path.write_text("[\n" + ",\n".join(json.dumps(asdict(run)) for run in runs) + "\n]\n")
+
+
+def load(path: Path) -> list[Run]:
+    """Reads what :func:`save` wrote."""
+    return [Run(**row) for row in json.loads(path.read_text())]

@@ -1,0 +1,144 @@
+"""The learning-rate finders that are compared, each used the way its own documentation uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from benchmarks.ground_truth import quiet_trainer
+from benchmarks.tasks import Form, Task
+from lightning_hp import LRFinder
+from lightning_hp import functional as hpf
+
+FASTAI_RULES = {"valley": hpf.valley_lr, "slide": hpf.slide_lr, "minimum": hpf.minimum_lr, "steep": hpf.steep_lr}
+FIXED_LR = {"sgd": 0.1, "momentum": 0.1, "adam": 1e-3, "adamw": 1e-3}
+
+
+class Suggestion(NamedTuple):
+    """What a finder answered: the LR (``None``: it refused) and the training steps it took to find it."""
+
+    lr: float | None
+    steps: int
+
+
+Method = Callable[[Task, Form, int], dict[str, Suggestion]]
+
+
+def ours(label: str, **options: Any) -> Method:
+    """LRFinder of this package."""
+
+    def run(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
+        steps = 0
+
+        def count(*_: object) -> None:
+            nonlocal steps
+            steps += 1
+
+        module = task.module(form, seed=seed)
+        module.net.register_forward_hook(count)
+        result = LRFinder(**options).find(quiet_trainer(max_epochs=task.epochs), module, task.loader())
+        return {label: Suggestion(_usable(result.suggestion), steps)}
+
+    return run
+
+
+def lightning(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
+    """Lightning's ``Tuner.lr_find`` with its defaults."""
+    from pytorch_lightning.tuner import Tuner
+
+    module = task.module(form, seed=seed)
+    with tempfile.TemporaryDirectory() as folder, _hushed():
+        trainer = quiet_trainer(max_epochs=task.epochs, default_root_dir=folder)
+        found = Tuner(trainer).lr_find(module, train_dataloaders=task.loader(), update_attr=False)
+    assert found is not None
+    return {"Lightning lr_find": Suggestion(_usable(found.suggestion()), len(found.results["loss"]))}
+
+
+def torch_lr_finder(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
+    """torch-lr-finder from 1e-7 to its default end of 10; it suggests while it plots."""
+    from matplotlib.figure import Figure
+    from torch_lr_finder import LRFinder as TorchLRFinder
+
+    module = task.module("constant", lr=1e-7, seed=seed)  # it refuses an optimizer that has a scheduler
+    with _hushed():
+        finder = TorchLRFinder(module.net, module.configure_optimizers(), nn.CrossEntropyLoss(), device="cpu")
+        finder.range_test(task.loader(), num_iter=100)
+        steps = len(finder.history["lr"])
+        try:
+            _, lr = finder.plot(ax=Figure().subplots())
+        except RuntimeError:  # too few points
+            lr = None
+    return {"torch-lr-finder": Suggestion(_usable(lr), steps)}
+
+
+def fastai(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
+    """The sweep of fastai (1e-7 to 10, 100 steps, its stop) and its four rules, as this package offers them."""
+    lrs, losses = fastai_sweep(task, seed)
+    recorded = losses + [math.nan] * (len(lrs) - len(losses))
+    return {
+        f"fastai {name}": Suggestion(_usable(rule(lrs, recorded)), len(losses)) for name, rule in FASTAI_RULES.items()
+    }
+
+
+def fastai_sweep(task: Task, seed: int, num_it: int = 100) -> tuple[list[float], list[float]]:
+    """The LRs of fastai's range test, and the raw losses until its smoothed loss is 4 times its best, or NaN."""
+    module = task.module("constant", seed=seed)
+    optimizer = module.configure_optimizers()
+    lrs = [1e-7 * 1e8 ** (i / (num_it - 1)) for i in range(num_it)]
+    losses: list[float] = []
+    average, best = 0.0, math.inf
+    for lr, (x, y) in zip(lrs, _endless(task), strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss = nn.functional.cross_entropy(module.net(x), y)
+        if not math.isfinite(loss.item()):
+            break
+        losses.append(loss.item())
+        average = 0.98 * average + 0.02 * losses[-1]
+        smooth = average / (1 - 0.98 ** len(losses))
+        best = min(best, smooth)
+        if smooth > 4 * best:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return lrs, losses
+
+
+def fixed(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
+    """No finder at all: the LR that one would write down without looking."""
+    return {"no finder (0.1 SGD, 0.001 Adam)": Suggestion(FIXED_LR[task.optimizer], 0)}
+
+
+METHODS: tuple[Method, ...] = (
+    ours("LRFinder"),
+    ours("LRFinder(num_repeats=1)", num_repeats=1),
+    ours("LRFinder(zoom=True)", zoom=True),
+    lightning,
+    torch_lr_finder,
+    fastai,
+    fixed,
+)
+
+
+def _endless(task: Task) -> Iterator[tuple[torch.Tensor, ...]]:
+    loader = task.loader()
+    while True:
+        yield from loader
+
+
+def _usable(lr: float | None) -> float | None:
+    return float(lr) if lr is not None and math.isfinite(lr) and lr > 0 else None
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

@@ -1,0 +1,151 @@
+"""Writes what was measured: the pages under docs/benchmarks/."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.figure import draw_regret
+from benchmarks.ground_truth import Truth, stale_tasks
+from benchmarks.lr_regret import Run, Summary, summarize
+from benchmarks.tasks import FORMS, TASKS
+
+if TYPE_CHECKING:
+    from benchmarks.step_cost import Cost
+
+FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
+PACKAGES = ("torch", "pytorch-lightning", "torch-lr-finder", "scikit-learn", "mlxtend", "numpy")
+
+REGRET_PAGE = """\
+# How good is the suggested learning rate?
+
+Each of {tasks} real tasks was trained from scratch over a grid of learning rates (one a decade from 1e-6 to 100, three
+a decade where it matters), with three seeds each (six where seeds differ much), once with a constant LR and once with
+`OneCycleLR(max_lr=lr)`. That is the truth. Then every finder was run {seeds} times on every task, with other seeds. The
+*regret* is the mean test accuracy of the best LR of the grid minus the accuracy at the suggestion (interpolated in log
+LR), in accuracy points.
+
+{summary}
+
+*Far off*: share of runs that lose more than 5 points. *Spread*: standard deviation of the suggestion over the seeds,
+in decades, mean over the tasks. *Refused*: share of runs that gave no suggestion; they are in no other column. *Steps*:
+median number of training steps that a search takes.
+
+Every finder runs with its defaults, the way its documentation shows it; torch-lr-finder starts at 1e-7 as in its
+README. fastai's four rules are computed on a sweep as fastai makes it (1e-7 to 10, 100 steps, its early stop).
+LRFinder is told nothing of the form: it sees the scheduler and chooses its rule by it. The fixed LRs of the last row
+are what one would write down without looking.
+
+The best LR of a grid is picked after the fact, so a perfect rule would still show a regret of about the noise between
+seeds (0.2 to 1 point). The models are small, the trainings short and from scratch: fine-tuning of a pretrained network
+is not among them, and an LR that is best for a short training may be too high for a long one.
+
+![Suggested LR over best LR, for every method and task](lr_regret.png)
+
+## Every task
+
+Mean / worst regret. *Best*: the best LR of the grid and its mean accuracy. *Noise*: standard deviation of the accuracy
+between seeds, near the best LR; smaller differences mean nothing.
+
+{every_task}
+
+## How it was measured
+
+The truth is trained in a plain torch loop, for speed. {check}
+The accuracy of a training is the mean of five evaluations during its last 20 steps: with BatchNorm and a constant LR a
+single evaluation can be tens of points off, whatever the LR.
+{stale}
+`make bench` repeats the benchmark, `python -m benchmarks --recompute` trains the truth anew (about 25 minutes). Every
+single run is in `lr_regret.json`. Measured on {date} with {versions}, on one CPU thread.
+"""
+
+STEP_COST_PAGE = """\
+# What a step of a finder costs
+
+One step, from the start of a forward pass to the start of the next, in processor time on one CPU thread. `Trainer.fit`
+runs without logger, progress bar, checkpoints and validation: the cheapest fit there is. The drivers take turns, and
+the ratio is taken within each round. *The rest* is what a whole call takes beyond its steps: setup, saving and
+restoring the state, teardown. torch-lr-finder works without a Trainer and calls none of its hooks.
+
+{table}
+
+Measured on {date} with {versions}.
+"""
+
+
+def write_regret(runs: Sequence[Run], check: str) -> None:
+    """The page ``lr_finder.md`` and its picture."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    draw_regret(runs, FOLDER / "lr_regret.png")
+    stale = stale_tasks()
+    page = REGRET_PAGE.format(
+        tasks=len(TASKS),
+        seeds=len({run.seed for run in runs}),
+        summary=_summary_table(summarize(runs)),
+        every_task=_task_table(runs),
+        check=check,
+        stale=f"The truth of {', '.join(stale)} was trained on other data than is installed here.\n" if stale else "",
+        date=date.today().isoformat(),
+        versions=_versions(),
+    )
+    (FOLDER / "lr_finder.md").write_text(page)
+
+
+def write_step_cost(costs: Iterable[Cost]) -> None:
+    """The page ``step_cost.md``."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    rows = [["model", "driver", "ms a step", "ratio to fit (quartiles)", "the rest, ms"]]
+    for cost in costs:
+        ratio = f"{cost.ratio:.3f} ({cost.ratio_low:.3f} to {cost.ratio_high:.3f})"
+        if cost.driver == "Trainer.fit":
+            ratio = "1"
+        rows.append([cost.job, cost.driver, f"{cost.step_ms:.3f}", ratio, f"{cost.rest_ms:.0f}"])
+    page = STEP_COST_PAGE.format(table=_table(rows), date=date.today().isoformat(), versions=_versions())
+    (FOLDER / "step_cost.md").write_text(page)
+
+
+def _summary_table(summaries: Iterable[Summary]) -> str:
+    head = ["method", "constant: mean / worst", "one-cycle: mean / worst", "far off", "spread", "refused", "steps"]
+    rows = [
+        [
+            line.method,
+            f"{line.constant_mean:.2f} / {line.constant_worst:.1f}",
+            f"{line.one_cycle_mean:.2f} / {line.one_cycle_worst:.1f}",
+            f"{line.far_off:.0%}",
+            f"{line.seed_sd:.3f}" if line.steps else "0",
+            f"{line.refused:.0%}",
+            f"{line.steps:.0f}",
+        ]
+        for line in summaries
+    ]
+    return _table([head, *rows])
+
+
+def _task_table(runs: Sequence[Run]) -> str:
+    methods = list(dict.fromkeys(run.method for run in runs))
+    rows = [["task", "best", "noise", *methods]]
+    for task in TASKS:
+        for form in FORMS:
+            truth = Truth.load(task, form)
+            row = [task.name + (", one-cycle" if form == "one_cycle" else "")]
+            row += [f"{truth.best_lr:.2g}: {truth.mean.max():.1f}%", f"{truth.seed_sd:.1f}"]
+            for method in methods:
+                here = [run for run in runs if (run.method, run.task, run.form) == (method, task.name, form)]
+                regrets = [run.regret for run in here if run.regret is not None]
+                row.append(f"{sum(regrets) / len(regrets):.1f} / {max(regrets):.1f}" if regrets else "refused")
+            rows.append(row)
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _versions() -> str:
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])

@@ -1,0 +1,318 @@
+"""LRFinder: find the learning rate on the training that you will really run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
+from tqdm.auto import tqdm
+
+from lightning_hp.functional.lr_range import lr_range
+from lightning_hp.functional.lr_suggestion import LRSuggestion, suggest_lr
+from lightning_hp.functional.lr_zoom import falling_part
+from lightning_hp.hyperparameters import LearningRate, is_parameter_free, write_home
+from lightning_hp.plotting import plot_lr_find
+from lightning_hp.range_test import range_test
+from lightning_hp.rehearsal import (
+    HOOKS_BEFORE_EPOCH,
+    HOOKS_BEFORE_FIT,
+    Rehearsal,
+    is_resuming,
+    rehearse_alone,
+)
+from lightning_hp.reporting import log_figure, log_hyperparams, log_scalars, log_table
+from lightning_hp.results import LRFindResult
+
+#: Steps in which the learning rate grows tenfold: what the suggestion rule was measured at. A slower sweep has trained
+#: more when it reaches the same rate, which moves the answer down; extra steps are better spent on repeats.
+STEPS_PER_DECADE = 14
+
+# Fewer points than this are no curve.
+_MIN_STEPS = 10
+
+Rule = Literal["auto", "fall", "one_cycle", "steepest", "valley", "slide", "minimum", "half"]
+
+
+class LRFinder(pl.Callback):
+    """Finds a learning rate by a range test on your own training, sets it, and leaves no other trace.
+
+    Before the training starts it rehearses it: real steps of your model, data, optimizer, precision and strategy, with
+    gradient accumulation and with every callback that changes the gradients, at learning rates that rise from
+    ``min_lr`` to ``max_lr``. From the losses it reads the rate at which two thirds of the fall are done, puts
+    everything back, bit for bit, and sets that rate: in the model's ``lr`` (or ``learning_rate``) if it has one, so
+    that optimizers and schedulers are built on it, or in the optimizers and schedulers themselves. The ratios between
+    parameter groups stay. When the curve shows no learning it sets nothing, says so once, and the training goes on
+    with your rate.
+
+    The figure, a table and the scalars ``lr_finder/lr_found`` and ``lr_finder/lr_used`` go to the Trainer's loggers;
+    the rate that was set is in the hyperparameters that they log and in the checkpoint. A resumed run does not search
+    again.
+
+    Args:
+        min_lr: The smallest learning rate tried, > 0. It should be so small that nothing is learned.
+        max_lr: The largest learning rate tried, > ``min_lr``.
+        num_training_steps: Optimizer steps of one sweep, >= 10. ``None``: 14 for each factor of ten.
+        mode: ``"exponential"``: each step multiplies the rate; ``"linear"``: each step adds to it.
+        early_stop_threshold: Ends a sweep when its loss stays above this multiple of the initial loss, > 1;
+            ``None``: only when the loss is not finite.
+        num_repeats: Sweeps, >= 1, from the same weights over different batches. Their median is read: one sweep is
+            mostly right, but now and then a few odd batches mislead it.
+        suggestion: How the curve is read. ``"auto"``: ``"one_cycle"`` if the schedule is ``OneCycleLR``, else
+            ``"fall"``. ``"fall"``: two thirds of the fall. ``"one_cycle"``: a peak rate, between a quarter of the
+            fall and the edge of the explosion. The rules of other finders: ``"steepest"`` (per factor of the rate),
+            ``"valley"``, ``"slide"``, ``"minimum"`` (a tenth of the rate at the minimum), ``"half"`` (half-way down).
+            All are computed, and marked in the figure.
+        zoom: Sweep a second time, over the falling part alone, and read the rate from that curve.
+        update_attr: Set the rate that was found. ``False``: only report it.
+        attr_name: Where your model keeps its learning rate, if not in ``lr`` or ``learning_rate``: the name of an
+            attribute or of an entry in ``hparams``; dots reach into nested ones.
+        milestones: Epochs before which to search. ``(0,)``: before the training. At a later epoch the search starts
+            from the weights and the optimizer state of that moment, and a schedule goes on from the new rate.
+
+    Attributes:
+        optimal_lr: The rate that was found, or ``None``.
+        result: The whole :class:`~lightning_hp.LRFindResult`, or ``None`` before the first search.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+        TypeError: If an argument is of the wrong type.
+
+    Costs at most 3 sweeps of 112 training steps by default, as long as these steps take in ``fit``, and one copy of the
+    weights and the optimizer state in host memory.
+
+    Where it does not help: parameter-free optimizers (Prodigy, D-Adaptation, DoG) are skipped, their ``lr`` is not a
+    learning rate. Fine-tuning a pretrained transformer often wants a rate far below where its loss falls fastest:
+    compare with a short real training. Long warm-ups make larger rates safe than a sweep can see.
+
+    Source: Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017 (the range test). The rule that reads
+    the curve is ours, measured against real trainings; see the card.
+
+    Example:
+        >>> import torch, pytorch_lightning as pl
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> from lightning_hp import LRFinder
+        >>> class Model(pl.LightningModule):
+        ...     def __init__(self, lr=1e-3):
+        ...         super().__init__()
+        ...         self.save_hyperparameters()
+        ...         self.layer = torch.nn.Linear(20, 3)
+        ...     def training_step(self, batch, batch_idx):
+        ...         x, y = batch
+        ...         return torch.nn.functional.cross_entropy(self.layer(x), y)
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
+        >>> _ = torch.manual_seed(0)
+        >>> x = torch.randn(512, 20)
+        >>> loader = DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=32, shuffle=True)
+        >>> finder, model = LRFinder(), Model()
+        >>> trainer = pl.Trainer(max_epochs=1, callbacks=[finder], logger=False, enable_checkpointing=False,
+        ...                      enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+        >>> trainer.fit(model, loader)
+        >>> 0.03 < finder.optimal_lr < 3
+        True
+        >>> model.hparams.lr == finder.optimal_lr
+        True
+
+    """
+
+    def __init__(
+        self,
+        min_lr: float = 1e-7,
+        max_lr: float = 10.0,
+        num_training_steps: int | None = None,
+        mode: Literal["exponential", "linear"] = "exponential",
+        early_stop_threshold: float | None = 4.0,
+        num_repeats: int = 3,
+        suggestion: Rule = "auto",
+        zoom: bool = False,
+        update_attr: bool = True,
+        attr_name: str = "",
+        milestones: Sequence[int] = (0,),
+    ) -> None:
+        super().__init__()
+        steps = _num_steps(num_training_steps, min_lr, max_lr)
+        self._lrs: list[float] = lr_range(min_lr, max_lr, steps, mode).tolist()
+        threshold = early_stop_threshold
+        _expect(threshold is None or threshold > 1, "`early_stop_threshold` > 1 or None", threshold)
+        _expect(_is_count(num_repeats, 1), "`num_repeats` to be an int >= 1", num_repeats)
+        _expect(suggestion in get_args(Rule), f"`suggestion` to be one of {', '.join(get_args(Rule))}", suggestion)
+        _expect(all(_is_count(epoch, 0) for epoch in milestones), "`milestones` to be epochs >= 0", milestones)
+        self._early_stop_threshold = early_stop_threshold
+        self._num_repeats = num_repeats
+        self._suggestion = suggestion
+        self._zoom = zoom
+        self._update_attr = update_attr
+        self._attr_name = attr_name
+        self._milestones = frozenset(milestones)
+        self.optimal_lr: float | None = None
+        self.result: LRFindResult | None = None
+        self._home: tuple[str, ...] = ()  # where in the model the rate was written, for a resumed run
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Searches before the training, unless it continues one: then what was found is used again."""
+        if is_resuming(trainer):
+            return
+        if trainer.current_epoch in self._milestones:
+            self._tune(trainer, pl_module, HOOKS_BEFORE_FIT)
+        elif self._update_attr and self.optimal_lr is not None:
+            # A second `fit` goes on with rebuilt optimizers; a rate that has no home in the model must be set again.
+            learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name)
+            if learning_rate.value != self.optimal_lr:
+                learning_rate.apply(self.optimal_lr)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Searches anew at the later milestones."""
+        if trainer.current_epoch > 0 and trainer.current_epoch in self._milestones:
+            self._tune(trainer, pl_module, HOOKS_BEFORE_EPOCH)
+
+    def find(
+        self,
+        trainer: pl.Trainer,
+        model: pl.LightningModule,
+        train_dataloaders: Any = None,
+        datamodule: pl.LightningDataModule | None = None,
+    ) -> LRFindResult:
+        """Runs the range test alone and returns what it found; sets nothing, logs nothing, trains nothing.
+
+        Args:
+            trainer: A Trainer that is not running. Its strategy, precision and accumulation are used.
+            model: The module.
+            train_dataloaders: As for ``Trainer.fit``.
+            datamodule: As for ``Trainer.fit``.
+
+        Returns:
+            The result; ``suggestion`` is ``None`` and ``reason`` says why if the curve shows no learning.
+
+        Raises:
+            MisconfigurationException: If the training cannot be rehearsed.
+
+        """
+
+        def act(trainer: pl.Trainer, pl_module: pl.LightningModule) -> LRFindResult:
+            learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name, read_only=True)
+            return self._find(trainer, pl_module, learning_rate, HOOKS_BEFORE_FIT)
+
+        self.result = rehearse_alone(trainer, model, act, train_dataloaders, datamodule)
+        self.optimal_lr = self.result.suggestion
+        return self.result
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found, in plain types."""
+        return {
+            "optimal_lr": self.optimal_lr,
+            "home": list(self._home),
+            "result": None if self.result is None else self.result.to_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remembers what was found before."""
+        self.optimal_lr = state_dict["optimal_lr"]
+        self._home = tuple(state_dict["home"])
+        result = state_dict["result"]
+        self.result = None if result is None else LRFindResult.from_dict(result)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Sets the model's learning rate to what was found, before the optimizers of the resumed run are built."""
+        found = checkpoint.get("callbacks", {}).get(self.state_key)
+        if found and found["home"] and trainer.state.fn == "fit":
+            write_home(pl_module, found["optimal_lr"], tuple(found["home"]))
+
+    def _tune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, hooks: Sequence[str]) -> None:
+        """Find, apply, report."""
+        if getattr(trainer, "fast_dev_run", False):
+            rank_zero_info("LRFinder: skipped under `fast_dev_run`; the learning rate is yours.")
+            return
+        free = next((name for o in trainer.optimizers if (name := is_parameter_free(o)) is not None), None)
+        if free is not None:
+            rank_zero_info(
+                f"LRFinder: skipped, {free} finds its step size itself; its `lr` is a factor to leave alone."
+            )
+            return
+        learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name, read_only=not self._update_attr)
+        result = self._find(trainer, pl_module, learning_rate, hooks)
+        if result.suggestion is None:
+            rank_zero_info(f"LRFinder: the learning rate stays {result.lr_before:.3g}. {result.reason}")
+        elif self._update_attr:
+            learning_rate.apply(result.suggestion)
+            self._home = () if learning_rate.home is None else learning_rate.home.paths
+            result = result.used(result.suggestion)
+        self.result, self.optimal_lr = result, result.suggestion
+        self._report(trainer, result)
+        if result.lr_used != result.lr_before and learning_rate.home is None:
+            # With a home the rate is in the module's hyperparameters, which Lightning logs by itself.
+            log_hyperparams(trainer, {"lr": result.lr_used})
+
+    def _find(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, learning_rate: LearningRate, hooks: Sequence[str]
+    ) -> LRFindResult:
+        rule = self._suggestion
+        if rule == "auto":
+            rule = "one_cycle" if learning_rate.is_one_cycle else "fall"
+        with _progress_bar(trainer) as on_step, Rehearsal(trainer, pl_module, hooks) as rehearsal:
+
+            def sweep(lrs: Sequence[float]) -> tuple[list[list[float]], LRSuggestion, float]:
+                started = time.monotonic()
+                losses = range_test(
+                    rehearsal, learning_rate, lrs, self._early_stop_threshold, self._num_repeats, on_step
+                )
+                return losses, suggest_lr(lrs, losses), time.monotonic() - started
+
+            losses, suggestion, seconds = sweep(self._lrs)
+            result = LRFindResult.from_sweep(
+                self._lrs, losses, suggestion, lr_before=learning_rate.value, rule=rule, seconds=seconds
+            )
+            if self._zoom and (part := falling_part(self._lrs, suggestion)) is not None:
+                lrs = lr_range(part[0], part[1], max(_MIN_STEPS, len(self._lrs) // 2)).tolist()
+                losses, suggestion, seconds = sweep(lrs)
+                result = result.zoomed(lrs, losses, suggestion, seconds)
+        return result
+
+    def _report(self, trainer: pl.Trainer, result: LRFindResult) -> None:
+        """Puts the answer where the user looks: the terminal and the loggers."""
+        rank_zero_info(f"LRFinder: {result}")
+        step = trainer.global_step
+        scalars = {"found": result.suggestion, "used": result.lr_used, "before": result.lr_before}
+        log_scalars(trainer, {f"lr_finder/lr_{name}": lr for name, lr in scalars.items()}, step)
+        log_table(trainer, "lr_finder/summary", *result.table(), step)
+        if trainer.is_global_zero and trainer.loggers:
+            log_figure(trainer, "lr_finder/range_test", plot_lr_find(result).figure, step)
+
+
+@contextmanager
+def _progress_bar(trainer: pl.Trainer) -> Iterator[Callable[[], None]]:
+    """A bar over the steps, where the Trainer shows one; gives the function that moves it."""
+    hidden = trainer.progress_bar_callback is None or not trainer.is_global_zero
+    with tqdm(desc="Finding the learning rate", unit=" steps", leave=False, disable=hidden) as bar:
+
+        def on_step() -> None:
+            bar.update()
+
+        yield on_step
+
+
+def _num_steps(num_training_steps: int | None, min_lr: float, max_lr: float) -> int:
+    if num_training_steps is not None:
+        _expect(
+            _is_count(num_training_steps, _MIN_STEPS),
+            f"`num_training_steps` to be an int >= {_MIN_STEPS} or None",
+            num_training_steps,
+        )
+        return num_training_steps
+    decades = math.log10(max_lr / min_lr) if 0 < min_lr < max_lr < math.inf else 0.0  # `lr_range` refuses the rest
+    return max(_MIN_STEPS, round(STEPS_PER_DECADE * decades))
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _expect(holds: bool, what: str, got: Any) -> None:
+    if not holds:
+        raise ValueError(f"Expected {what}, but got {got!r}.")

@@ -1,0 +1,17 @@
+"""Where a user's learning rate and batch size live, how they are read and how they are written."""
+
+from lightning_hp.hyperparameters.attributes import NamedAttribute, Place, as_number, find_attribute
+from lightning_hp.hyperparameters.home import Home, write_home
+from lightning_hp.hyperparameters.learning_rate import LearningRate
+from lightning_hp.hyperparameters.parameter_free import is_parameter_free
+
+__all__ = [
+    "Home",
+    "LearningRate",
+    "NamedAttribute",
+    "Place",
+    "as_number",
+    "find_attribute",
+    "is_parameter_free",
+    "write_home",
+]

@@ -1,0 +1,83 @@
+"""The optimizers and schedulers of a running Trainer: what they were built on, and whether they can be moved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from lightning_hp.hyperparameters.configured import Configured
+from lightning_hp.hyperparameters.home import Home
+from lightning_hp.hyperparameters.probe import is_scalable
+from lightning_hp.hyperparameters.scaling import needs_trial
+from lightning_hp.rehearsal import misconfiguration
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+def configured_in(trainer: pl.Trainer) -> Configured:
+    """The optimizers and schedulers that the Trainer uses."""
+    strategy = trainer.strategy
+    return Configured(strategy.optimizers, [config.scheduler for config in strategy.lr_scheduler_configs])
+
+
+def has_begun(trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+    """Whether there is a training to lose by building the optimizers anew: any hook but ``on_fit_start``, any step."""
+    if pl_module._current_fx_name != "on_fit_start":
+        return True
+    states = (state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values())
+    # Adagrad makes its state before the first step.
+    return any(not isinstance(state, dict) or float(state.get("step", 1)) > 0 for state in states)
+
+
+def live_value(trainer: pl.Trainer, configured: Configured, home: Home | None) -> float:
+    """The learning rate that the existing optimizers and schedulers were built on, in terms of the home.
+
+    Raises:
+        MisconfigurationException: If there is none: all rates are zero.
+
+    """
+    ratios = dict.fromkeys(configured.base_rates(), 1.0) if home is None else home.probe.ratios
+    for key, base in configured.base_rates().items():
+        if base > 0 and key in ratios:
+            schedulers = configured.schedulers_of(key[0])
+            forgets = bool(schedulers) and all(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers)
+            if forgets and home is not None and home.value:  # it keeps no record of where it began
+                return home.value
+            return base / ratios[key]
+    raise misconfiguration(trainer, "Expected a parameter group with a learning rate > 0, got none.")
+
+
+def refuse_without_rates(trainer: pl.Trainer, configured: Configured) -> None:
+    """Raises ``MisconfigurationException`` where there is no learning rate to speak of."""
+    groups = list(configured.groups())
+    if not groups:
+        raise misconfiguration(trainer, "Expected `configure_optimizers` to return an optimizer, got none.")
+    for (number, position), group in groups:
+        if group.get("lr") is None:
+            raise misconfiguration(
+                trainer,
+                f"Expected every parameter group to have a learning rate, got none in group {position} of"
+                f" {type(configured.optimizers[number]).__name__}. Give it one, or leave its tuning to the optimizer.",
+            )
+
+
+def refuse_what_cannot_be_rebased(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, configured: Configured, home: Home | None, midway: bool
+) -> None:
+    """Raises ``MisconfigurationException`` where :meth:`LearningRate.apply` could not keep its promise."""
+    if home is not None:
+        possible = not midway or home.probe.scalable
+    else:
+        possible = not needs_trial(configured, midway) or is_scalable(trainer, pl_module, midway)
+    advice = "Set it before the training only" if midway else "Let it be built anew"
+    if home is None:
+        advice += ", and give the model an `lr` attribute that `configure_optimizers` uses"
+    if not possible:
+        names = ", ".join(sorted({type(scheduler).__name__ for scheduler in configured.all_schedulers()}))
+        raise misconfiguration(
+            trainer,
+            f"Expected a schedule that can be moved to another learning rate{' midway' if midway else ''}, got one"
+            f" ({names}) that cannot: multiplying its rates gives another schedule than typing a rate would. {advice}.",
+        )

@@ -1,0 +1,577 @@
+"""LRFinder as a user meets it. That it leaves no trace and that its value sticks is in the contract suite."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import lightning
+import lightning.pytorch
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
+
+from lightning_hp import LRFinder, LRFindResult
+from tests.callbacks.contract import loader
+from tests.training import MemoryLogger, Net, Run, Samples, assert_identical, assert_same_training, train
+
+
+def finder(**kwargs: Any) -> LRFinder:
+    return LRFinder(**{"min_lr": 1e-4, "max_lr": 10.0, "num_training_steps": 70, "num_repeats": 1, **kwargs})
+
+
+def net(module_class: type[pl.LightningModule] = Net, **kwargs: Any) -> Any:
+    """A module whose weights are always the same."""
+    torch.manual_seed(5)
+    return module_class(**kwargs)
+
+
+def fit(callbacks: list[Callback], module: pl.LightningModule | None = None, **kwargs: Any) -> Run:
+    return train(module or net(), callbacks, kwargs.pop("loader", None) or loader(shuffle=True), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"min_lr": 0.0}, "0 < `min_lr` < `max_lr`"),
+        ({"min_lr": 1.0, "max_lr": 0.1}, "0 < `min_lr` < `max_lr`"),
+        ({"max_lr": float("inf")}, "0 < `min_lr` < `max_lr`"),
+        ({"num_training_steps": 9}, "`num_training_steps` to be an int >= 10 or None, but got 9"),
+        ({"num_training_steps": 20.0}, "`num_training_steps` to be an int >= 10 or None, but got 20.0"),
+        ({"mode": "log"}, "`mode` to be one of exponential, linear, but got 'log'"),
+        ({"early_stop_threshold": 1.0}, "`early_stop_threshold` > 1 or None, but got 1.0"),
+        ({"num_repeats": 0}, "`num_repeats` to be an int >= 1, but got 0"),
+        ({"suggestion": "best"}, "`suggestion` to be one of auto, fall, .* but got 'best'"),
+        ({"milestones": (-1,)}, "`milestones` to be epochs >= 0"),
+    ],
+)
+def test_bad_arguments_are_refused_at_construction(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LRFinder(**kwargs)
+
+
+def test_by_default_a_factor_of_ten_takes_14_steps() -> None:
+    assert len(LRFinder()._lrs) == 8 * 14
+    assert len(LRFinder(min_lr=1e-4, max_lr=1.0)._lrs) == 4 * 14
+
+
+def test_it_finds_a_rate_that_trains_and_sets_it_in_every_place() -> None:
+    class TwoHomes(Net):
+        """`lr` and `hparams.lr`, as `save_hyperparameters` and an assignment make them."""
+
+    module, callback = net(TwoHomes, lr=1e-5), finder()
+    run = fit([callback], module, max_epochs=8)
+    slow = fit([], net(lr=1e-5), max_epochs=8)
+    assert callback.optimal_lr == callback.result.suggestion == callback.result.lr_used
+    assert callback.result.lr_before == 1e-5
+    assert module.lr == module.hparams.lr == module.hparams_initial.lr == callback.optimal_lr
+    assert run.optimizer[0]["param_groups"][0]["lr"] == callback.optimal_lr
+    last = [values["train_loss_epoch"] for _, values in run.metrics if "train_loss_epoch" in values][-1]
+    assert last < 0.7 * [values["train_loss_epoch"] for _, values in slow.metrics if "train_loss_epoch" in values][-1]
+
+
+def test_the_answer_does_not_depend_on_the_rate_that_was_there() -> None:
+    """A peer's finder told the same loss of SGD and of AdamW: it read the noise of the smallest rates."""
+    found = []
+    for lr in (1e-6, 3.0):
+        callback = finder()
+        fit([callback], net(lr=lr))
+        found.append(callback.optimal_lr)
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    sgd, adamw = finder(), finder()
+    fit([sgd], net(lr=0.1))
+    fit([adamw], net(lr=0.1, optimizer="adamw"))
+    assert sgd.optimal_lr != adamw.optimal_lr
+
+
+@pytest.mark.parametrize("rule", ["fall", "one_cycle", "steepest", "valley", "slide", "minimum", "half"])
+def test_every_rule_is_computed_and_can_be_chosen(rule: Any) -> None:
+    callback = finder(suggestion=rule)
+    fit([callback], max_epochs=1)
+    assert callback.result.rule == rule
+    assert callback.optimal_lr == callback.result.rules[rule]
+    assert set(callback.result.rules) == {"fall", "one_cycle", "steepest", "valley", "slide", "minimum", "half"}
+
+
+def test_under_a_one_cycle_schedule_the_peak_is_suggested_and_becomes_the_peak() -> None:
+    callback = finder()
+    run = fit([callback], net(scheduler="one_cycle"))
+    assert callback.result.rule == "one_cycle"
+    assert run.optimizer[0]["param_groups"][0]["max_lr"] == callback.optimal_lr
+
+
+resumes = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
+
+
+class NothingToLearn(Net):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step(batch, batch_idx) * 0 + self.head.bias.sum() * 0 + 1.0
+
+
+def test_when_nothing_is_learned_the_users_rate_stays_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A peer's debiasing turns a constant loss into a rise and suggests a rate."""
+    callback = finder()
+    with caplog.at_level("INFO"):
+        run = fit([callback], net(NothingToLearn))
+    assert callback.optimal_lr is None
+    assert callback.result.reason
+    assert callback.result.lr_used == 0.05
+    assert run.module.hparams.lr == 0.05
+    said = [record.message for record in caplog.records if "the learning rate stays 0.05" in record.message]
+    assert len(said) == 1
+    assert callback.result.reason in said[0]
+    assert_same_training(run, fit([], net(NothingToLearn)))
+
+
+def test_the_loss_under_accumulation_is_the_loss() -> None:
+    """A peer records the last micro-batch divided by their number."""
+    alone, accumulated = finder(update_attr=False), finder(update_attr=False)
+    fit([alone])
+    fit([accumulated], accumulate_grad_batches=4)
+    assert accumulated.result.losses[0][0] == pytest.approx(alone.result.losses[0][0], abs=0.2)
+
+
+def test_the_sweep_starts_at_the_loss_of_the_untrained_model_and_is_exactly_the_rates() -> None:
+    """Peers overshoot the end, double the first step, or debias the first losses to half of the truth."""
+    seen: list[float] = []
+
+    class Watches(Net):
+        def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            seen.append(args[2].param_groups[0]["lr"])
+            super().optimizer_step(*args, **kwargs)
+
+    callback = finder(min_lr=1e-6, max_lr=1e-2, update_attr=False)
+    fit([callback], net(Watches), max_epochs=1)
+    assert seen[:70] == list(callback.result.lrs)
+    assert (seen[0], seen[69]) == (1e-6, 1e-2)
+    module = fit([], net(lr=0.0), max_epochs=1)
+    first = next(values["train_loss_step"] for _, values in module.metrics if "train_loss_step" in values)
+    assert callback.result.losses[0][0] == pytest.approx(first, rel=1e-6)
+
+
+def test_it_stops_soon_after_the_loss_explodes_and_keeps_what_it_saw() -> None:
+    callback = finder(max_lr=1e6, num_training_steps=100)
+    fit([callback], max_epochs=1)
+    losses = callback.result.losses[0]
+    reached = [loss for loss in losses if loss == loss]
+    assert 40 < len(reached) < 95
+    assert len(losses) == 100
+    assert callback.optimal_lr < 10
+
+
+def test_repeats_start_from_the_same_weights_over_other_batches() -> None:
+    callback = finder(num_repeats=3, update_attr=False)
+    fit([callback], net(dropout=0.2), max_epochs=1)
+    sweeps = callback.result.losses
+    assert len(sweeps) == len(callback.result.per_repeat) == 3
+    starts = [sum(sweep[:6]) / 6 for sweep in sweeps]  # a pass over the data, nearly untrained
+    assert max(starts) - min(starts) < 0.1
+    assert len({sweep[0] for sweep in sweeps}) == 3
+
+
+def test_a_second_sweep_zooms_into_the_falling_part() -> None:
+    callback = finder(zoom=True)
+    fit([callback], max_epochs=1)
+    result = callback.result
+    assert len(result.zoom_lrs) == 35
+    assert result.lrs[0] < result.zoom_lrs[0] < result.rules["half"] < result.zoom_lrs[-1] <= result.lrs[-1]
+    assert result.num_steps > sum(loss == loss for loss in result.losses[0])
+
+
+def test_a_module_that_sets_its_own_rate_in_every_step_is_refused() -> None:
+    class Warmup(Net):
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any) -> None:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * min(1.0, (self.global_step + 1) / 100)
+            optimizer.step(closure=optimizer_closure)
+
+    module = net(Warmup)
+    with pytest.raises((MisconfigurationException, ValueError), match="learning rate"):
+        fit([finder()], module)
+    assert module.seen == []
+
+
+class Prodigy(torch.optim.SGD):
+    """By its name."""
+
+
+def test_a_parameter_free_optimizer_is_skipped_with_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    class Free(Net):
+        def configure_optimizers(self) -> Any:
+            return Prodigy(self.parameters(), lr=1.0)
+
+    callback = finder()
+    with caplog.at_level("INFO"):
+        fit([callback], net(Free, lr=1.0))
+    assert callback.result is None
+    assert sum("Prodigy finds its step size itself" in record.message for record in caplog.records) == 1
+
+
+def test_fast_dev_run_is_left_alone() -> None:
+    callback = finder()
+    fit([callback], fast_dev_run=True)
+    assert callback.result is None
+
+
+def test_the_attribute_can_be_named_and_a_wrong_name_is_refused_before_any_step() -> None:
+    class Named(Net):
+        def __init__(self) -> None:
+            super().__init__(lr=0.3)
+            self.optim = {"step_size": 1e-3}
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=self.optim["step_size"])
+
+    callback = finder(attr_name="optim.step_size")
+    module = fit([callback], net(Named)).module
+    assert module.optim["step_size"] == callback.optimal_lr
+    assert module.lr == 0.3
+    module = net(Named)
+    with pytest.raises((MisconfigurationException, ValueError), match="no_such_name"):
+        fit([finder(attr_name="no_such_name")], module)
+    assert module.seen == []
+
+
+def test_no_validation_batch_is_run_for_it() -> None:
+    """A peer ran up to 170 validation batches in a search, and overrode `limit_val_batches=0`."""
+    calls: list[int] = []
+
+    class Validates(Net):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            calls.append(batch_idx)
+
+    run = fit([finder()], net(Validates), limit_val_batches=0)
+    assert calls == []
+    assert run.trainer.limit_val_batches == 0
+
+
+def test_early_stopping_does_not_end_a_search_and_max_epochs_do_not_shorten_it() -> None:
+    callback = finder()
+    stopping = EarlyStopping("train_loss_epoch", patience=1, check_on_train_epoch_end=True)
+    fit([stopping, callback], max_epochs=1, max_steps=3)
+    assert callback.result.num_steps > 20
+    assert stopping.wait_count == 0
+
+
+def test_tensorboard_holds_the_figure_the_table_the_scalars_and_the_hyperparameter(tmp_path: Path) -> None:
+    callback = finder()
+    train(net(), [callback], loader(shuffle=True), logger=TensorBoardLogger(tmp_path, name="run"), max_epochs=1)
+    events = EventAccumulator(str(tmp_path / "run" / "version_0")).Reload()
+    tags = events.Tags()
+    assert "lr_finder/range_test" in tags["images"]
+    assert any("lr_finder/summary" in tag for tag in tags["tensors"])
+    assert events.Scalars("lr_finder/lr_found")[0].value == pytest.approx(callback.optimal_lr)
+    assert events.Scalars("lr_finder/lr_used")[0].value == pytest.approx(callback.optimal_lr)
+    hparams = (tmp_path / "run" / "version_0" / "hparams.yaml").read_text()
+    assert f"lr: {callback.optimal_lr}" in hparams
+
+
+def test_what_it_found_is_in_the_logged_hyperparameters_with_and_without_a_home() -> None:
+    class Homeless(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            del self.lr
+            self._hparams.clear()
+            self._hparams_initial.clear()
+            self._hparams["groups"] = False
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    for module in (net(), net(Homeless)):
+        logger, callback = MemoryLogger(), finder()
+        hparams: dict[str, Any] = {}
+        logger.log_hyperparams = lambda params, *a, _h=hparams, **k: _h.update(dict(params))  # type: ignore[method-assign]
+        fit([callback], module, logger=logger)
+        assert hparams["lr"] == callback.optimal_lr
+
+
+def test_no_logger_and_no_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    fit([finder()], logger=False)
+    captured = capsys.readouterr()
+    assert "Finding the learning rate" not in captured.err + captured.out
+
+
+def test_a_progress_bar_while_it_works(capsys: pytest.CaptureFixture[str]) -> None:
+    fit([finder()], enable_progress_bar=True, logger=False)
+    assert "Finding the learning rate" in capsys.readouterr().err
+
+
+@resumes
+def test_resume_does_not_search_again_and_continues_as_if_uninterrupted(tmp_path: Path) -> None:
+    for options in ({}, {"scheduler": "cosine", "groups": True}, {"optimizer": "adamw", "scheduler": "one_cycle"}):
+        whole = finder()
+        uninterrupted = fit([whole], net(**options), max_epochs=4)
+        first = finder()
+        checkpoint = ModelCheckpoint(tmp_path / str(len(options)), save_last=True)
+        # The schedule's length comes from max_epochs: the interrupted run has the same, and stops by itself.
+        with pytest.raises(InterruptedError):
+            train(net(**options), [first, checkpoint, _StopAfter(2)], loader(shuffle=True), max_epochs=4,
+                  enable_checkpointing=True)  # fmt: skip
+        again = finder()
+        resumed = fit([again], net(**options), max_epochs=4, ckpt_path=checkpoint.last_model_path)
+        assert again.optimal_lr == first.optimal_lr == whole.optimal_lr
+        assert again.result.to_dict() == first.result.to_dict()
+        assert resumed.module.lr == resumed.module.hparams.lr == whole.optimal_lr
+        assert_identical(resumed.schedulers, uninterrupted.schedulers, "schedulers")
+        rates = [group["lr"] for group in resumed.optimizer[0]["param_groups"]]
+        assert rates == [group["lr"] for group in uninterrupted.optimizer[0]["param_groups"]]
+
+
+class _StopAfter(Callback):
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == self.epochs:
+            raise InterruptedError
+
+
+@resumes
+def test_resumed_training_is_bit_equal_to_uninterrupted(tmp_path: Path) -> None:
+    """With data that does not depend on the dice: what a checkpoint does not hold cannot come back with anyone."""
+    uninterrupted = fit([finder()], max_epochs=4, loader=loader())
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+    with pytest.raises(InterruptedError):
+        fit([finder(), checkpoint, _StopAfter(2)], max_epochs=4, loader=loader(), enable_checkpointing=True)
+    module = net()
+    module.noise = None  # set below: the module's own dice are its own to save
+    states: dict[str, Any] = {}
+
+    class Dice(Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+            states[f"{id(pl_module)}-{trainer.current_epoch}"] = pl_module.noise.get_state()
+
+    reference = net()
+    torch.manual_seed(5)
+    train(reference, [finder(), Dice()], loader(), max_epochs=4)
+    module.noise = torch.Generator()
+    module.noise.set_state(states[f"{id(reference)}-2"])
+    running = torch.load(checkpoint.last_model_path, weights_only=True)
+    assert "callbacks" in running
+    resumed = fit([finder()], module, max_epochs=4, loader=loader(), ckpt_path=checkpoint.last_model_path)
+    assert_identical(resumed.weights, uninterrupted.weights, "weights")
+    assert_identical(resumed.optimizer, uninterrupted.optimizer, "optimizer")
+
+
+def test_checkpoints_load_in_the_safe_way(tmp_path: Path) -> None:
+    """A peer crashes on its own checkpoint under `weights_only`."""
+    checkpoint, callback = ModelCheckpoint(tmp_path, save_last=True), finder()
+    fit([callback, checkpoint], max_epochs=1, enable_checkpointing=True)
+    state = torch.load(checkpoint.last_model_path, weights_only=True)
+    assert state["hyper_parameters"]["lr"] == callback.optimal_lr
+    assert Net.load_from_checkpoint(checkpoint.last_model_path).lr == callback.optimal_lr
+
+
+def test_a_second_fit_goes_on_with_what_was_found() -> None:
+    class Homeless(Net):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    for module in (net(), net(Homeless)):
+        callback = finder()
+        run = fit([callback], module, max_epochs=1)
+        found, steps = callback.optimal_lr, len(module.seen)
+        run.trainer.fit_loop.max_epochs = 2
+        run.trainer.fit(module, loader(shuffle=True), DataLoader(Samples(32), 16))
+        assert callback.optimal_lr == found
+        assert len(module.seen) == 2 * steps
+        assert run.trainer.optimizers[0].param_groups[0]["lr"] == found
+
+
+def test_the_same_callback_in_another_training_searches_again() -> None:
+    callback = finder()
+    fit([callback], net())
+    first = callback.result
+    fit([callback], net(optimizer="adamw"))
+    assert callback.result is not first
+    assert callback.result.num_steps > 20
+
+
+def test_milestones_search_again_in_the_middle() -> None:
+    """A peer's recipe for this recorded nothing and skipped the epochs after it."""
+    found: dict[int, float] = {}
+
+    class Notes(Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            found[trainer.current_epoch] = trainer.optimizers[0].param_groups[0]["lr"]
+
+    callback = finder(milestones=(1, 3))
+    run = fit([callback, Notes()], net(lr=0.004), max_epochs=5)
+    assert run.global_step == 30
+    assert found[0] == 0.004
+    assert len({found[0], found[1], found[3]}) >= 2
+    assert found[1] == found[2]
+    assert callback.result.num_steps > 20
+    assert run.module.lr == found[4]
+
+
+def test_find_alone_returns_the_result_and_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    for options in ({}, {"dropout": 0.3, "batch_norm": True, "scheduler": "one_cycle", "optimizer": "adamw"}):
+        torch.manual_seed(5)
+        module = net(**options)
+        pl.seed_everything(1)
+        logger = MemoryLogger()
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=2, logger=logger, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, log_every_n_steps=1, default_root_dir=tmp_path,
+        )  # fmt: skip
+        data, val = loader(shuffle=True), DataLoader(Samples(32), 16)
+        module.val_dataloader = lambda _val=val: _val  # `find` takes no validation loader
+        streams = torch.get_rng_state()
+        attributes, hparams = sorted(vars(module)), copy.deepcopy(dict(module.hparams))
+        settings = {name: id(value) for name, value in vars(trainer).items()}
+        result = finder().find(trainer, module, data)
+        assert isinstance(result, LRFindResult)
+        assert result.suggestion
+        assert result.lr_used == result.lr_before == 0.05
+        assert torch.equal(streams, torch.get_rng_state())
+        assert sorted(vars(module)) == attributes
+        assert dict(module.hparams) == hparams
+        assert {name: id(value) for name, value in vars(trainer).items()} == settings
+        assert logger.metrics == []
+        assert list(tmp_path.rglob("*")) == []
+        trainer.fit(module, data, val)
+        from tests.training import record
+
+        assert_same_training(record(trainer, module, logger), fit([], net(**options)))
+
+
+def test_find_alone_with_a_datamodule_and_with_the_modules_own_loader() -> None:
+    class Data(pl.LightningDataModule):
+        prepared = 0
+
+        def setup(self, stage: str) -> None:
+            self.samples = Samples()
+
+        def val_dataloader(self) -> DataLoader:
+            return loader()
+
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(self.samples, 16, shuffle=True)
+
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_checkpointing=False
+    )
+    data = Data()
+
+    class WithValidation(Net):
+        def val_dataloader(self) -> DataLoader:
+            return loader()
+
+    assert finder().find(trainer, WithValidation(), datamodule=data).suggestion
+    assert not hasattr(data, "samples")
+
+
+def test_find_restores_the_trainer_after_an_error() -> None:
+    class Breaks(Net):
+        def val_dataloader(self) -> DataLoader:
+            return loader()
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            raise OSError("broken")
+
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_checkpointing=False
+    )
+    settings = {name: id(value) for name, value in vars(trainer).items()}
+    state = copy.copy(vars(trainer.state))
+    with pytest.raises(OSError, match="broken"):
+        finder().find(trainer, Breaks(), loader())
+    assert {name: id(value) for name, value in vars(trainer).items()} == settings
+    assert vars(trainer.state) == state
+
+
+def test_it_can_be_copied_pickled_and_restored() -> None:
+    callback = finder()
+    fit([callback])
+    for twin in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert twin.optimal_lr == callback.optimal_lr
+        assert twin.result.to_dict() == callback.result.to_dict()
+        assert vars(twin).keys() == vars(callback).keys()
+    fresh = finder()
+    fresh.load_state_dict(callback.state_dict())
+    assert fresh.result.to_dict() == callback.result.to_dict()
+    empty = finder()
+    empty.load_state_dict(finder().state_dict())
+    assert empty.result is None
+
+
+class CliData(pl.LightningDataModule):
+    def train_dataloader(self) -> DataLoader:
+        return loader(shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return loader()
+
+
+@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+def test_it_is_built_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train"])
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        """
+seed_everything: 1
+trainer:
+  accelerator: cpu
+  max_epochs: 1
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    - class_path: lightning_hp.LRFinder
+      init_args: {min_lr: 1.0e-4, num_training_steps: 30, suggestion: half, milestones: [0]}
+model: {lr: 0.001}
+"""
+    )
+    cli = LightningCLI(Net, CliData, args=["fit", f"--config={config}"], save_config_callback=None)
+    callback = next(c for c in cli.trainer.callbacks if isinstance(c, LRFinder))
+    assert callback.result.rule == "half"
+    assert cli.model.lr == callback.optimal_lr
+
+
+def test_it_works_in_the_other_namespace() -> None:
+    class Other(lightning.pytorch.LightningModule):
+        def __init__(self, lr: float = 1e-4) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.layer = torch.nn.Linear(8, 3)
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"])
+
+    for act in ("callback", "find"):
+        torch.manual_seed(5)
+        module, callback = Other(), finder()
+        trainer = lightning.pytorch.Trainer(
+            accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+            enable_model_summary=False, callbacks=[callback] if act == "callback" else [],
+        )  # fmt: skip
+        if act == "callback":
+            trainer.fit(module, loader(shuffle=True))
+            assert module.hparams["lr"] == callback.optimal_lr
+        else:
+            assert callback.find(trainer, module, loader(shuffle=True)).suggestion
+            assert module.hparams["lr"] == 1e-4
+
+
+@pytest.mark.gpu
+def test_on_an_accelerator_a_run_without_applying_is_the_run_without_it() -> None:
+    def weights(callbacks: list[Callback]) -> dict[str, torch.Tensor]:
+        torch.manual_seed(5)
+        run = train(net(dropout=0.3), callbacks, loader(shuffle=True), accelerator="auto", precision="16-mixed")
+        return {name: value.cpu() for name, value in run.weights.items()}
+
+    assert_identical(weights([finder(update_attr=False)]), weights([]), "weights")
