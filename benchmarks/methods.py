@@ -7,6 +7,7 @@ import io
 import math
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -62,7 +63,12 @@ def lightning(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
 
 
 def torch_lr_finder(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
-    """torch-lr-finder from 1e-7 to its default end of 10; it suggests while it plots."""
+    """torch-lr-finder from 1e-7 to its default end of 10. It knows no schedule: one run serves both forms."""
+    return _torch_lr_finder(task, seed)
+
+
+@lru_cache
+def _torch_lr_finder(task: Task, seed: int) -> dict[str, Suggestion]:
     from matplotlib.figure import Figure
     from torch_lr_finder import LRFinder as TorchLRFinder
 
@@ -72,14 +78,19 @@ def torch_lr_finder(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
         finder.range_test(task.loader(), num_iter=100)
         steps = len(finder.history["lr"])
         try:
-            _, lr = finder.plot(ax=Figure().subplots())
+            _, lr = finder.plot(ax=Figure().subplots())  # it suggests while it plots
         except RuntimeError:  # too few points
             lr = None
     return {"torch-lr-finder": Suggestion(_usable(lr), steps)}
 
 
 def fastai(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
-    """The sweep of fastai (1e-7 to 10, 100 steps, its stop) and its four rules, as this package offers them."""
+    """The sweep of fastai (1e-7 to 10, 100 steps, its stop) and its four rules. It does not know the form either."""
+    return _fastai(task, seed)
+
+
+@lru_cache
+def _fastai(task: Task, seed: int) -> dict[str, Suggestion]:
     lrs, losses = fastai_sweep(task, seed)
     recorded = losses + [math.nan] * (len(lrs) - len(losses))
     return {

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
-from lightning_hp.functional.lr_range import lr_range
+from lightning_hp.functional.lr_steps import lr_range
 from lightning_hp.functional.lr_suggestion import LRSuggestion, suggest_lr
 from lightning_hp.functional.lr_zoom import falling_part
 from lightning_hp.hyperparameters import LearningRate, is_parameter_free, write_home

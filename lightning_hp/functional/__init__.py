@@ -3,7 +3,7 @@
 ``import lightning_hp.functional as hpf``
 """
 
-from lightning_hp.functional.lr_range import lr_range
+from lightning_hp.functional.lr_steps import lr_range
 from lightning_hp.functional.lr_rules import minimum_lr, slide_lr, steep_lr, steepest_lr, valley_lr
 from lightning_hp.functional.lr_suggestion import LRSuggestion, suggest_lr
 

@@ -68,16 +68,15 @@ def refuse_what_cannot_be_rebased(
 ) -> None:
     """Raises ``MisconfigurationException`` where :meth:`LearningRate.apply` could not keep its promise."""
     if home is not None:
-        possible = not midway or home.probe.scalable
+        possible = home.probe.scalable or (home.probe.repeatable and not midway)
+        advice = "Apply another rate before the training only."
     else:
         possible = not needs_trial(configured, midway) or is_scalable(trainer, pl_module, midway)
-    advice = "Set it before the training only" if midway else "Let it be built anew"
-    if home is None:
-        advice += ", and give the model an `lr` attribute that `configure_optimizers` uses"
+        advice = "Before the training it can be built anew: give the model an `lr` attribute that it is built on."
     if not possible:
         names = ", ".join(sorted({type(scheduler).__name__ for scheduler in configured.all_schedulers()}))
         raise misconfiguration(
             trainer,
             f"Expected a schedule that can be moved to another learning rate{' midway' if midway else ''}, got one"
-            f" ({names}) that cannot: multiplying its rates gives another schedule than typing a rate would. {advice}.",
+            f" ({names}) that cannot: multiplying its rates gives another schedule than typing a rate would. {advice}",
         )

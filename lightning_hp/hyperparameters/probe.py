@@ -61,7 +61,8 @@ def probe(
         pl_module: Its module.
         attribute: The attribute; left as it was.
         at: Its first value, > 0; the second is half of it.
-        try_scaling: Also find out about ``scalable``, by stepping the schedulers; else it is ``False``.
+        try_scaling: Also find out about ``scalable``, by stepping the schedulers, which is else done only where
+            ``configure_optimizers`` is not repeatable.
 
     """
     other = at / 2
@@ -87,7 +88,7 @@ def probe(
             }
             ratios = {key: bases[key] / at for key, follows in verdicts.items() if follows}
             scalable = False
-            if try_scaling and ratios:
+            if ratios and (try_scaling or not repeatable):
                 moved = build(lambda: write(at))
                 trajectory(moved, _STEPS_BEFORE)
                 scale(moved, lambda slot: carried.get(slot.path, is_rate(moved, slot)), _half, bases)

@@ -54,7 +54,7 @@ MEMBERS = [
     Member(
         "lr_finder",
         idle=lambda: _finder(update_attr=False, num_repeats=2),
-        active=_finder,
+        active=lambda: _finder(num_repeats=3),
         applied=lambda callback: {"lr": callback.optimal_lr},
     ),
 ]
@@ -155,7 +155,7 @@ TRAININGS = [
     Training("augmentation", loader=lambda: loader(shuffle=True, dataset=Samples(augment=True))),
     Training("dropout", {"dropout": 0.3}, lambda: loader(shuffle=True)),
     Training("batch_norm", {"batch_norm": True}, lambda: loader(shuffle=True)),
-    Training("adamw", {"optimizer": "adamw", "batch_norm": True, "dropout": 0.3}, lambda: loader(shuffle=True)),
+    Training("adamw", {"optimizer": "adamw", "batch_norm": True, "dropout": 0.05}, lambda: loader(shuffle=True)),
     Training("groups", {"groups": True}, lambda: loader(shuffle=True)),
     Training("one_cycle", {"scheduler": "one_cycle"}, lambda: loader(shuffle=True)),
     Training("cosine", {"scheduler": "cosine"}, lambda: loader(shuffle=True)),

@@ -41,6 +41,7 @@ def test_a_run_with_the_callback_is_the_run_with_its_value_set_by_hand(member: M
     assert member.applied is not None
     callback = member.active()
     with_callback = run(training, [callback])
+    assert None not in member.applied(callback).values()
     by_hand = run(training, [], **member.applied(callback))
     assert_same_training(with_callback, by_hand)
     assert with_callback.module.hparams == by_hand.module.hparams

@@ -102,11 +102,12 @@ def test_midway_it_goes_on_as_if_typed_at_the_start(schedule, num_groups, make):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_value_that_was_asked_for_is_exact(schedule):
-    """No rounding: the base rate of the first group is the number itself."""
+    """No rounding, however often: the base rate of the first group is the number itself."""
     module = Module(OLD, schedule, 3)
     trainer = attach(module)
-    for lr in (NEW, 1 / 3, 0.1 + 0.2, 7e-5):
-        LearningRate.locate(trainer, module).apply(lr)
+    rate = LearningRate.locate(trainer, module)
+    for lr in (1e-7 * 10 ** (8 * torch.rand(50, dtype=torch.float64))).tolist():
+        rate.apply(lr)
         assert LearningRate.locate(trainer, module).value == lr
 
 
