@@ -72,11 +72,12 @@ class LRFinder(pl.Callback):
         attr_name: Where your model keeps its learning rate, if not in ``lr`` or ``learning_rate``: the name of an
             attribute or of an entry in ``hparams``; dots reach into nested ones.
         milestones: Epochs before which to search. ``(0,)``: before the training. At a later epoch the search starts
-            from the weights and the optimizer state of that moment, and a schedule goes on from the new rate.
+            from the weights and the optimizer state of that moment. What it finds is the rate that the schedule is
+            built on: one that has decayed to a tenth goes on at a tenth of it.
 
     Attributes:
         optimal_lr: The rate that was found, or ``None``.
-        result: The whole :class:`~lightning_hp.LRFindResult`, or ``None`` before the first search.
+        result: The whole [`LRFindResult`][lightning_hp.LRFindResult], or ``None`` before the first search.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -157,6 +158,9 @@ class LRFinder(pl.Callback):
         """Searches before the training, unless it continues one: then what was found is used again."""
         if is_resuming(trainer):
             return
+        if self._update_attr and max(self._milestones, default=0) > trainer.current_epoch:
+            # A schedule that cannot be moved midway is refused now, not in the middle of the night.
+            LearningRate.locate(trainer, pl_module, self._attr_name, also_midway=True)
         if trainer.current_epoch in self._milestones:
             self._tune(trainer, pl_module, HOOKS_BEFORE_FIT)
         elif self._update_attr and self.optimal_lr is not None:
