@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from lightning_hp.functional.checks import check_whole
 
 Array = NDArray[np.float64]
 
@@ -63,16 +66,45 @@ def check_draws(class_counts: ArrayLike, replacement: bool) -> Draws:
     return Draws(sizes, members.astype(np.float64), replacement)
 
 
-def check_whole(name: str, value: int, least: int) -> int:
-    """``value`` as an int of at least ``least``.
+def check_batch(
+    batch_size: int, class_counts: ArrayLike, min_per_class: int, replacement: bool
+) -> tuple[Draws, int, int]:
+    """The classes, the batch size and the least count, all checked.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If one is out of its range, or the batch is larger than an epoch without replacement.
 
     """
-    if not value >= least or not math.isfinite(value) or value % 1:
-        raise ValueError(f"Expected `{name}` to be an int >= {least}, but got {value!r}.")
-    return int(value)
+    draws = check_draws(class_counts, replacement)
+    size = check_whole("batch_size", batch_size, least=0)
+    if not replacement and size > draws.total:
+        raise ValueError(f"Expected `batch_size` <= {draws.total:.0f}, the samples there are, but got {batch_size!r}.")
+    return draws, size, check_whole("min_per_class", min_per_class, least=0)
+
+
+def can_have(draws: Draws, min_per_class: int) -> NDArray[np.bool_]:
+    """Whether any batch at all has so many of a class, for each row."""
+    return draws.sizes >= min_per_class if not draws.replacement else (draws.sizes > 0) | (min_per_class == 0)
+
+
+def smallest_batch(draws: Draws, floor: int, enough: Callable[[int], bool]) -> int:
+    """The smallest batch from ``floor`` on that is enough, where larger ones are too and a whole epoch certainly is."""
+    most = math.inf if draws.replacement else draws.total
+    low, high = floor, floor
+    while high < most and not enough(high):
+        low, high = high + 1, 2 * high
+    return smallest(low, int(min(high, most)), enough)
+
+
+def smallest(low: int, high: int, enough: Callable[[int], bool]) -> int:
+    """The smallest batch from ``low`` to ``high`` that is enough, where ``high`` is known to be."""
+    while low < high:
+        middle = (low + high) // 2
+        if enough(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 def too_few(draws: Draws, batch_size: int, min_per_class: int) -> Array:

@@ -16,14 +16,13 @@ of Daniels, *Saddlepoint Approximations in Statistics*, 1954, here without the a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from lightning_hp.functional.class_draws import Array, Draws, log_choose, log_factorial
 
-#: So many rows are worked on at once, which keeps the memory small for thousands of distinct counts.
+#: So many rows are worked on at once, rising, so that their windows are alike and the memory stays small.
 ROWS = 64
 
 #: Standard deviations on each side that hold all of a count, as far as double precision can tell.
@@ -58,15 +57,15 @@ def log_coverage(draws: Draws, batch_size: int, min_per_class: int) -> float:
 
     For 1 <= k, k C <= B, and without replacement B < N and k <= N_c for every class: all else is certain or impossible.
     """
-    log_t, spread = _tilt(draws, batch_size, min_per_class)
-    blocks = list(_blocks(draws, log_t, min_per_class))
+    log_t, spread, blocks = _tilt(draws, batch_size, min_per_class)
     # Long enough that what wraps around is nothing beside the middle.
     length = max(2 * (REACH * spread + 32), *(block.shares.shape[1] for block in blocks))
     length = 2 ** math.ceil(math.log2(length))
     spectrum = np.ones(length // 2 + 1, dtype=np.complex128)
     log_weight, offset = 0.0, 0.0
     for block in blocks:
-        spectrum *= np.prod(np.fft.rfft(block.shares, n=length) ** block.members[:, None], axis=0)
+        transform = np.fft.rfft(block.shares, n=length)
+        spectrum *= np.prod(transform if np.all(block.members == 1) else transform ** block.members[:, None], axis=0)
         log_weight += float(block.members @ block.log_weight)
         offset += float(block.members @ block.first)
     at_batch_size = float(np.fft.irfft(spectrum, n=length)[int(batch_size - offset) % length])
@@ -77,26 +76,28 @@ def log_coverage(draws: Draws, batch_size: int, min_per_class: int) -> float:
     return math.log(max(at_batch_size, 1e-300)) + log_weight - batch_size * log_t - all_batches
 
 
-def _tilt(draws: Draws, batch_size: int, min_per_class: int) -> tuple[float, float]:
-    """Log of the radius where the bounded counts have about the batch size as mean, and their deviation there.
+def _tilt(draws: Draws, batch_size: int, min_per_class: int) -> tuple[float, float, list[_Counts]]:
+    """Log of the radius where the bounded counts have about the batch size as mean, their deviation, and themselves.
 
-    The identity holds at any radius, so near is enough: Newton's method on log t, where the derivative is the variance.
+    The identity holds at any radius, so near is enough: Newton's method on log t, where the derivative of the mean is
+    the variance, kept between the radii that were too small and too large.
     """
     log_t = math.log(batch_size / (draws.total if draws.replacement else draws.total - batch_size))
-    mean = variance = 0.0
-    for _ in range(100):
-        moments = [block.moments() for block in _blocks(draws, log_t, min_per_class)]
-        mean, variance = (sum(values) for values in zip(*moments, strict=True))
+    low, high = -math.inf, math.inf
+    while True:
+        blocks = _blocks(draws, log_t, min_per_class)
+        mean, variance = (sum(values) for values in zip(*(block.moments() for block in blocks), strict=True))
         if abs(mean - batch_size) <= max(0.5, 0.1 * math.sqrt(variance)):
-            break
+            return log_t, math.sqrt(variance), blocks
+        low, high = (low, log_t) if mean > batch_size else (log_t, high)
         log_t -= min(max((mean - batch_size) / max(variance, 1e-12), -2.0), 2.0)
-    return log_t, math.sqrt(variance)
+        if not low < log_t < high:
+            log_t = (low + high) / 2
 
 
-def _blocks(draws: Draws, log_t: float, min_per_class: int) -> Iterator[_Counts]:
-    for start in range(0, len(draws.sizes), ROWS):
-        rows = slice(start, start + ROWS)
-        yield _counts(draws.sizes[rows], draws.members[rows], draws.replacement, log_t, min_per_class)
+def _blocks(draws: Draws, log_t: float, min_per_class: int) -> list[_Counts]:
+    pieces = [slice(start, start + ROWS) for start in range(0, len(draws.sizes), ROWS)]
+    return [_counts(draws.sizes[rows], draws.members[rows], draws.replacement, log_t, min_per_class) for rows in pieces]
 
 
 def _counts(sizes: Array, members: Array, replacement: bool, log_t: float, min_per_class: int) -> _Counts:

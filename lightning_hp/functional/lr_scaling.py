@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
+from lightning_hp.functional.checks import check_whole
+
 ScalingRule = Literal["linear", "sqrt"]
 
 #: A batch this many times as large is where the linear rule asks for a warm-up.
@@ -52,8 +54,8 @@ def scale_lr(base_lr: float, batch_size: int, base_batch_size: int, rule: Scalin
     """
     if not (base_lr > 0 and math.isfinite(base_lr)):
         raise ValueError(f"Expected `base_lr` to be a finite number > 0, but got {base_lr!r}.")
-    _check_rule(rule)
-    k = _times_the_batch(batch_size, base_batch_size)
+    check_rule(rule)
+    k = times_the_batch(batch_size, base_batch_size)
     return base_lr * {None: 1.0, "linear": k, "sqrt": math.sqrt(k)}[rule]
 
 
@@ -86,86 +88,6 @@ def scaling_rule(optimizer: str) -> ScalingRule:
     if not optimizer:
         raise ValueError(f"Expected `optimizer` to be the name of an optimizer such as 'AdamW', but got {optimizer!r}.")
     return "sqrt" if any(part in optimizer.lower() for part in ("ada", "lamb", "rmsprop")) else "linear"
-
-
-def warmup_steps(
-    batch_size: int,
-    base_batch_size: int,
-    rule: ScalingRule | None,
-    *,
-    num_training_steps: float,
-    steps_per_epoch: int | None = None,
-) -> int:
-    """How many optimizer steps of warm-up are advised: five epochs under linear scaling from k = 8 on, else none.
-
-    Never more than a tenth of the training, since five epochs were five of ninety.
-
-    Args:
-        batch_size: The effective batch size to train with, >= 1.
-        base_batch_size: The effective batch size that the learning rate was right for, >= 1.
-        rule: The rule that scaled the learning rate.
-        num_training_steps: Optimizer steps of the whole training, >= 1; ``math.inf`` if it has no end.
-        steps_per_epoch: Optimizer steps of one epoch, >= 1; ``None`` if an epoch has no known length.
-
-    Returns:
-        Steps of warm-up, 0 for none. None is also the answer when neither length is known.
-
-    Raises:
-        ValueError: If an argument is out of its range.
-
-    Costs nothing. Does not help with the square root rule, where a warm-up cost more than it gave in measurements.
-
-    Source: Goyal et al., *Accurate, Large Minibatch SGD*, 2017; the tenth and the threshold are measurements of ours.
-
-    Example:
-        >>> warmup_steps(256, 32, "linear", num_training_steps=9000, steps_per_epoch=100)
-        500
-        >>> warmup_steps(256, 32, "sqrt", num_training_steps=9000, steps_per_epoch=100)
-        0
-
-    """
-    if not num_training_steps >= 1:
-        raise ValueError(f"Expected `num_training_steps` to be >= 1 or math.inf, but got {num_training_steps!r}.")
-    if steps_per_epoch is not None:
-        _check_size("steps_per_epoch", steps_per_epoch)
-    _check_rule(rule)
-    if rule != "linear" or _times_the_batch(batch_size, base_batch_size) < WARMUP_FROM:
-        return 0
-    longest = min(num_training_steps / 10, math.inf if steps_per_epoch is None else 5 * steps_per_epoch)
-    return 0 if longest == math.inf else int(longest)
-
-
-def warmup_lr(step: int, base_lr: float, scaled_lr: float, num_warmup_steps: int) -> float:
-    """The learning rate of one step of a gradual warm-up: a straight line from ``base_lr`` to ``scaled_lr``.
-
-    Args:
-        step: Optimizer steps done so far, >= 0.
-        base_lr: The rate of the first step, >= 0.
-        scaled_lr: The rate from ``num_warmup_steps`` on, >= 0.
-        num_warmup_steps: Length of the warm-up, >= 0.
-
-    Returns:
-        The learning rate.
-
-    Raises:
-        ValueError: If an argument is negative or not finite.
-
-    Costs nothing. Does not help against a rate that is too high for good: it only spares the first steps.
-
-    Source: Goyal et al., *Accurate, Large Minibatch SGD*, 2017.
-
-    Example:
-        >>> [warmup_lr(step, 0.1, 0.8, num_warmup_steps=7) for step in (0, 1, 7, 99)]
-        [0.1, 0.2, 0.8, 0.8]
-
-    """
-    numbers = {"step": step, "base_lr": base_lr, "scaled_lr": scaled_lr, "num_warmup_steps": num_warmup_steps}
-    for name, value in numbers.items():
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"Expected `{name}` to be a finite number >= 0, but got {value!r}.")
-    if step >= num_warmup_steps:
-        return scaled_lr
-    return base_lr + (scaled_lr - base_lr) * (step / num_warmup_steps)
 
 
 def scaling_advice(
@@ -202,8 +124,8 @@ def scaling_advice(
         Linear scaling by 8 or more wants a warm-up: ...
 
     """
-    k = _times_the_batch(batch_size, base_batch_size)
-    _check_rule(rule)
+    k = times_the_batch(batch_size, base_batch_size)
+    check_rule(rule)
     advice = []
     if rule is not None and not 1 / HELD_WITHIN <= k <= HELD_WITHIN:
         times = f"{k:.3g} times" if k > 1 else f"1/{1 / k:.3g} of"
@@ -220,19 +142,13 @@ def scaling_advice(
     return tuple(advice)
 
 
-def _times_the_batch(batch_size: int, base_batch_size: int) -> float:
-    """The k of the rules."""
-    _check_size("batch_size", batch_size)
-    _check_size("base_batch_size", base_batch_size)
-    return batch_size / base_batch_size
+def times_the_batch(batch_size: int, base_batch_size: int) -> float:
+    """The k of the rules: how many times the batch has grown."""
+    return check_whole("batch_size", batch_size, least=1) / check_whole("base_batch_size", base_batch_size, least=1)
 
 
-def _check_size(name: str, value: int) -> None:
-    if not value >= 1 or not math.isfinite(value) or value % 1:
-        raise ValueError(f"Expected `{name}` to be an int >= 1, but got {value!r}.")
-
-
-def _check_rule(rule: ScalingRule | None) -> None:
+def check_rule(rule: ScalingRule | None) -> None:
+    """Raises ``ValueError`` for anything that is no rule."""
     if rule is not None and rule not in get_args(ScalingRule):
-        hint = " `scaling_rule(name_of_the_optimizer)` says what 'auto' stands for." if rule == "auto" else ""
-        raise ValueError(f"Expected `rule` to be one of linear, sqrt or None, but got {rule!r}.{hint}")
+        known = "one of linear, sqrt or None (`scaling_rule` says which of them 'auto' is)"
+        raise ValueError(f"Expected `rule` to be {known}, but got {rule!r}.")

@@ -119,6 +119,8 @@ def test_tensors_stay_the_same_tensors(schedule, midway):
     if midway:
         run(trainer, MIDWAY)
     tensors = [group["lr"] for group in trainer.optimizers[0].param_groups]
+    if not _tensors_are_told_apart(schedule):
+        pytest.skip("this torch lets a SequentialLR overwrite the initial rate that a tensor rate shares memory with")
     rate = LearningRate.locate(trainer, module)
     rate.set_for_step(0.5)
     assert [float(t) for t in tensors] == pytest.approx([0.5 * ratio for ratio in RATIOS])
@@ -129,6 +131,16 @@ def test_tensors_stay_the_same_tensors(schedule, midway):
     start = MIDWAY * midway
     expected = by_hand(Module(torch.tensor(NEW, dtype=torch.float64), schedule, 3, optimizer="adamw"))[start:]
     assert_close(run(trainer, NUM_STEPS - start), expected)
+
+
+def _tensors_are_told_apart(schedule):
+    """Whether torch itself gives the schedule of a tensor rate that it gives for the number."""
+    rates = [
+        by_hand(Module(lr, schedule, 3, optimizer="adamw")) for lr in (OLD, torch.tensor(OLD, dtype=torch.float64))
+    ]
+    return all(
+        left[0] == pytest.approx(right[0]) for a, b in zip(*rates, strict=True) for left, right in zip(a, b, strict=True)
+    )
 
 
 def attach_and_run(schedule, num_steps):
