@@ -10,9 +10,8 @@ has seen nothing, is put back, and with it every tensor, attribute, counter and 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from functools import partial
-from types import TracebackType
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,7 +89,7 @@ class Rehearsal:
         self._call = lightning_module_of(trainer, "trainer.call")
         self._recorder = _Recorder()
         self._passes = 0
-        self._restore_surroundings: list[Callable[[], None]] = []
+        self._undo = ExitStack()
 
     @property
     def optimizers(self) -> list[Optimizer]:
@@ -99,34 +98,13 @@ class Rehearsal:
 
     def __enter__(self) -> Rehearsal:
         self._refuse_what_cannot_be_rehearsed()
-        trainer, strategy = self.trainer, self.trainer.strategy
-        # Python evaluates `__exit__` only after a successful `__enter__`: until then we restore by hand.
-        streams = RandomStreams(strategy.root_device)
-        trainer_attributes, strategy_attributes = dict(vars(trainer)), dict(vars(strategy))
-        self._state = Snapshot(*self._owners_of_state(), data=[d for d in [trainer.datamodule] if d is not None])
-        self._restore_surroundings = [
-            partial(_set_grad_enabled, torch.is_grad_enabled()),
-            partial(put_back_attributes, trainer, trainer_attributes),
-            partial(put_back_attributes, strategy, strategy_attributes),
-            self._state.restore,
-            streams.restore,
-        ]
-        try:
-            loaders = self._request_loaders()
-            data = Snapshot(data=loader_roots(loaders))
-            self._restore_surroundings.insert(-1, data.restore)  # before the streams, which come last
-            self._refuse_one_way_data(self._state.one_way + data.one_way)
-            self._install(loaders)
-            self._begin()
-        except BaseException:
-            self._leave(failed=True)
-            raise
+        with ExitStack() as undo:  # a failure in here undoes what was begun
+            self._prepare(undo)
+            self._undo = undo.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave(failed=kind is not None)
+    def __exit__(self, *error: object) -> None:
+        self._undo.close()
 
     def step(self) -> Tensor:
         """Runs one optimizer step, over as many batches as it takes with gradient accumulation.
@@ -168,6 +146,24 @@ class Rehearsal:
         """Puts model, optimizers, scaler and callbacks back to the start. The data and the dice go on."""
         self._state.restore()
         self._run_hooks()
+
+    def _prepare(self, undo: ExitStack) -> None:
+        """Remembers everything, then brings the Trainer to its first batch. What is remembered first returns last."""
+        trainer, strategy = self.trainer, self.trainer.strategy
+        undo.callback(RandomStreams(strategy.root_device).restore)
+        undo.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+        for owner in (trainer, strategy):
+            undo.callback(put_back_attributes, owner, dict(vars(owner)))
+        self._state = Snapshot(*self._owners_of_state(), data=[d for d in [trainer.datamodule] if d is not None])
+        undo.callback(self._state.restore)
+        undo.callback(_reshard, self._module)
+        loaders = self._request_loaders()
+        data = Snapshot(data=loader_roots(loaders))
+        undo.callback(data.restore)
+        self._refuse_one_way_data(self._state.one_way + data.one_way)
+        self._install(loaders)
+        undo.callback(self._end_workers)
+        self._begin()
 
     def _owners_of_state(self) -> list[Any]:
         """The objects that a training step writes into."""
@@ -248,18 +244,9 @@ class Rehearsal:
         for parameter in self._module.parameters():
             parameter.grad = None
 
-    def _leave(self, failed: bool) -> None:
-        loop = self.__dict__.pop("_loop", None)
-        try:
-            if loop is not None and loop._data_fetcher is not None:
-                loop._data_fetcher.teardown()  # ends the workers that we started
-            if failed:
-                _reshard(self._module)
-        finally:
-            for restore in self._restore_surroundings:
-                restore()
-            self._restore_surroundings = []
-            self.__dict__.pop("_state", None)
+    def _end_workers(self) -> None:
+        if self._loop._data_fetcher is not None:
+            self._loop._data_fetcher.teardown()
 
     def _refuse_what_cannot_be_rehearsed(self) -> None:
         trainer = self.trainer
@@ -364,7 +351,7 @@ def _understudy(trainer: Any, loaders: Any) -> Any:
 
 
 def _reshard(module: torch.nn.Module) -> None:
-    """After a failure between forward and backward FSDP2 still holds gathered weights: back to the shards."""
+    """Between forward and backward FSDP2 holds gathered weights: after a failure there, back to the shards."""
     for child in module.modules():
         reshard = getattr(child, "reshard", None)
         if callable(reshard) and hasattr(child, "unshard"):
@@ -377,10 +364,6 @@ def put_back_attributes(owner: Any, saved: dict[str, Any]) -> None:
     for name in live.keys() - saved.keys():
         del live[name]
     live.update(saved)
-
-
-def _set_grad_enabled(enabled: bool) -> None:
-    torch.set_grad_enabled(enabled)
 
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:
