@@ -17,7 +17,7 @@ CHECKED = next(task for task in TASKS if task.name == "mnist-mlp-adam")
 def main() -> None:
     """Parses the command line and runs what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--recompute", action="store_true", help="train the ground truth anew (about 25 minutes)")
+    parser.add_argument("--recompute", action="store_true", help="train the ground truth anew (about half an hour)")
     parser.add_argument("--only", choices=("regret", "step_cost"), help="run one benchmark")
     options = parser.parse_args()
 

@@ -21,7 +21,8 @@ BAND, LINE = "#cfe3d6", "#555555"
 GOOD, FAIR, FAR = ("o", "#2a9d5c"), ("D", "#e0a100"), ("X", "#c8372d")
 LABELS = {GOOD: "loses at most 1 point", FAIR: "1 to 5 points", FAR: "more than 5 points"}
 TITLES: dict[Form, str] = {"constant": "constant learning rate", "one_cycle": "one-cycle schedule"}
-LIMITS = (1e-6, 1e3)
+LIMITS = (1e-5, 1e3)  # what lies outside is drawn at the border
+TICKS = {1e-4: "0.0001", 1e-2: "0.01", 1.0: "1", 1e2: "100"}
 
 
 def draw_regret(runs: Sequence[Run], path: Path) -> None:
@@ -34,7 +35,7 @@ def draw_regret(runs: Sequence[Run], path: Path) -> None:
             _draw_panel(axes[row, column], [run for run in runs if (run.method, run.form) == (method, form)], form)
         axes[row, 0].set_ylabel(TITLES[form], fontsize=12)
     for column, method in enumerate(methods):
-        axes[0, column].set_title(_two_lines(method), fontsize=10)
+        axes[0, column].set_title(_wrapped(method), fontsize=10)
     figure.supxlabel("suggested LR / best LR of the grid", fontsize=11)
     handles = [
         Line2D([], [], marker=marker, ls="", ms=7, mec="white", color=color, label=LABELS[marker, color])
@@ -58,7 +59,7 @@ def _draw_panel(ax: Axes, runs: Sequence[Run], form: Form) -> None:
     ax.axvline(1.0, color=LINE, lw=0.8, zorder=2)
     ax.set_xscale("log")
     ax.set_xlim(*LIMITS)
-    ax.set_xticks([1e-6, 1e-3, 1, 1e3])
+    ax.set_xticks(list(TICKS), list(TICKS.values()), fontsize=8)
     ax.minorticks_off()
     ax.set_yticks(range(len(TASKS)), [task.name for task in TASKS], fontsize=9)
     ax.set_ylim(len(TASKS) - 0.4, -0.6)
@@ -68,9 +69,9 @@ def _draw_panel(ax: Axes, runs: Sequence[Run], form: Form) -> None:
         ax.spines[side].set_visible(False)
 
 
-def _two_lines(method: str) -> str:
-    for gap in ("(", " lr_find", "-finder", " "):
+def _wrapped(method: str) -> str:
+    for gap in ("(", " "):
         if gap in method:
             head, tail = method.split(gap, 1)
-            return f"{head}\n{gap.lstrip(' ')}{tail}"
-    return f"{method}\n"
+            return f"{head}\n{gap.strip()}{tail}".replace(", ", ",\n")
+    return method

@@ -154,7 +154,7 @@ def _noise(runs: list[list[float]]) -> float:
 
 
 def recompute() -> None:
-    """Trains everything anew and writes the file (about 25 minutes on one core)."""
+    """Trains everything anew and writes the file (about half an hour on one core)."""
     truth: dict[str, Any] = {
         "made_with": {"python": platform.python_version(), "torch": torch.__version__, "seeds": [*SEEDS, *MORE_SEEDS]},
         "tasks": {},

@@ -31,7 +31,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Summary:
-    """A method over all tasks; regrets in accuracy points."""
+    """A method over all tasks; regrets in accuracy points, spreads in decades."""
 
     method: str
     constant_mean: float
@@ -39,7 +39,8 @@ class Summary:
     one_cycle_mean: float
     one_cycle_worst: float
     far_off: float
-    seed_sd: float
+    constant_spread: float
+    one_cycle_spread: float
     refused: float
     steps: float
 
@@ -72,11 +73,6 @@ def summarize(runs: Iterable[Run]) -> list[Summary]:
 
 def _summary(method: str, runs: list[Run]) -> Summary:
     regrets = {form: [run.regret for run in runs if run.form == form and run.regret is not None] for form in FORMS}
-    spreads = []
-    for cell in {(run.task, run.form) for run in runs}:
-        exponents = [log10(run.lr) for run in runs if (run.task, run.form) == cell and run.lr is not None]
-        if len(exponents) > 1:
-            spreads.append(statistics.stdev(exponents))
     every = regrets["constant"] + regrets["one_cycle"]
     return Summary(
         method,
@@ -85,10 +81,20 @@ def _summary(method: str, runs: list[Run]) -> Summary:
         statistics.mean(regrets["one_cycle"]),
         max(regrets["one_cycle"]),
         sum(regret > 5 for regret in every) / len(every),
-        statistics.mean(spreads),
+        _spread([run for run in runs if run.form == "constant"]),
+        _spread([run for run in runs if run.form == "one_cycle"]),
         sum(run.lr is None for run in runs) / len(runs),
         statistics.median(run.steps for run in runs),
     )
+
+
+def _spread(runs: list[Run]) -> float:
+    """Standard deviation of log10 of the suggestions over the seeds, mean over the tasks."""
+    exponents: dict[str, list[float]] = {}
+    for run in runs:
+        if run.lr is not None:
+            exponents.setdefault(run.task, []).append(log10(run.lr))
+    return statistics.mean(statistics.stdev(values) for values in exponents.values() if len(values) > 1)
 
 
 def save(runs: Iterable[Run], path: Path) -> None:

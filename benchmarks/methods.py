@@ -132,6 +132,7 @@ METHODS: tuple[Method, ...] = (
     ours("LRFinder"),
     ours("LRFinder(num_repeats=1)", num_repeats=1),
     ours("LRFinder(zoom=True)", zoom=True),
+    ours("LRFinder(zoom=True, num_repeats=1)", zoom=True, num_repeats=1),
     lightning,
     torch_lr_finder,
     fastai,

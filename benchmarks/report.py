@@ -31,12 +31,13 @@ LR), in accuracy points.
 
 {summary}
 
-*Far off*: share of runs that lose more than 5 points. *Spread*: standard deviation of the suggestion over the seeds,
-in decades, mean over the tasks. *Refused*: share of runs that gave no suggestion; they are in no other column. *Steps*:
-median number of training steps that a search takes.
+*Far off*: share of runs that lose more than 5 points. *Spread*: standard deviation of the suggestion over the seeds
+(other initial weights, other batches), in decades, mean over the tasks, constant LR and one-cycle. *Refused*: share of
+runs that gave no suggestion; they are in no other column. *Steps*: median number of training steps of a search.
 
 Every finder runs with its defaults, the way its documentation shows it; torch-lr-finder starts at 1e-7 as in its
-README. fastai's four rules are computed on a sweep as fastai makes it (1e-7 to 10, 100 steps, its early stop).
+README. fastai's four rules are computed by `lightning_hp.functional` on a sweep as fastai makes it (1e-7 to 10, 100
+steps, its early stop). Sweeps of these two do not depend on the schedule; they serve both forms.
 LRFinder is told nothing of the form: it sees the scheduler and chooses its rule by it. The fixed LRs of the last row
 are what one would write down without looking.
 
@@ -59,7 +60,7 @@ The truth is trained in a plain torch loop, for speed. {check}
 The accuracy of a training is the mean of five evaluations during its last 20 steps: with BatchNorm and a constant LR a
 single evaluation can be tens of points off, whatever the LR.
 {stale}
-`make bench` repeats the benchmark, `python -m benchmarks --recompute` trains the truth anew (about 25 minutes). Every
+`make bench` repeats the benchmark, `python -m benchmarks --recompute` trains the truth anew (about half an hour). Every
 single run is in `lr_regret.json`. Measured on {date} with {versions}, on one CPU thread.
 """
 
@@ -116,7 +117,7 @@ def _summary_table(summaries: Iterable[Summary]) -> str:
             f"{line.constant_mean:.2f} / {line.constant_worst:.1f}",
             f"{line.one_cycle_mean:.2f} / {line.one_cycle_worst:.1f}",
             f"{line.far_off:.0%}",
-            f"{line.seed_sd:.3f}" if line.steps else "0",
+            f"{line.constant_spread:.3f} / {line.one_cycle_spread:.3f}" if line.steps else "0 / 0",
             f"{line.refused:.0%}",
             f"{line.steps:.0f}",
         ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
@@ -24,6 +25,7 @@ from lightning_hp.rehearsal import (
     Rehearsal,
     is_resuming,
     rehearse_alone,
+    undecided_callbacks,
 )
 from lightning_hp.reporting import log_figure, log_hyperparams, log_scalars, log_table
 from lightning_hp.results import LRFindResult
@@ -42,12 +44,15 @@ class LRFinder(pl.Callback):
     """Finds a learning rate by a range test on your own training, sets it, and leaves no other trace.
 
     Before the training starts it rehearses it: real steps of your model, data, optimizer, precision and strategy, with
-    gradient accumulation and with every callback that changes the gradients, at learning rates that rise from
-    ``min_lr`` to ``max_lr``. From the losses it reads the rate at which two thirds of the fall are done, puts
-    everything back, bit for bit, and sets that rate: in the model's ``lr`` (or ``learning_rate``) if it has one, so
-    that optimizers and schedulers are built on it, or in the optimizers and schedulers themselves. The ratios between
-    parameter groups stay. When the curve shows no learning it sets nothing, says so once, and the training goes on
-    with your rate.
+    gradient accumulation, at learning rates that rise from ``min_lr`` to ``max_lr``. From the losses it reads the rate
+    at which two thirds of the fall are done, puts everything back, bit for bit, and sets that rate: in the model's
+    ``lr`` (or ``learning_rate``) if it has one, so that optimizers and schedulers are built on it, or in the
+    optimizers and schedulers themselves. The ratios between parameter groups stay. When the curve shows no learning
+    it sets nothing, says so once, and the training goes on with your rate.
+
+    Callbacks only watch, unless they say otherwise: one that freezes layers, mixes samples or edits gradients acts in
+    the rehearsal if it has the class attribute ``changes_gradients = True``. A callback of yours that could and does
+    not say is named once.
 
     The figure, a table and the scalars ``lr_finder/lr_found`` and ``lr_finder/lr_used`` go to the Trainer's loggers;
     the rate that was set is in the hyperparameters that they log and in the checkpoint. A resumed run does not search
@@ -77,7 +82,8 @@ class LRFinder(pl.Callback):
 
     Attributes:
         optimal_lr: The rate that was found, or ``None``.
-        result: The whole [`LRFindResult`][lightning_hp.LRFindResult], or ``None`` before the first search.
+        result: The whole [`LRFindResult`][lightning_hp.LRFindResult], or ``None`` where none was searched: before
+            ``fit``, under ``fast_dev_run``, when nothing will be trained.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -136,13 +142,20 @@ class LRFinder(pl.Callback):
         milestones: Sequence[int] = (0,),
     ) -> None:
         super().__init__()
+        for name, lr in (("min_lr", min_lr), ("max_lr", max_lr)):
+            _expect(isinstance(lr, Real), f"`{name}` to be a number", lr)
         steps = _num_steps(num_training_steps, min_lr, max_lr)
         self._lrs: list[float] = lr_range(min_lr, max_lr, steps, mode).tolist()
         threshold = early_stop_threshold
         _expect(threshold is None or threshold > 1, "`early_stop_threshold` > 1 or None", threshold)
         _expect(_is_count(num_repeats, 1), "`num_repeats` to be an int >= 1", num_repeats)
         _expect(suggestion in get_args(Rule), f"`suggestion` to be one of {', '.join(get_args(Rule))}", suggestion)
-        _expect(all(_is_count(epoch, 0) for epoch in milestones), "`milestones` to be epochs >= 0", milestones)
+        _expect(isinstance(attr_name, str), '`attr_name` to be a name, or "" for `lr`, `learning_rate`', attr_name)
+        _expect(
+            all(_is_count(epoch, 0) for epoch in (milestones if isinstance(milestones, Iterable) else [None])),
+            "`milestones` to be a sequence of epochs >= 0",
+            milestones,
+        )
         self._early_stop_threshold = early_stop_threshold
         self._num_repeats = num_repeats
         self._suggestion = suggestion
@@ -152,26 +165,36 @@ class LRFinder(pl.Callback):
         self._milestones = frozenset(milestones)
         self.optimal_lr: float | None = None
         self.result: LRFindResult | None = None
-        self._home: tuple[str, ...] = ()  # where in the model the rate was written, for a resumed run
+        # The rate that was set, and where in the model: for a second `fit` and for a resumed run.
+        self._applied: float | None = None
+        self._home: tuple[str, ...] = ()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Searches before the training, unless it continues one: then what was found is used again."""
         if is_resuming(trainer):
             return
+        if (why := _reason_to_skip(trainer)) is not None:
+            rank_zero_info(f"LRFinder: skipped, {why}.")
+            return
+        if (undecided := undecided_callbacks(trainer)) and self._milestones:
+            rank_zero_info(
+                f"LRFinder: {', '.join(undecided)} only watched, if at all: a callback that changes the gradients takes"
+                " part when it has the class attribute `changes_gradients = True`; `False` says that it does not."
+            )
         if self._update_attr and max(self._milestones, default=0) > trainer.current_epoch:
             # A schedule that cannot be moved midway is refused now, not in the middle of the night.
             LearningRate.locate(trainer, pl_module, self._attr_name, also_midway=True)
         if trainer.current_epoch in self._milestones:
             self._tune(trainer, pl_module, HOOKS_BEFORE_FIT)
-        elif self._update_attr and self.optimal_lr is not None:
+        elif self._applied is not None:
             # A second `fit` goes on with rebuilt optimizers; a rate that has no home in the model must be set again.
             learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name)
-            if learning_rate.value != self.optimal_lr:
-                learning_rate.apply(self.optimal_lr)
+            if learning_rate.value != self._applied:
+                learning_rate.apply(self._applied)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Searches anew at the later milestones."""
-        if trainer.current_epoch > 0 and trainer.current_epoch in self._milestones:
+        if trainer.current_epoch > 0 and trainer.current_epoch in self._milestones and not _reason_to_skip(trainer):
             self._tune(trainer, pl_module, HOOKS_BEFORE_EPOCH)
 
     def find(
@@ -209,6 +232,7 @@ class LRFinder(pl.Callback):
         """What was found, in plain types."""
         return {
             "optimal_lr": self.optimal_lr,
+            "applied": self._applied,
             "home": list(self._home),
             "result": None if self.result is None else self.result.to_dict(),
         }
@@ -216,7 +240,7 @@ class LRFinder(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remembers what was found before."""
         self.optimal_lr = state_dict["optimal_lr"]
-        self._home = tuple(state_dict["home"])
+        self._applied, self._home = state_dict["applied"], tuple(state_dict["home"])
         result = state_dict["result"]
         self.result = None if result is None else LRFindResult.from_dict(result)
 
@@ -226,25 +250,17 @@ class LRFinder(pl.Callback):
         """Sets the model's learning rate to what was found, before the optimizers of the resumed run are built."""
         found = checkpoint.get("callbacks", {}).get(self.state_key)
         if found and found["home"] and trainer.state.fn == "fit":
-            write_home(pl_module, found["optimal_lr"], tuple(found["home"]))
+            write_home(pl_module, found["applied"], tuple(found["home"]))
 
     def _tune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, hooks: Sequence[str]) -> None:
         """Find, apply, report."""
-        if getattr(trainer, "fast_dev_run", False):
-            rank_zero_info("LRFinder: skipped under `fast_dev_run`; the learning rate is yours.")
-            return
-        free = next((name for o in trainer.optimizers if (name := is_parameter_free(o)) is not None), None)
-        if free is not None:
-            rank_zero_info(
-                f"LRFinder: skipped, {free} finds its step size itself; its `lr` is a factor to leave alone."
-            )
-            return
         learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name, read_only=not self._update_attr)
         result = self._find(trainer, pl_module, learning_rate, hooks)
         if result.suggestion is None:
             rank_zero_info(f"LRFinder: the learning rate stays {result.lr_before:.3g}. {result.reason}")
         elif self._update_attr:
             learning_rate.apply(result.suggestion)
+            self._applied = result.suggestion
             self._home = () if learning_rate.home is None else learning_rate.home.paths
             result = result.used(result.suggestion)
         self.result, self.optimal_lr = result, result.suggestion
@@ -287,6 +303,18 @@ class LRFinder(pl.Callback):
         log_table(trainer, "lr_finder/summary", *result.table(), step)
         if trainer.is_global_zero and trainer.loggers:
             log_figure(trainer, "lr_finder/range_test", plot_lr_find(result).figure, step)
+
+
+def _reason_to_skip(trainer: Any) -> str | None:
+    """Why there is nothing to search, in half a sentence."""
+    if trainer.fast_dev_run:
+        return "since `fast_dev_run` is no training; the learning rate is yours"
+    if 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
+        return "since nothing will be trained"
+    free = next((name for optimizer in trainer.optimizers if (name := is_parameter_free(optimizer))), None)
+    if free is not None:
+        return f"since {free} finds its step size itself; its `lr` is a factor to leave alone"
+    return None
 
 
 @contextmanager

@@ -105,7 +105,8 @@ def _coverage(draws: Draws, size: int, least: int) -> float:
         return 0.0
     if draws.num_classes == 1 or (not draws.replacement and size == draws.total):
         return 1.0
-    return min(1.0, math.exp(log_coverage(draws, size, least)))
+    exact = math.exp(log_coverage(draws, size, least))
+    return min(1.0, max(exact, _at_least(draws, size, least)))  # where it is all but sure the bound rounds less
 
 
 def _at_least(draws: Draws, size: int, least: int) -> float:

@@ -133,7 +133,9 @@ def scaling_advice(
         advice.append(f"The batch is {times} the one the learning rate was right for; {known}.")
     if num_training_steps < FEW_STEPS:
         few = f"Only {num_training_steps:g} optimizer steps are left at this batch size"
-        advice.append(f"{few}: with fewer than {FEW_STEPS} the number of steps decides, so train longer or smaller.")
+        advice.append(
+            f"{few}: with fewer than {FEW_STEPS} the steps are what is missing: train longer, or with a smaller batch."
+        )
     if rule == "linear" and k >= WARMUP_FROM:
         ramp = "raise the learning rate from the base rate over the first epochs"
         advice.append(f"Linear scaling by {WARMUP_FROM} or more wants a warm-up: {ramp}.")

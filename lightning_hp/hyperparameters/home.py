@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 _NAMES = ("lr", "learning_rate")
-# For an attribute that holds no number yet (``lr=None``: "choose for me").
-_SOME_RATE = 1e-3
+#: Stands in where an attribute holds no rate yet (``lr=None`` or 0: "choose for me").
+SOME_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _probed(
 ) -> Home | None:
     if not attribute:
         return None
-    at = as_number(attribute.read()) or _SOME_RATE
+    at = as_number(attribute.read()) or SOME_RATE
     seen = probe(trainer, pl_module, attribute, at, try_scaling)
     for (optimizer, group), (before, after) in seen.odd.items():
         raise misconfiguration(

@@ -118,7 +118,7 @@ class LearningRate:
         refuse_without_rates(trainer, configured)
         midway = also_midway or has_begun(trainer, pl_module)
         home = find_home(trainer, pl_module, attr_name, try_scaling=midway and not read_only)
-        live = live_value(trainer, configured, home)
+        live = live_value(trainer, configured, home, midway)
         bases = configured.base_rates()
         fixed = {} if home is None else {key: bases[key] for key in home.probe.fixed if key in bases}
         ratios = {key: base / live for key, base in bases.items() if key not in fixed}
@@ -226,7 +226,7 @@ class LearningRate:
 
     def _rebase(self, lr: float) -> None:
         configured = configured_in(self._trainer)
-        live = live_value(self._trainer, configured, self.home)
+        live = live_value(self._trainer, configured, self.home, midway=True)
         carried = {} if self.home is None else self.home.probe.carried
 
         def follows(slot: Slot) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_hp.hyperparameters.configured import Configured
-from lightning_hp.hyperparameters.home import Home
+from lightning_hp.hyperparameters.home import SOME_RATE, Home
 from lightning_hp.hyperparameters.probe import is_scalable
 from lightning_hp.hyperparameters.scaling import needs_trial
 from lightning_hp.rehearsal import misconfiguration
@@ -31,8 +31,10 @@ def has_begun(trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
     return any(not isinstance(state, dict) or float(state.get("step", 1)) > 0 for state in states)
 
 
-def live_value(trainer: pl.Trainer, configured: Configured, home: Home | None) -> float:
+def live_value(trainer: pl.Trainer, configured: Configured, home: Home | None, midway: bool) -> float:
     """The learning rate that the existing optimizers and schedulers were built on, in terms of the home.
+
+    Before the training a home may hold 0, "to be found": any number then serves to tell the groups' ratios.
 
     Raises:
         MisconfigurationException: If there is none: all rates are zero.
@@ -46,6 +48,8 @@ def live_value(trainer: pl.Trainer, configured: Configured, home: Home | None) -
             if forgets and home is not None and home.value:  # it keeps no record of where it began
                 return home.value
             return base / ratios[key]
+    if home is not None and not midway:
+        return SOME_RATE
     raise misconfiguration(trainer, "Expected a parameter group with a learning rate > 0, got none.")
 
 

@@ -7,6 +7,7 @@ from lightning_hp.rehearsal.rehearsal import (
     HOOKS_BEFORE_FIT,
     Rehearsal,
     changes_gradients,
+    undecided_callbacks,
 )
 from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot
 
@@ -22,4 +23,5 @@ __all__ = [
     "lightning_package",
     "misconfiguration",
     "rehearse_alone",
+    "undecided_callbacks",
 ]

@@ -95,6 +95,7 @@ def _owners_of_settings(trainer: Any) -> list[Any]:
         trainer.state,
         trainer.strategy,
         trainer._data_connector,
+        trainer._logger_connector,
         trainer._checkpoint_connector,
         trainer._callback_connector,
         trainer._signal_connector,

@@ -35,6 +35,16 @@ HOOKS_BEFORE_EPOCH = ("on_train_epoch_start",)
 _STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy")
 # Lightning's own callback that decides how many batches make a step.
 _STEP_CALLBACKS = ("GradientAccumulationScheduler",)
+# Callbacks of these packages are known: what they have to say, they say.
+_LIBRARIES = ("lightning", "pytorch_lightning", "lightning_hp")
+_STEP_HOOKS = (
+    "on_train_start",
+    "on_train_batch_start",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+)
 # A training that does not step within so many batches never will.
 _PATIENCE = 1000
 
@@ -44,7 +54,8 @@ def changes_gradients(callback: Any) -> bool:
 
     A callback says so with a class attribute ``changes_gradients = True``. It then sees every hook of the batch, the
     backward pass and the optimizer step, and ``on_train_start`` and ``on_train_epoch_start`` before the first one; it
-    must be ready after ``setup``. Its attributes are put back afterwards like everything else.
+    must be ready after ``setup``. Its attributes are put back afterwards like everything else. Say it of callbacks
+    that freeze layers, mix samples, or edit gradients, not of those that watch.
 
     Example:
         >>> class NoisyGradients(Callback):
@@ -145,6 +156,7 @@ class Rehearsal:
     def rewind(self) -> None:
         """Puts model, optimizers, scaler and callbacks back to the start. The data and the dice go on."""
         self._state.restore()
+        put_back_attributes(self.trainer, self._settings)
         self._run_hooks()
 
     def _prepare(self, undo: ExitStack) -> None:
@@ -205,6 +217,7 @@ class Rehearsal:
             raise misconfiguration(
                 self.trainer, "Expected training batches to rehearse, got none. Give `fit` a training loader with data."
             )
+        self._settings = dict(vars(self.trainer))  # hooks may change them, as GradientAccumulationScheduler does
         self._run_hooks()
         self._start_pass()
 
@@ -316,6 +329,17 @@ class _Recorder(Callback):
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             scale = scaler.get_scale() if scaler is not None else 1.0
             self.losses.append(torch.stack(backward).sum() / scale)
+
+
+def undecided_callbacks(trainer: Any) -> list[str]:
+    """Class names of the user's own callbacks that could shape a step and do not say whether they do."""
+    return [
+        type(callback).__name__
+        for callback in trainer.callbacks
+        if not hasattr(callback, "changes_gradients")
+        and type(callback).__module__.partition(".")[0] not in _LIBRARIES
+        and any(getattr(type(callback), hook) is not getattr(Callback, hook) for hook in _STEP_HOOKS)
+    ]
 
 
 def _is_uninitialized(parameter: Any) -> bool:

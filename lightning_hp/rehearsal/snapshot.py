@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -134,8 +135,13 @@ class Snapshot:
             self._visit_object(thing, path, is_data)
 
     def _visit_tensor(self, tensor: Tensor, path: str, is_data: bool) -> None:
-        if tensor.is_meta or tensor.is_inference() or (is_data and _bytes(tensor) > MAX_DATA_BYTES):
-            return  # has no values; cannot be written outside inference mode; samples
+        if (
+            isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
+            or tensor.is_meta
+            or tensor.is_inference()
+            or (is_data and _bytes(tensor) > MAX_DATA_BYTES)
+        ):
+            return  # without values; not to be written outside inference mode; samples
         local = _local(tensor)
         if any(stride == 0 and size > 1 for stride, size in zip(_strides(local), local.shape, strict=False)):
             return  # an expanded view: nobody can write into it

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, WeightedRandomSampler
@@ -69,6 +70,7 @@ class Training:
     loader: Callable[[], Any] = lambda: loader()
     trainer: Callable[[], dict[str, Any]] = dict
     module_class: Callable[..., pl.LightningModule] = Net
+    callbacks: Callable[[], list[pl.Callback]] = list
 
 
 def loader(**kwargs: Any) -> DataLoader:
@@ -138,6 +140,15 @@ class Collecting(Net):
         return loss
 
 
+class FreezeBody(pl.Callback):
+    """Shapes the training before its first step, and says so."""
+
+    changes_gradients = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        pl_module.body.requires_grad_(False)
+
+
 class OwnLoaders(Net):
     """The module brings its loader, and builds it with dice."""
 
@@ -185,6 +196,12 @@ TRAININGS = [
     Training("dict_of_loaders", {}, lambda: {"a": loader(shuffle=True), "b": loader(dataset=Samples(40))}),
     Training("own_loaders", loader=lambda: None, module_class=OwnLoaders),
     Training("hooks_before_the_step", module_class=Collecting),
+    Training(
+        "accumulation_scheduler",
+        loader=lambda: loader(shuffle=True),
+        callbacks=lambda: [GradientAccumulationScheduler({0: 2, 1: 3})],
+    ),
+    Training("freezing", loader=lambda: loader(shuffle=True), callbacks=lambda: [FreezeBody()]),
     Training(
         "reload_every_epoch",
         loader=lambda: None,

@@ -19,7 +19,9 @@ trainings = pytest.mark.parametrize("training", TRAININGS, ids=lambda training: 
 def run(training: Training, callbacks: list[Any], **module_kwargs: Any) -> Run:
     torch.manual_seed(5)
     module = training.module_class(**{**training.module, **module_kwargs})
-    return train(module, callbacks, training.loader(), val_loader=loader(), **training.trainer())
+    return train(
+        module, [*callbacks, *training.callbacks()], training.loader(), val_loader=loader(), **training.trainer()
+    )
 
 
 def without(training: Training) -> Run:

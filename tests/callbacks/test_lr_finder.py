@@ -50,7 +50,10 @@ def fit(callbacks: list[Callback], module: pl.LightningModule | None = None, **k
         ({"early_stop_threshold": 1.0}, "`early_stop_threshold` > 1 or None, but got 1.0"),
         ({"num_repeats": 0}, "`num_repeats` to be an int >= 1, but got 0"),
         ({"suggestion": "best"}, "`suggestion` to be one of auto, fall, .* but got 'best'"),
-        ({"milestones": (-1,)}, "`milestones` to be epochs >= 0"),
+        ({"milestones": (-1,)}, "`milestones` to be a sequence of epochs >= 0"),
+        ({"milestones": 5}, "`milestones` to be a sequence of epochs >= 0, but got 5"),
+        ({"min_lr": "1e-4"}, "`min_lr` to be a number, but got '1e-4'"),
+        ({"attr_name": None}, "`attr_name` to be a name"),
     ],
 )
 def test_bad_arguments_are_refused_at_construction(kwargs: dict[str, Any], message: str) -> None:
@@ -215,10 +218,63 @@ def test_a_parameter_free_optimizer_is_skipped_with_a_sentence(caplog: pytest.Lo
     assert sum("Prodigy finds its step size itself" in record.message for record in caplog.records) == 1
 
 
-def test_fast_dev_run_is_left_alone() -> None:
-    callback = finder()
-    fit([callback], fast_dev_run=True)
+@pytest.mark.parametrize(
+    "limit", [{"fast_dev_run": True}, {"max_epochs": 0}, {"max_steps": 0}, {"limit_train_batches": 0}]
+)
+@pytest.mark.filterwarnings("ignore:.*max_steps")
+def test_where_nothing_is_trained_nothing_is_searched(limit: dict[str, Any]) -> None:
+    callback = finder(milestones=(0, 1))
+    run = fit([callback], **limit)
     assert callback.result is None
+    assert run.module.lr == 0.05
+
+
+def test_lazy_parameters_are_refused_with_what_to_do() -> None:
+    class Lazy(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.LazyLinear(3)
+
+    module = net(Lazy)
+    with pytest.raises(MisconfigurationException, match="Run one batch through the model before `fit`"):
+        fit([finder()], module)
+    assert module.seen == []
+
+
+def test_a_rate_of_zero_is_one_to_be_found() -> None:
+    callback = finder()
+    run = fit([callback], net(lr=0.0))
+    assert run.module.lr == callback.optimal_lr > 0
+    assert callback.result.lr_before == 0.0
+    usual = finder()
+    fit([usual], net())
+    assert callback.optimal_lr == usual.optimal_lr
+
+
+def test_a_callback_that_may_shape_the_step_and_does_not_say_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Says(Callback):
+        changes_gradients = False
+
+        def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            pass
+
+    class KeepsSilent(Callback):
+        def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            pass
+
+    with caplog.at_level("INFO"):
+        fit([Says(), KeepsSilent(), finder()], max_epochs=1)
+    assert sum("LRFinder: KeepsSilent only watched" in record.message for record in caplog.records) == 1
+
+
+def test_find_keeps_the_metrics_of_an_earlier_fit() -> None:
+    run = fit([], net(), max_epochs=1)
+    before = dict(run.trainer.callback_metrics)
+    assert before
+    module = run.module
+    module.val_dataloader = loader
+    finder().find(run.trainer, module, loader())
+    assert dict(run.trainer.callback_metrics) == before
 
 
 def test_the_attribute_can_be_named_and_a_wrong_name_is_refused_before_any_step() -> None:

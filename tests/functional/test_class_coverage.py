@@ -143,8 +143,8 @@ def test_more_samples_cover_more_and_more_often_is_rarer(counts, replacement):
         ]
     )
     assert np.all(table[0] == 1)
-    assert np.all(np.diff(table, axis=1) >= -1e-12)
-    assert np.all(np.diff(table, axis=0) <= 1e-12)
+    assert np.all(np.diff(table, axis=1) >= -1e-11)  # of logarithms of factorials, which round
+    assert np.all(np.diff(table, axis=0) <= 1e-11)
     assert np.all((table >= 0) & (table <= 1))
 
 
@@ -155,7 +155,7 @@ def test_the_bound_is_never_too_high(counts, replacement, least):
     for size in range(1, sum(counts), 11):
         exact = coverage_probability(size, counts, least, replacement=replacement)
         bound = coverage_probability(size, counts, least, replacement=replacement, exact=False)
-        assert 0 <= bound <= exact + 1e-12
+        assert 0 <= bound <= exact
         assert covered_share(size, counts, least, replacement=replacement) >= exact - 1e-12
 
 

@@ -73,7 +73,9 @@ def test_torch_optimizers_by_the_convention_of_timm_and_rmsprop():
         assert scaling_rule(name) == ("sqrt" if name == "RMSprop" else timm)
 
 
-@pytest.mark.parametrize("name", ["adam", "FusedAdam", "AdamW8bit", "NAdam", "RAdam", "Adafactor", "FusedLAMB", "lambc"])
+@pytest.mark.parametrize(
+    "name", ["adam", "FusedAdam", "AdamW8bit", "NAdam", "RAdam", "Adafactor", "FusedLAMB", "lambc"]
+)
 def test_adam_like(name):
     assert scaling_rule(name) == "sqrt"
 

@@ -139,7 +139,9 @@ def _tensors_are_told_apart(schedule):
         by_hand(Module(lr, schedule, 3, optimizer="adamw")) for lr in (OLD, torch.tensor(OLD, dtype=torch.float64))
     ]
     return all(
-        left[0] == pytest.approx(right[0]) for a, b in zip(*rates, strict=True) for left, right in zip(a, b, strict=True)
+        left[0] == pytest.approx(right[0])
+        for a, b in zip(*rates, strict=True)
+        for left, right in zip(a, b, strict=True)
     )
 
 
