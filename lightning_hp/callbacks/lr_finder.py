@@ -151,11 +151,7 @@ class LRFinder(pl.Callback):
         _expect(_is_count(num_repeats, 1), "`num_repeats` to be an int >= 1", num_repeats)
         _expect(suggestion in get_args(Rule), f"`suggestion` to be one of {', '.join(get_args(Rule))}", suggestion)
         _expect(isinstance(attr_name, str), '`attr_name` to be a name, or "" for `lr`, `learning_rate`', attr_name)
-        _expect(
-            all(_is_count(epoch, 0) for epoch in (milestones if isinstance(milestones, Iterable) else [None])),
-            "`milestones` to be a sequence of epochs >= 0",
-            milestones,
-        )
+        _expect(_are_epochs(milestones), "`milestones` to be a sequence of epochs >= 0", milestones)
         self._early_stop_threshold = early_stop_threshold
         self._num_repeats = num_repeats
         self._suggestion = suggestion
@@ -343,6 +339,10 @@ def _num_steps(num_training_steps: int | None, min_lr: float, max_lr: float) -> 
 
 def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _are_epochs(value: Any) -> bool:
+    return isinstance(value, Iterable) and all(_is_count(epoch, 0) for epoch in value)
 
 
 def _expect(holds: bool, what: str, got: Any) -> None:
