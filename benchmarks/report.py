@@ -37,9 +37,9 @@ runs that gave no suggestion; they are in no other column. *Steps*: median numbe
 
 Every finder runs with its defaults, the way its documentation shows it; torch-lr-finder starts at 1e-7 as in its
 README. fastai's four rules are computed by `lightning_hp.functional` on a sweep as fastai makes it (1e-7 to 10, 100
-steps, its early stop). Sweeps of these two do not depend on the schedule; they serve both forms.
-LRFinder is told nothing of the form: it sees the scheduler and chooses its rule by it. The fixed LRs of the last row
-are what one would write down without looking.
+steps, its early stop). Sweeps of these two do not depend on the schedule; they serve both forms. LRFinder is told
+nothing of the form: it sees the scheduler and chooses its rule by it; with `zoom=True` it sweeps a second time, over
+the falling part alone, and reads that. The fixed LRs of the last row are what one would write down without looking.
 
 The best LR of a grid is picked after the fact, so a perfect rule would still show a regret of about the noise between
 seeds (0.2 to 1 point). The models are small, the trainings short and from scratch: fine-tuning of a pretrained network
@@ -68,9 +68,10 @@ STEP_COST_PAGE = """\
 # What a step of a finder costs
 
 One step, from the start of a forward pass to the start of the next, in processor time on one CPU thread. `Trainer.fit`
-runs without logger, progress bar, checkpoints and validation: the cheapest fit there is. The drivers take turns, and
-the ratio is taken within each round. *The rest* is what a whole call takes beyond its steps: setup, saving and
-restoring the state, teardown. torch-lr-finder works without a Trainer and calls none of its hooks.
+runs without logger, progress bar, checkpoints and validation: the cheapest fit there is. All drivers run side by side
+and take turns of a few steps; each turn is compared with the turn of fit beside it, and the median of these ratios is
+given with its 95% interval. *The rest* is what a whole call takes beyond its steps: setup, saving and restoring the
+state, teardown. torch-lr-finder works without a Trainer and calls none of its hooks.
 
 {table}
 
@@ -99,7 +100,7 @@ def write_regret(runs: Sequence[Run], check: str) -> None:
 def write_step_cost(costs: Iterable[Cost]) -> None:
     """The page ``step_cost.md``."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    rows = [["model", "driver", "ms a step", "ratio to fit (quartiles)", "the rest, ms"]]
+    rows = [["model", "driver", "ms a step", "ratio to fit", "the rest, ms"]]
     for cost in costs:
         ratio = f"{cost.ratio:.3f} ({cost.ratio_low:.3f} to {cost.ratio_high:.3f})"
         if cost.driver == "Trainer.fit":

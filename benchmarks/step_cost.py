@@ -1,21 +1,20 @@
 """What one step of a finder costs, as a ratio to one step of plain ``Trainer.fit``.
 
-A clock inside the model notes when each forward pass starts. From one start to the next is a whole step of whoever
-drives: data, hooks, backward, optimizer, bookkeeping. The clock counts the processor time of this process (one
-thread), so that other work on the machine does not enter. Fit and finders take turns; medians are taken over the
-steps, ratios within a round, and medians over the rounds.
+The model notes when each of its forward passes starts. From one start to the next is a whole step of whoever drives:
+data, hooks, backward, optimizer, bookkeeping. Fit and finders take turns of a few steps (see :mod:`benchmarks.relay`),
+and each turn of a finder is compared with the turn of fit beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 
 import pytorch_lightning as pl
 import torch
@@ -25,24 +24,22 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
 from benchmarks.ground_truth import quiet_trainer
+from benchmarks.relay import Relay
 from benchmarks.tasks import cnn, mlp
 from lightning_hp import LRFinder
 
-# Not on the module: a rehearsal puts back what hangs on it.
-_TICKS: list[float] = []
-WARM_UP = 3  # first steps of a drive that do not count
 
+class Ticking(pl.LightningModule):
+    """A classifier that tells when each of its forward passes starts."""
 
-class Clocked(pl.LightningModule):
-    """A classifier that notes when each of its forward passes starts."""
-
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, tick: Callable[[], None]) -> None:
         super().__init__()
         self.net = net
         self.lr = 1e-4
+        self.tick = tick
 
     def forward(self, x: Tensor) -> Tensor:
-        _TICKS.append(time.process_time())
+        self.tick()
         return self.net(x)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -61,12 +58,13 @@ class Job:
     net: Callable[[], nn.Module]
     shape: tuple[int, ...]
     batch_size: int
-    steps: int
+    steps_a_turn: int  # not a multiple of 8: the finder looks at its losses every 8 steps, and that is to count
+    turns: int
     rounds: int
 
-    def module(self) -> Clocked:
-        torch.manual_seed(0)
-        return Clocked(self.net())
+    @property
+    def steps(self) -> int:
+        return self.steps_a_turn * self.turns
 
     def loader(self) -> DataLoader[tuple[Tensor, ...]]:
         generator = torch.Generator().manual_seed(0)
@@ -77,9 +75,9 @@ class Job:
 
 
 JOBS = (
-    Job("MLP 64-128-128-10, batch 64", lambda: mlp(64, 128, 10), (1, 8, 8), 64, 200, 15),
-    Job("CNN with BatchNorm 14x14, batch 64", lambda: cnn(8, 10), (1, 14, 14), 64, 100, 11),
-    Job("ResNet-18 32x32, batch 32", lambda: resnet18(num_classes=10), (3, 32, 32), 32, 20, 7),
+    Job("MLP 64-128-128-10, batch 64", lambda: mlp(64, 128, 10), (1, 8, 8), 64, 7, 45, 5),
+    Job("CNN with BatchNorm 14x14, batch 64", lambda: cnn(8, 10), (1, 14, 14), 64, 7, 24, 5),
+    Job("ResNet-18 32x32, batch 32", lambda: resnet18(num_classes=10), (3, 32, 32), 32, 3, 16, 5),
 )
 
 
@@ -96,16 +94,16 @@ class Cost:
     rest_ms: float
 
 
-def _fit(job: Job, module: Clocked) -> None:
+def _fit(job: Job, module: Ticking) -> None:
     quiet_trainer(max_steps=job.steps).fit(module, job.loader())
 
 
-def _ours(job: Job, module: Clocked) -> None:
-    finder = LRFinder(min_lr=1e-7, max_lr=1e-4, num_training_steps=job.steps, num_repeats=1)
+def _ours(job: Job, module: Ticking) -> None:
+    finder = LRFinder(min_lr=1e-7, max_lr=1e-4, num_training_steps=job.steps, num_repeats=1, zoom=False)
     finder.find(quiet_trainer(max_steps=job.steps), module, job.loader())
 
 
-def _lightning(job: Job, module: Clocked) -> None:
+def _lightning(job: Job, module: Ticking) -> None:
     from pytorch_lightning.tuner import Tuner
 
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +113,7 @@ def _lightning(job: Job, module: Clocked) -> None:
         )
 
 
-def _torch_lr_finder(job: Job, module: Clocked) -> None:
+def _torch_lr_finder(job: Job, module: Ticking) -> None:
     from torch_lr_finder import LRFinder as TorchLRFinder
 
     module.lr = 1e-7
@@ -124,7 +122,8 @@ def _torch_lr_finder(job: Job, module: Clocked) -> None:
     finder.reset()
 
 
-DRIVERS: dict[str, Callable[[Job, Clocked], None]] = {
+Driver = Callable[[Job, Ticking], None]
+DRIVERS: dict[str, Driver] = {
     "Trainer.fit": _fit,
     "LRFinder": _ours,
     "Lightning lr_find": _lightning,
@@ -133,38 +132,21 @@ DRIVERS: dict[str, Callable[[Job, Clocked], None]] = {
 
 
 def measure(job: Job) -> list[Cost]:
-    """Every driver takes its turn in every round; the order turns with the rounds."""
-    step: dict[str, list[float]] = {name: [] for name in DRIVERS}
+    """Runs all drivers side by side, several rounds; who starts turns with the rounds."""
+    turns: dict[str, list[float]] = {name: [] for name in DRIVERS}
     rest: dict[str, list[float]] = {name: [] for name in DRIVERS}
     names = list(DRIVERS)
-    for turn in range(job.rounds + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            module = job.module()
-            _TICKS.clear()
-            start = time.process_time()
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                DRIVERS[name](job, module)
-            whole = time.process_time() - start
-            gaps = [later - earlier for earlier, later in pairwise(_TICKS)]
-            if turn:  # the first round warms up imports and caches
-                step[name].append(statistics.median(gaps[WARM_UP:]))
-                rest[name].append(whole - sum(gaps))
-    costs = []
-    for name in names:
-        ratios = sorted(one / fit for one, fit in zip(step[name], step["Trainer.fit"], strict=True))
-        quarter = len(ratios) // 4
-        costs.append(
-            Cost(
-                job.name,
-                name,
-                1e3 * statistics.median(step[name]),
-                statistics.median(ratios),
-                ratios[quarter],
-                ratios[-1 - quarter],
-                1e3 * statistics.median(rest[name]),
-            )
-        )
-    return costs
+    for number in range(job.rounds + 1):
+        first = number % len(names)
+        relay = Relay({name: partial(_drive, job, name) for name in names[first:] + names[:first]}, job.steps_a_turn)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            relay.run()
+        if number:  # the first round warms up imports and caches
+            for name in names:
+                # The first turn holds the first steps, in which memory is allocated.
+                turns[name] += relay.turns[name][1:]
+                rest[name].append(relay.rest[name])
+    return [_cost(job, name, turns[name], turns["Trainer.fit"], rest[name]) for name in names]
 
 
 def run_all() -> list[Cost]:
@@ -174,3 +156,24 @@ def run_all() -> list[Cost]:
         costs += measure(job)
         print(f"step cost: {job.name} done", flush=True)
     return costs
+
+
+def _drive(job: Job, name: str, relay: Relay) -> None:
+    torch.manual_seed(0)
+    DRIVERS[name](job, Ticking(job.net(), partial(relay.tick, name)))
+
+
+def _cost(job: Job, name: str, turns: list[float], of_fit: list[float], rest: list[float]) -> Cost:
+    ratios = sorted(one / fit for one, fit in zip(turns, of_fit, strict=True))
+    # Order statistics: the median of what was sampled lies between these two in 95% of cases.
+    margin = 0.98 * math.sqrt(len(ratios))
+    low, high = math.floor(len(ratios) / 2 - margin), math.ceil(len(ratios) / 2 + margin)
+    return Cost(
+        job.name,
+        name,
+        1e3 * statistics.median(turns),
+        statistics.median(ratios),
+        ratios[max(low, 0)],
+        ratios[min(high, len(ratios) - 1)],
+        1e3 * statistics.median(rest),
+    )

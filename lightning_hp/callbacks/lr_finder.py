@@ -65,14 +65,15 @@ class LRFinder(pl.Callback):
         mode: ``"exponential"``: each step multiplies the rate; ``"linear"``: each step adds to it.
         early_stop_threshold: Ends a sweep when its loss stays above this multiple of the initial loss, > 1;
             ``None``: only when the loss is not finite.
-        num_repeats: Sweeps, >= 1, from the same weights over different batches. Their median is read: one sweep is
-            mostly right, but now and then a few odd batches mislead it.
+        num_repeats: Sweeps that are read, >= 1, from the same weights over different batches: their median counts. One
+            sweep is mostly right, but now and then a few odd batches mislead it.
         suggestion: How the curve is read. ``"auto"``: ``"one_cycle"`` if the schedule is ``OneCycleLR``, else
             ``"fall"``. ``"fall"``: two thirds of the fall. ``"one_cycle"``: a peak rate, between a quarter of the
             fall and the edge of the explosion. The rules of other finders: ``"steepest"`` (per factor of the rate),
             ``"valley"``, ``"slide"``, ``"minimum"`` (a tenth of the rate at the minimum), ``"half"`` (half-way down).
             All are computed, and marked in the figure.
-        zoom: Sweep a second time, over the falling part alone, and read the rate from that curve.
+        zoom: Look twice: one sweep finds the part where the loss falls, and ``num_repeats`` sweeps of half as many
+            steps over that part alone are read. ``False``: read ``num_repeats`` sweeps over the whole range.
         update_attr: Set the rate that was found. ``False``: only report it.
         attr_name: Where your model keeps its learning rate, if not in ``lr`` or ``learning_rate``: the name of an
             attribute or of an entry in ``hparams``; dots reach into nested ones.
@@ -86,11 +87,13 @@ class LRFinder(pl.Callback):
             ``fit``, under ``fast_dev_run``, when nothing will be trained.
 
     Raises:
-        ValueError: If an argument is out of its range.
-        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of its range or not of its kind.
+        MisconfigurationException: In ``fit``, before any step, if the training cannot be rehearsed (data that cannot be
+            started again, a strategy other than single device, DDP and FSDP2, lazy layers without a shape), if there is
+            no learning rate, or if a schedule could not be moved to another rate.
 
-    Costs at most 3 sweeps of 112 training steps by default, as long as these steps take in ``fit``, and one copy of the
-    weights and the optimizer state in host memory.
+    Costs at most 280 training steps by default (112, then 3 times 56), each as long as a step of ``fit`` takes, and one
+    copy of the weights and the optimizer state in host memory.
 
     Where it does not help: parameter-free optimizers (Prodigy, D-Adaptation, DoG) are skipped, their ``lr`` is not a
     learning rate. Fine-tuning a pretrained transformer often wants a rate far below where its loss falls fastest:
@@ -136,7 +139,7 @@ class LRFinder(pl.Callback):
         early_stop_threshold: float | None = 4.0,
         num_repeats: int = 3,
         suggestion: Rule = "auto",
-        zoom: bool = False,
+        zoom: bool = True,
         update_attr: bool = True,
         attr_name: str = "",
         milestones: Sequence[int] = (0,),
@@ -273,20 +276,19 @@ class LRFinder(pl.Callback):
             rule = "one_cycle" if learning_rate.is_one_cycle else "fall"
         with _progress_bar(trainer) as on_step, Rehearsal(trainer, pl_module, hooks) as rehearsal:
 
-            def sweep(lrs: Sequence[float]) -> tuple[list[list[float]], LRSuggestion, float]:
+            def sweep(lrs: Sequence[float], num_repeats: int) -> tuple[list[list[float]], LRSuggestion, float]:
                 started = time.monotonic()
-                losses = range_test(
-                    rehearsal, learning_rate, lrs, self._early_stop_threshold, self._num_repeats, on_step
-                )
+                losses = range_test(rehearsal, learning_rate, lrs, self._early_stop_threshold, num_repeats, on_step)
                 return losses, suggest_lr(lrs, losses), time.monotonic() - started
 
-            losses, suggestion, seconds = sweep(self._lrs)
+            # With a second look to come, the first has only to find the place.
+            losses, suggestion, seconds = sweep(self._lrs, 1 if self._zoom else self._num_repeats)
             result = LRFindResult.from_sweep(
                 self._lrs, losses, suggestion, lr_before=learning_rate.value, rule=rule, seconds=seconds
             )
             if self._zoom and (part := falling_part(self._lrs, suggestion)) is not None:
                 lrs = lr_range(part[0], part[1], max(_MIN_STEPS, len(self._lrs) // 2)).tolist()
-                losses, suggestion, seconds = sweep(lrs)
+                losses, suggestion, seconds = sweep(lrs, self._num_repeats)
                 result = result.zoomed(lrs, losses, suggestion, seconds)
         return result
 

@@ -25,7 +25,9 @@ from tests.training import MemoryLogger, Net, Run, Samples, assert_identical, as
 
 
 def finder(**kwargs: Any) -> LRFinder:
-    return LRFinder(**{"min_lr": 1e-4, "max_lr": 10.0, "num_training_steps": 70, "num_repeats": 1, **kwargs})
+    return LRFinder(
+        **{"min_lr": 1e-4, "max_lr": 10.0, "num_training_steps": 70, "num_repeats": 1, "zoom": False, **kwargs}
+    )
 
 
 def net(module_class: type[pl.LightningModule] = Net, **kwargs: Any) -> Any:
@@ -181,9 +183,11 @@ def test_repeats_start_from_the_same_weights_over_other_batches() -> None:
 
 
 def test_a_second_sweep_zooms_into_the_falling_part() -> None:
-    callback = finder(zoom=True)
+    callback = finder(zoom=True, num_repeats=2)
     fit([callback], max_epochs=1)
     result = callback.result
+    assert len(result.losses) == 1
+    assert len(result.zoom_losses) == 2
     assert len(result.zoom_lrs) == 35
     assert result.lrs[0] < result.zoom_lrs[0] < result.rules["half"] < result.zoom_lrs[-1] <= result.lrs[-1]
     assert result.num_steps > sum(loss == loss for loss in result.losses[0])

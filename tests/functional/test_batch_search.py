@@ -118,6 +118,15 @@ def test_a_budget_is_kept_and_the_answer_has_run(max_trials):
     assert search(100, max_trials=19, init_val=8).ended == "failure"
 
 
+@pytest.mark.parametrize("max_trials", range(1, 16))
+def test_a_margin_without_trials_left_answers_with_what_ran(max_trials):
+    for limit in range(1, 400):
+        found = search(limit, max_trials=max_trials, margin=0.1)
+        assert found.batch_size is None or (found.batch_size, True) in found.trials
+    assert search(3, max_trials=2, margin=0.1).trials == ((2, True), (4, False))
+    assert search(3, max_trials=2, margin=0.1).batch_size == 2
+
+
 def test_it_starts_where_it_is_told_on_the_grid():
     assert search(100, init_val=20).trials[0] == (20, True)
     assert search(100, init_val=20, round_to=8).trials[0] == (16, True)

@@ -97,6 +97,15 @@ def test_a_place_to_spare_far_below_what_a_float_can_hold():
     assert coverage_probability(size, 1000, 3) == 0.0
 
 
+def test_large_counts_beside_a_rare_class():
+    """Ten classes come for certain, 100000 times each; whether the rare one comes is one power."""
+    rare = 1 / (10 * 10**6 + 1)
+    for size in (10**6, 10**7):
+        missed = math.exp(size * math.log1p(-rare))
+        draws = check_draws([10**6] * 10 + [1], replacement=True)
+        assert log_coverage(draws, size, 1) == pytest.approx(math.log(1 - missed), abs=1e-7)
+
+
 @pytest.mark.parametrize(
     ("batch_size", "counts", "least"),
     [(20, [1] * 5, 2), (60, [50, 30, 15, 5], 2), (40, [8, 8, 8, 20, 40], 3), (90, [20] * 10, 3)],
