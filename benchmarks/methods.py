@@ -131,8 +131,8 @@ def fixed(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
 METHODS: tuple[Method, ...] = (
     ours("LRFinder"),
     ours("LRFinder(num_repeats=1)", num_repeats=1),
-    ours("LRFinder(zoom=True)", zoom=True),
-    ours("LRFinder(zoom=True, num_repeats=1)", zoom=True, num_repeats=1),
+    ours("LRFinder(zoom=False)", zoom=False),
+    ours("LRFinder(zoom=False, num_repeats=1)", zoom=False, num_repeats=1),
     lightning,
     torch_lr_finder,
     fastai,

@@ -38,8 +38,9 @@ runs that gave no suggestion; they are in no other column. *Steps*: median numbe
 Every finder runs with its defaults, the way its documentation shows it; torch-lr-finder starts at 1e-7 as in its
 README. fastai's four rules are computed by `lightning_hp.functional` on a sweep as fastai makes it (1e-7 to 10, 100
 steps, its early stop). Sweeps of these two do not depend on the schedule; they serve both forms. LRFinder is told
-nothing of the form: it sees the scheduler and chooses its rule by it; with `zoom=True` it sweeps a second time, over
-the falling part alone, and reads that. The fixed LRs of the last row are what one would write down without looking.
+nothing of the form: it sees the scheduler and chooses its rule by it. By default it sweeps the whole range once, then
+three times over the falling part alone, and reads those; with `zoom=False` it reads three sweeps of the whole range.
+The fixed LRs of the last row are what one would write down without looking.
 
 The best LR of a grid is picked after the fact, so a perfect rule would still show a regret of about the noise between
 seeds (0.2 to 1 point). The models are small, the trainings short and from scratch: fine-tuning of a pretrained network

@@ -18,7 +18,7 @@ from lightning_hp.functional.lr_suggestion import LRSuggestion, suggest_lr
 from lightning_hp.functional.lr_zoom import falling_part
 from lightning_hp.hyperparameters import LearningRate, is_parameter_free, write_home
 from lightning_hp.plotting import plot_lr_find
-from lightning_hp.range_test import range_test
+from lightning_hp.range_sweep import range_test
 from lightning_hp.rehearsal import (
     HOOKS_BEFORE_EPOCH,
     HOOKS_BEFORE_FIT,

@@ -1,13 +1,12 @@
 """The rehearsal: snapshot, step engine, restore. The one room that touches the Trainer's insides."""
 
+from lightning_hp.rehearsal.actors import changes_gradients, undecided_callbacks
 from lightning_hp.rehearsal.alone import rehearse_alone
 from lightning_hp.rehearsal.namespace import is_resuming, lightning_module_of, lightning_package, misconfiguration
 from lightning_hp.rehearsal.rehearsal import (
     HOOKS_BEFORE_EPOCH,
     HOOKS_BEFORE_FIT,
     Rehearsal,
-    changes_gradients,
-    undecided_callbacks,
 )
 from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot
 

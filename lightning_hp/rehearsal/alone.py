@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 
+from lightning_hp.rehearsal.actors import gradient_callbacks
 from lightning_hp.rehearsal.namespace import lightning_module_of, misconfiguration
-from lightning_hp.rehearsal.rehearsal import fresh_loop, gradient_callbacks, put_back_attributes
 from lightning_hp.rehearsal.silence import SilentLogger
-from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot
+from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot, put_back_dict
+from lightning_hp.rehearsal.understudy import fresh_loop
 
 _Result = TypeVar("_Result")
 
@@ -55,7 +56,7 @@ def rehearse_alone(
         inside.fit(pl_module, train_dataloaders=train_dataloaders, datamodule=datamodule)
     finally:
         for owner, attributes in surroundings:
-            put_back_attributes(owner, attributes)
+            put_back_dict(vars(owner), attributes)
         state.restore()
         streams.restore()
     result: _Result = errand.results[0]

@@ -9,21 +9,22 @@ has seen nothing, is put back, and with it every tensor, attribute, counter and 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning import Callback
 from torch import Tensor
-from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
+from lightning_hp.rehearsal.actors import gradient_callbacks
 from lightning_hp.rehearsal.loaders import copy_loaders, loader_roots
 from lightning_hp.rehearsal.namespace import lightning_module_of, misconfiguration
+from lightning_hp.rehearsal.recorder import LossRecorder
+from lightning_hp.rehearsal.refusals import refuse_one_way_data, refuse_what_cannot_be_rehearsed
 from lightning_hp.rehearsal.silence import SilentLogger
-from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot
+from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot, put_back_dict
+from lightning_hp.rehearsal.understudy import make_understudy
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -32,40 +33,8 @@ if TYPE_CHECKING:
 HOOKS_BEFORE_FIT = ("on_fit_start", "on_train_start", "on_train_epoch_start")
 HOOKS_BEFORE_EPOCH = ("on_train_epoch_start",)
 
-_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy")
-# Lightning's own callback that decides how many batches make a step.
-_STEP_CALLBACKS = ("GradientAccumulationScheduler",)
-# Callbacks of these packages are known: what they have to say, they say.
-_LIBRARIES = ("lightning", "pytorch_lightning", "lightning_hp")
-_STEP_HOOKS = (
-    "on_train_start",
-    "on_train_batch_start",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_before_zero_grad",
-)
 # A training that does not step within so many batches never will.
 _PATIENCE = 1000
-
-
-def changes_gradients(callback: Any) -> bool:
-    """Whether a callback is part of what a training step *is*, and so acts in a rehearsal.
-
-    A callback says so with a class attribute ``changes_gradients = True``. It then sees every hook of the batch, the
-    backward pass and the optimizer step, and ``on_train_start`` and ``on_train_epoch_start`` before the first one; it
-    must be ready after ``setup``. Its attributes are put back afterwards like everything else. Say it of callbacks
-    that freeze layers, mix samples, or edit gradients, not of those that watch.
-
-    Example:
-        >>> class NoisyGradients(Callback):
-        ...     changes_gradients = True
-        >>> changes_gradients(NoisyGradients()), changes_gradients(Callback())
-        (True, False)
-
-    """
-    declared = bool(getattr(callback, "changes_gradients", False))
-    return declared or any(base.__name__ in _STEP_CALLBACKS for base in type(callback).__mro__)
 
 
 class Rehearsal:
@@ -98,7 +67,7 @@ class Rehearsal:
         self._module = pl_module
         self._hooks = tuple(hooks)
         self._call = lightning_module_of(trainer, "trainer.call")
-        self._recorder = _Recorder()
+        self._recorder = LossRecorder()
         self._passes = 0
         self._undo = ExitStack()
 
@@ -108,7 +77,7 @@ class Rehearsal:
         return list(self.trainer.strategy.optimizers)
 
     def __enter__(self) -> Rehearsal:
-        self._refuse_what_cannot_be_rehearsed()
+        refuse_what_cannot_be_rehearsed(self.trainer, self._module)
         with ExitStack() as undo:  # a failure in here undoes what was begun
             self._prepare(undo)
             self._undo = undo.pop_all()
@@ -156,7 +125,7 @@ class Rehearsal:
     def rewind(self) -> None:
         """Puts model, optimizers, scaler and callbacks back to the start. The data and the dice go on."""
         self._state.restore()
-        put_back_attributes(self.trainer, self._settings)
+        put_back_dict(vars(self.trainer), self._settings)
         self._run_hooks()
 
     def _prepare(self, undo: ExitStack) -> None:
@@ -165,14 +134,14 @@ class Rehearsal:
         undo.callback(RandomStreams(strategy.root_device).restore)
         undo.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         for owner in (trainer, strategy):
-            undo.callback(put_back_attributes, owner, dict(vars(owner)))
+            undo.callback(put_back_dict, vars(owner), dict(vars(owner)))
         self._state = Snapshot(*self._owners_of_state(), data=[d for d in [trainer.datamodule] if d is not None])
         undo.callback(self._state.restore)
         undo.callback(_reshard, self._module)
         loaders = self._request_loaders()
         data = Snapshot(data=loader_roots(loaders))
         undo.callback(data.restore)
-        self._refuse_one_way_data(self._state.one_way + data.one_way)
+        refuse_one_way_data(self.trainer, self._state.one_way + data.one_way)
         self._install(loaders)
         undo.callback(self._end_workers)
         self._begin()
@@ -200,7 +169,7 @@ class Rehearsal:
     def _install(self, loaders: Any) -> None:
         """Puts the understudy and its silent surroundings in place."""
         trainer = self.trainer
-        self._loop = _understudy(trainer, loaders)
+        self._loop = make_understudy(trainer, loaders)
         trainer.fit_loop = self._loop
         trainer.callbacks = [*gradient_callbacks(trainer), self._recorder]
         trainer._loggers = [SilentLogger(logger) for logger in trainer.loggers]
@@ -261,118 +230,6 @@ class Rehearsal:
         if self._loop._data_fetcher is not None:
             self._loop._data_fetcher.teardown()
 
-    def _refuse_what_cannot_be_rehearsed(self) -> None:
-        trainer = self.trainer
-        strategy = trainer.strategy
-        if not any(base.__name__ in _STRATEGIES for base in type(strategy).__mro__):
-            raise misconfiguration(
-                trainer,
-                "Expected a strategy whose training can be put back exactly (single device, DDP, FSDP2 through"
-                f" ModelParallelStrategy), got {type(strategy).__name__}. Tune under one of these.",
-            )
-        if not strategy.optimizers or type(strategy.optimizers[0]).__name__ == "_MockOptimizer":
-            raise misconfiguration(
-                trainer, "Expected `configure_optimizers` to return an optimizer, got none: there is nothing to tune."
-            )
-        if trainer.limit_train_batches == 0:
-            raise misconfiguration(trainer, "Expected training batches to rehearse, got `limit_train_batches=0`.")
-        lazy = [name for name, parameter in self._module.named_parameters() if _is_uninitialized(parameter)]
-        if lazy:
-            raise misconfiguration(
-                trainer,
-                f"Expected initialized parameters, got uninitialized lazy ones: {', '.join(lazy[:3])}. Run one batch"
-                " through the model before `fit`.",
-            )
-
-    def _refuse_one_way_data(self, one_way: list[str]) -> None:
-        if one_way:
-            raise misconfiguration(
-                self.trainer,
-                f"Expected training data that can be started again, got {', '.join(one_way[:3])}: what a rehearsal"
-                " draws from it would be lost to the training. Build the iterator inside `__iter__`, or give the data"
-                " `state_dict` and `load_state_dict`, or use a loader with workers.",
-            )
-
-
-class _Recorder(Callback):
-    """Keeps the loss of every batch of a step."""
-
-    def __init__(self) -> None:
-        self.losses: list[Tensor] = []
-        self._backward: list[Tensor] = []
-
-    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        if not pl_module.automatic_optimization:
-            self._backward.append(loss.detach())
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if pl_module.automatic_optimization:
-            if isinstance(loss, Tensor):
-                self.losses.append(loss * trainer.accumulate_grad_batches)  # Lightning divided it
-        else:
-            self._record_manual(trainer, loss)
-
-    def _record_manual(self, trainer: pl.Trainer, loss: Any) -> None:
-        backward, self._backward = self._backward, []
-        if isinstance(loss, Tensor):
-            self.losses.append(loss.detach())
-        elif len(trainer.strategy.optimizers) > 1:
-            raise misconfiguration(
-                trainer,
-                f"Expected `training_step` to return the loss that {len(trainer.strategy.optimizers)} optimizers"
-                " together bring down, got none. Return it; if there is no such loss (a GAN), tune without a finder.",
-            )
-        elif backward:
-            scaler = getattr(trainer.precision_plugin, "scaler", None)
-            scale = scaler.get_scale() if scaler is not None else 1.0
-            self.losses.append(torch.stack(backward).sum() / scale)
-
-
-def undecided_callbacks(trainer: Any) -> list[str]:
-    """Class names of the user's own callbacks that could shape a step and do not say whether they do."""
-    return [
-        type(callback).__name__
-        for callback in trainer.callbacks
-        if not hasattr(callback, "changes_gradients")
-        and type(callback).__module__.partition(".")[0] not in _LIBRARIES
-        and any(getattr(type(callback), hook) is not getattr(Callback, hook) for hook in _STEP_HOOKS)
-    ]
-
-
-def _is_uninitialized(parameter: Any) -> bool:
-    return isinstance(parameter, UninitializedParameter)
-
-
-def gradient_callbacks(trainer: Any) -> list[Any]:
-    """The callbacks of a Trainer that act in a rehearsal."""
-    return [callback for callback in trainer.callbacks if changes_gradients(callback)]
-
-
-def fresh_loop(trainer: Any) -> Any:
-    """A fit loop that has not begun, with the limits of the Trainer's own."""
-    loop = trainer.fit_loop
-    fresh: Any = type(loop)(trainer, min_epochs=loop.min_epochs, max_epochs=loop.max_epochs)
-    fresh.epoch_loop = type(loop.epoch_loop)(trainer, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps)
-    return fresh
-
-
-def _understudy(trainer: Any, loaders: Any) -> Any:
-    """A fit loop like the Trainer's, at the same place in the training, over other loaders."""
-    loop, understudy = trainer.fit_loop, fresh_loop(trainer)
-    for ours, theirs, names in (
-        (understudy, loop, ("epoch_progress",)),
-        (understudy.epoch_loop, loop.epoch_loop, ("batch_progress", "_batches_that_stepped")),
-        (understudy.epoch_loop.automatic_optimization, loop.epoch_loop.automatic_optimization, ("optim_progress",)),
-        (understudy.epoch_loop.manual_optimization, loop.epoch_loop.manual_optimization, ("optim_step_progress",)),
-    ):
-        for name in names:
-            setattr(ours, name, copy.deepcopy(getattr(theirs, name)))
-    understudy._data_source = type(loop._data_source)(loaders, loop._data_source.name)
-    return understudy
-
 
 def _reshard(module: torch.nn.Module) -> None:
     """Between forward and backward FSDP2 holds gathered weights: after a failure there, back to the shards."""
@@ -380,14 +237,6 @@ def _reshard(module: torch.nn.Module) -> None:
         reshard = getattr(child, "reshard", None)
         if callable(reshard) and hasattr(child, "unshard"):
             reshard()
-
-
-def put_back_attributes(owner: Any, saved: dict[str, Any]) -> None:
-    """Makes ``vars(owner)`` what it was: the same names for the same objects."""
-    live = vars(owner)
-    for name in live.keys() - saved.keys():
-        del live[name]
-    live.update(saved)
 
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:

@@ -121,7 +121,7 @@ class Snapshot:
         elif (undo := _undo_random_stream(thing)) is not None:
             self._undo.append(undo)
         elif isinstance(thing, dict):
-            self._undo.append(partial(_put_back_dict, thing, dict(thing)))
+            self._undo.append(partial(put_back_dict, thing, dict(thing)))
             if len(thing) <= MAX_DESCEND:
                 for key, value in list(thing.items()):
                     self._queue.append((key, path, is_data))
@@ -320,7 +320,8 @@ def _put_back_file(file: io.IOBase, position: int) -> None:
         file.seek(position)
 
 
-def _put_back_dict(live: dict[Any, Any], saved: dict[Any, Any]) -> None:
+def put_back_dict(live: dict[Any, Any], saved: dict[Any, Any]) -> None:
+    """Makes ``live`` hold what ``saved`` holds, in its order, and writes nothing where it does."""
     if len(live) == len(saved) and list(live) == list(saved):
         for key, value in saved.items():
             if live[key] is not value:
