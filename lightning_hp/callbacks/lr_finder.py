@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
 from lightning_hp.functional.lr_steps import lr_range
-from lightning_hp.functional.lr_suggestion import LRSuggestion, suggest_lr
+from lightning_hp.functional.lr_suggestion import suggest_lr
 from lightning_hp.functional.lr_zoom import falling_part
 from lightning_hp.hyperparameters import LearningRate, is_parameter_free, write_home
 from lightning_hp.plotting import plot_lr_find
@@ -72,8 +72,9 @@ class LRFinder(pl.Callback):
             fall and the edge of the explosion. The rules of other finders: ``"steepest"`` (per factor of the rate),
             ``"valley"``, ``"slide"``, ``"minimum"`` (a tenth of the rate at the minimum), ``"half"`` (half-way down).
             All are computed, and marked in the figure.
-        zoom: Look twice: one sweep finds the part where the loss falls, and ``num_repeats`` sweeps of half as many
-            steps over that part alone are read. ``False``: read ``num_repeats`` sweeps over the whole range.
+        zoom: Look twice: one sweep (``num_repeats`` where one is too noisy) finds the part where the loss falls, and
+            ``num_repeats`` sweeps of half as many steps over that part alone are read. ``False``: read
+            ``num_repeats`` sweeps over the whole range.
         update_attr: Set the rate that was found. ``False``: only report it.
         attr_name: Where your model keeps its learning rate, if not in ``lr`` or ``learning_rate``: the name of an
             attribute or of an entry in ``hparams``; dots reach into nested ones.
@@ -92,7 +93,7 @@ class LRFinder(pl.Callback):
             started again, a strategy other than single device, DDP and FSDP2, lazy layers without a shape), if there is
             no learning rate, or if a schedule could not be moved to another rate.
 
-    Costs at most 280 training steps by default (112, then 3 times 56), each as long as a step of ``fit`` takes, and one
+    Costs some 280 training steps by default (112, then 3 times 56), each as long as a step of ``fit`` takes, and one
     copy of the weights and the optimizer state in host memory.
 
     Where it does not help: parameter-free optimizers (Prodigy, D-Adaptation, DoG) are skipped, their ``lr`` is not a
@@ -276,20 +277,25 @@ class LRFinder(pl.Callback):
             rule = "one_cycle" if learning_rate.is_one_cycle else "fall"
         with _progress_bar(trainer) as on_step, Rehearsal(trainer, pl_module, hooks) as rehearsal:
 
-            def sweep(lrs: Sequence[float], num_repeats: int) -> tuple[list[list[float]], LRSuggestion, float]:
-                started = time.monotonic()
-                losses = range_test(rehearsal, learning_rate, lrs, self._early_stop_threshold, num_repeats, on_step)
-                return losses, suggest_lr(lrs, losses), time.monotonic() - started
+            def sweep(lrs: Sequence[float], num_repeats: int) -> list[list[float]]:
+                return range_test(rehearsal, learning_rate, lrs, self._early_stop_threshold, num_repeats, on_step)
 
-            # With a second look to come, the first has only to find the place.
-            losses, suggestion, seconds = sweep(self._lrs, 1 if self._zoom else self._num_repeats)
+            started = time.monotonic()
+            # With a second look to come, the first has only to find the place: one sweep, and more if it cannot.
+            losses = sweep(self._lrs, 1 if self._zoom else self._num_repeats)
+            suggestion = suggest_lr(self._lrs, losses)
+            if suggestion.lr is None and len(losses) < self._num_repeats:
+                losses += sweep(self._lrs, self._num_repeats - len(losses))
+                suggestion = suggest_lr(self._lrs, losses)
+            seconds = time.monotonic() - started
             result = LRFindResult.from_sweep(
                 self._lrs, losses, suggestion, lr_before=learning_rate.value, rule=rule, seconds=seconds
             )
             if self._zoom and (part := falling_part(self._lrs, suggestion)) is not None:
                 lrs = lr_range(part[0], part[1], max(_MIN_STEPS, len(self._lrs) // 2)).tolist()
-                losses, suggestion, seconds = sweep(lrs, self._num_repeats)
-                result = result.zoomed(lrs, losses, suggestion, seconds)
+                losses = sweep(lrs, self._num_repeats)
+                seconds = time.monotonic() - started - seconds
+                result = result.zoomed(lrs, losses, suggest_lr(lrs, losses), seconds)
         return result
 
     def _report(self, trainer: pl.Trainer, result: LRFindResult) -> None:
