@@ -23,6 +23,8 @@ RULES: Mapping[str, str] = {
     "minimum": "minimum / 10",
 }
 
+_READ_FROM_THE_PART = ("fall", "one_cycle", "half")
+
 
 @dataclass(frozen=True)
 class LRFindResult:
@@ -134,6 +136,8 @@ class LRFindResult:
 
     def zoomed(self, lrs: ArrayLike, losses: ArrayLike, suggestion: LRSuggestion, seconds: float = 0.0) -> LRFindResult:
         """The result after a second sweep over the falling part, which has the say unless it shows too little.
+
+        The rules of other tools keep what they read from the whole sweep, which is what they are made for.
 
         Args:
             lrs: Learning rates of the second sweep, shape (steps,).

@@ -160,6 +160,19 @@ def test_a_zoomed_sweep_has_the_say():
     assert LRFindResult.from_dict(zoomed.to_dict()).to_dict() == zoomed.to_dict()
 
 
+def test_after_a_zoom_the_rules_of_others_and_the_edge_are_those_of_the_whole_sweep():
+    wide = result()
+    lrs = lr_range(1e-5, wide.edge, 70)
+    part = suggest_lr(lrs, sweep(2, lrs))
+    zoomed = wide.zoomed(lrs, sweep(2, lrs), part)
+    for name in ("steepest", "valley", "slide", "minimum"):
+        assert zoomed.rules[name] == wide.rules[name]
+    for name in ("fall", "one_cycle", "half"):
+        assert zoomed.rules[name] == part.rules[name]
+    assert part.edge is None
+    assert (zoomed.edge, zoomed.note) == (wide.edge, wide.note)
+
+
 def test_a_zoomed_sweep_that_shows_too_little_does_not():
     wide, lrs = result(), lr_range(1e-4, 1e-2, 20)
     zoomed = wide.zoomed(lrs, np.full(20, 2.3), suggest_lr(lrs, np.full(20, 2.3)))
