@@ -157,7 +157,12 @@ class LRFindResult:
             num_steps=self.num_steps + _num_steps(losses),
             seconds=self.seconds + float(seconds),
         )
-        return result if suggestion.lr is None else _with_reading(result, suggestion)
+        if suggestion.lr is None:
+            return result
+        rules = {**self.rules, **{name: suggestion.rules[name] for name in _READ_FROM_THE_PART}}
+        if self.edge is not None and suggestion.edge is None:  # the part ends where the whole sweep saw the edge
+            suggestion = replace(suggestion, edge=self.edge, note=self.note)
+        return _with_reading(result, replace(suggestion, rules=rules))
 
     def used(self, lr: float) -> LRFindResult:
         """The same result, with ``lr`` as the learning rate that is used from now on."""
