@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, WeightedRandomSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_hp import LRFinder
 from lightning_hp.rehearsal import Rehearsal
@@ -186,6 +187,8 @@ TRAININGS = [
     Training("overfit_batches", {}, lambda: loader(), lambda: {"overfit_batches": 2}),
     Training("iterable", {}, lambda: loader(dataset=Stream())),
     Training("stateful_loader", {}, StatefulLoader, lambda: {"limit_train_batches": 5}),
+    Training("torchdata_loader", {}, lambda: StatefulDataLoader(Samples(augment=True), BATCH_SIZE, shuffle=True)),
+    Training("torchdata_workers", {}, lambda: StatefulDataLoader(Samples(), BATCH_SIZE, shuffle=True, num_workers=1)),
     Training("workers", {}, lambda: loader(shuffle=True, num_workers=2)),
     Training("persistent_workers", {}, lambda: loader(shuffle=True, num_workers=1, persistent_workers=True)),
     Training(
