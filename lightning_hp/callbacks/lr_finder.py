@@ -299,8 +299,9 @@ class LRFinder(pl.Callback):
         return result
 
     def _report(self, trainer: pl.Trainer, result: LRFindResult) -> None:
-        """Puts the answer where the user looks: the terminal and the loggers."""
-        rank_zero_info(f"LRFinder: {result}")
+        """Puts the answer where the user looks: the terminal, which has heard of a refusal already, and the loggers."""
+        if result.suggestion is not None:
+            rank_zero_info(f"LRFinder: {result}")
         step = trainer.global_step
         scalars = {"found": result.suggestion, "used": result.lr_used, "before": result.lr_before}
         log_scalars(trainer, {f"lr_finder/lr_{name}": lr for name, lr in scalars.items()}, step)

@@ -45,7 +45,7 @@ def rehearse_alone(
     """
     inside: Any = trainer
     _refuse_what_cannot_come_back(inside)
-    streams = RandomStreams()
+    streams = RandomStreams(inside.strategy.root_device)
     surroundings = [(owner, dict(vars(owner))) for owner in _owners_of_settings(inside)]
     state = Snapshot(pl_module, data=[] if datamodule is None else [datamodule])
     errand = _Errand(act)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lightning_hp.rehearsal.actors import gradient_callbacks
 from lightning_hp.rehearsal.loaders import copy_loaders, loader_roots
@@ -70,11 +69,6 @@ class Rehearsal:
         self._recorder = LossRecorder()
         self._passes = 0
         self._undo = ExitStack()
-
-    @property
-    def optimizers(self) -> list[Optimizer]:
-        """The optimizers that the steps use."""
-        return list(self.trainer.strategy.optimizers)
 
     def __enter__(self) -> Rehearsal:
         refuse_what_cannot_be_rehearsed(self.trainer, self._module)

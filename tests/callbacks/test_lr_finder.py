@@ -133,6 +133,7 @@ def test_when_nothing_is_learned_the_users_rate_stays_and_it_is_said_once(caplog
     said = [record.message for record in caplog.records if "the learning rate stays 0.05" in record.message]
     assert len(said) == 1
     assert callback.result.reason in said[0]
+    assert sum(callback.result.reason in record.message for record in caplog.records) == 1
     assert_same_training(run, fit([], net(NothingToLearn)))
 
 
