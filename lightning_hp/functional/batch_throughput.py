@@ -34,7 +34,7 @@ def throughput_knee(samples_per_second: Mapping[int, ArrayLike], within: float =
         8
 
     """
-    medians = _medians(samples_per_second)
+    medians = medians_of(samples_per_second)
     check_probability("within", within)
     best = max(medians.values())
     return min(size for size, median in medians.items() if median >= (1 - within) * best)
@@ -65,7 +65,7 @@ def throughput_is_flat(samples_per_second: Mapping[int, ArrayLike], within: floa
         (False, True)
 
     """
-    medians = [median for _, median in sorted(_medians(samples_per_second).items())]
+    medians = [median for _, median in sorted(medians_of(samples_per_second).items())]
     check_probability("within", within)
     if len(medians) < 3:
         return False
@@ -73,7 +73,7 @@ def throughput_is_flat(samples_per_second: Mapping[int, ArrayLike], within: floa
     return max(previous, last) < (1 + within) * max(before) and last < (1 + within) * previous
 
 
-def _medians(samples_per_second: Mapping[int, ArrayLike]) -> dict[int, float]:
+def medians_of(samples_per_second: Mapping[int, ArrayLike]) -> dict[int, float]:
     """One throughput for each size."""
     if not samples_per_second:
         raise ValueError("Expected `samples_per_second` of one batch size or more, but got none.")

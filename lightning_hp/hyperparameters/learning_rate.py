@@ -18,6 +18,7 @@ from lightning_hp.hyperparameters.live import (
     refuse_what_cannot_be_rebased,
     refuse_without_rates,
 )
+from lightning_hp.hyperparameters.probe import is_repeatable
 from lightning_hp.hyperparameters.scaling import is_rate, scale
 from lightning_hp.rehearsal import RandomStreams, lightning_module_of, misconfiguration
 
@@ -198,13 +199,33 @@ class LearningRate:
             self._rebase(lr)
         self.value = lr
 
+    def renew(self) -> None:
+        """Builds optimizers and schedulers anew, at the same rate: what else they depend on is another now.
+
+        A schedule may be as long as the training has steps, which a new batch size changes. Midway, or where
+        ``configure_optimizers`` puts hooks on parameters, nothing happens.
+        """
+        if has_begun(self._trainer, self._module):
+            return
+        if self.home.probe.repeatable if self.home is not None else is_repeatable(self._trainer, self._module):
+            self._build()
+
     def _rebuild(self, home: Home, lr: float) -> None:
-        strategy = self._trainer.strategy
-        streams = RandomStreams(strategy.root_device)
         held = [(place, place.read()) for place in home.attribute.places]
         try:
             for place, _ in held:
                 place.write(lr)
+            self._build()
+        except BaseException:
+            for place, value in held:
+                place.write(value)
+            raise
+        home.attribute.write(lr)
+
+    def _build(self) -> None:
+        strategy = self._trainer.strategy
+        streams = RandomStreams(strategy.root_device)
+        try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # `fit` has said it already
                 strategy.setup_optimizers(self._trainer)
@@ -216,13 +237,8 @@ class LearningRate:
             )
             strategies = lightning_module_of(self._trainer, "strategies.strategy")
             strategies._optimizers_to_device(strategy.optimizers, strategy.root_device)
-        except BaseException:
-            for place, value in held:
-                place.write(value)
-            raise
         finally:
             streams.restore()
-        home.attribute.write(lr)
 
     def _rebase(self, lr: float) -> None:
         configured = configured_in(self._trainer)
