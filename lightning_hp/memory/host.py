@@ -98,7 +98,10 @@ def _peak_of_kernel(quantity: Quantity) -> Callable[[], int | None] | None:
     if quantity == "resident":
         return (lambda: status("VmHWM")[0]) if _LINUX and _reset_resident_peak() else None
     if quantity == "address space":
-        before = status("VmPeak")[0]
+        try:
+            before = status("VmPeak")[0]
+        except KeyError:  # a kernel that is Linux in part, such as gVisor
+            return None
         return lambda: peak if (peak := status("VmPeak")[0]) > before else None
     return None
 

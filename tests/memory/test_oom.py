@@ -199,9 +199,12 @@ class Worker(Dataset):
         ("bug", False),
     ],
 )
-def test_in_a_worker_of_a_real_loader(way: str, expected: bool) -> None:
+def test_in_a_worker_of_a_real_loader(way: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)  # else torch may wait 5 s at the end
+    iterator = iter(DataLoader(Worker(way), num_workers=1))
     with pytest.raises((RuntimeError, MemoryError, OSError)) as caught:
-        list(DataLoader(Worker(way), num_workers=1))
+        next(iterator)
+    iterator._shutdown_workers()
     assert is_out_of_memory(caught.value) is expected, repr(caught.value)
     if way == "bug":
         assert "CUDA out of memory" in str(caught.value)
