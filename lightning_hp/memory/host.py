@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -34,15 +34,16 @@ class HostMeter:
     """
 
     def __init__(self, share: float) -> None:
+        with Sampler(int, _PERIOD):  # glibc gives a first thread 72 MiB of address space, which the next ones inherit
+            pass
         trim_heap()  # what malloc keeps free would count as in use, and a trial would then use it unseen
         tightest = min(host_limits(), key=lambda limit: limit.room * (share if limit.kills else 1))
         room = int(tightest.room * share) if tightest.kills else tightest.room
         self.budget = Budget(room, tightest.source, tightest.kills)
         self.quantity = tightest.quantity
         self._read = _READ[self.quantity]
-        self._children = children_resident if self.quantity == "resident" else _none
         self._at_start = self._read()
-        self._children_at_start = self._children()
+        self._children_at_start = children_resident()
 
     @contextmanager
     def measure(self) -> Iterator[Peak]:
@@ -50,10 +51,10 @@ class HostMeter:
         peak = Peak()
         trim_heap()
         of_kernel = _peak_of_kernel(self.quantity)
-        own = Sampler(self._read, _IDLE_PERIOD if of_kernel and self.quantity == "resident" else _PERIOD)
-        children = Sampler(self._children, _CHILDREN_PERIOD)
+        own, children = self._own(of_kernel), Sampler(children_resident, _CHILDREN_PERIOD)
         try:
-            with own, children:
+            # Limits on address space and data are for each process by itself.
+            with own, children if self.quantity == "resident" else nullcontext():
                 yield peak
         finally:
             highest = of_kernel() if of_kernel else None
@@ -61,6 +62,9 @@ class HostMeter:
             highest = own.largest if highest is None else highest
             workers = max(0, children.largest - self._children_at_start)
             peak.bytes = max(0, highest - self._at_start) + workers
+
+    def _own(self, of_kernel: Callable[[], int | None] | None) -> Sampler:
+        return Sampler(self._read, _IDLE_PERIOD if of_kernel and self.quantity == "resident" else _PERIOD)
 
 
 def resident() -> int:
@@ -94,13 +98,12 @@ def _peak_of_kernel(quantity: Quantity) -> Callable[[], int | None] | None:
     if quantity == "resident":
         return (lambda: status("VmHWM")[0]) if _LINUX and _reset_resident_peak() else None
     if quantity == "address space":
-        before = status("VmPeak")[0]
+        try:
+            before = status("VmPeak")[0]
+        except KeyError:  # a kernel that is Linux in part, such as gVisor
+            return None
         return lambda: peak if (peak := status("VmPeak")[0]) > before else None
     return None
-
-
-def _none() -> int:
-    return 0
 
 
 _READ: dict[Quantity, Callable[[], int]] = {

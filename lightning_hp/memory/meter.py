@@ -79,11 +79,11 @@ def memory_meter(device: torch.device | str, share: float = 0.9) -> MemoryMeter:
     Raises:
         ValueError: If ``share`` is out of its range.
 
-    Costs what the device keeps cached, which is given back at the start of each trial, and on the host two threads that
-    read a few times a second. Nothing waits for the device within a trial. It resets the peaks that torch and Linux
-    keep for this process (``max_memory_allocated``, ``VmHWM``), which cannot be put back. Does not help for the host
-    memory of a training on an accelerator, nor on a device whose module in torch tells nothing: the budget is then
-    not known.
+    Costs what the device keeps cached, which is given back at the start of each trial. Nothing asks or waits for the
+    device within a trial; on the host two threads look at ``/proc``, for a twentieth of a core at most each. The peaks
+    that torch and Linux keep for this process (``max_memory_allocated``, ``VmHWM``) start anew and cannot be put back.
+    Does not help for the host memory of a training on an accelerator, nor on a device whose module in torch tells
+    nothing: the budget is then not known.
 
     Source: the counters of torch's allocators and of Linux.
 

@@ -73,7 +73,7 @@ def test_the_peak_is_what_was_allocated(monkeypatch: pytest.MonkeyPatch, quantit
     meter = a_meter(monkeypatch, quantity)
     sizes = [256, 64, 128]  # the second and the third lie below a peak that the process has had
     peaks = [measured(meter, size) for size in sizes]
-    assert [peak.bytes / MIB for peak in peaks] == pytest.approx(sizes, rel=0.04)
+    assert [peak.bytes / MIB for peak in peaks] == pytest.approx(sizes, rel=0.02, abs=5)
     assert all(peak.sampled == (quantity != "resident") for peak in peaks[1:])
 
 
@@ -85,7 +85,7 @@ def test_a_new_peak_of_address_space_is_seen_however_short_it_is(monkeypatch: py
     with meter.measure() as peak:
         torch.empty(size, MIB, dtype=torch.uint8)
     assert not peak.sampled
-    assert peak.bytes / MIB == pytest.approx(size, rel=0.04)
+    assert peak.bytes / MIB == pytest.approx(size, rel=0.02, abs=5)
 
 
 def test_where_the_kernel_does_not_help_the_sampler_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,14 +94,14 @@ def test_where_the_kernel_does_not_help_the_sampler_finds_the_same(monkeypatch: 
     for size in (256, 64):
         peak = measured(meter, size)
         assert peak.sampled
-        assert peak.bytes / MIB == pytest.approx(size, rel=0.04)
+        assert peak.bytes / MIB == pytest.approx(size, rel=0.02, abs=5)
 
 
 def test_elsewhere_than_on_linux_psutil_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_LINUX", False)
     peak = measured(a_meter(monkeypatch, "resident"), 128)
     assert peak.sampled
-    assert peak.bytes / MIB == pytest.approx(128, rel=0.04)
+    assert peak.bytes / MIB == pytest.approx(128, rel=0.02, abs=5)
 
 
 def test_the_zero_is_when_the_meter_was_made_so_what_stays_counts_in_every_trial(
@@ -109,18 +109,29 @@ def test_the_zero_is_when_the_meter_was_made_so_what_stays_counts_in_every_trial
 ) -> None:
     meter = a_meter(monkeypatch, "resident")
     state = touch(64)  # as the state of an optimizer, which comes with the first step
-    assert measured(meter, 64).bytes / MIB == pytest.approx(128, rel=0.04)
+    assert measured(meter, 64).bytes / MIB == pytest.approx(128, rel=0.02, abs=5)
     del state
-    assert measured(meter, 64).bytes / MIB == pytest.approx(64, rel=0.04)
+    assert measured(meter, 64).bytes / MIB == pytest.approx(64, rel=0.02, abs=5)
 
 
 def test_after_an_error_the_peak_is_there_and_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     meter = a_meter(monkeypatch, "resident")
     with pytest.raises(KeyError), meter.measure() as peak:
-        touch(64)
-        raise KeyError
-    assert peak.bytes / MIB == pytest.approx(64, rel=0.04)
+        {}[touch(64)]
+    assert peak.bytes / MIB == pytest.approx(64, rel=0.02, abs=5)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lightning_hp")]
+
+
+@LINUX
+def test_measuring_takes_no_address_space_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that starts while the last one ends gets 64 MiB for its heap, where the limit is on address space."""
+    meter = a_meter(monkeypatch, "address space")
+    before = host.status("VmSize", "VmPeak")
+    for _ in range(20):
+        with meter.measure() as peak:
+            pass
+        assert peak.bytes < 2 * MIB
+    assert host.status("VmSize", "VmPeak") == pytest.approx(before, abs=2 * MIB)
 
 
 @contextmanager
@@ -193,46 +204,48 @@ from lightning_hp.memory import attempt, memory_meter
 from lightning_hp.memory.limits import status
 
 torch.set_num_threads(1)
-net = torch.nn.Sequential(*[layer for _ in range(6) for layer in (torch.nn.Linear(512, 512), torch.nn.ReLU())])
+net = torch.nn.Sequential(*[layer for _ in range(4) for layer in (torch.nn.Linear(64, 64), torch.nn.ReLU())])
 optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
 
 def train(batch_size):
     for _ in range(2):
         optimizer.zero_grad()
-        net(torch.ones(batch_size, 512)).square().mean().backward()
+        net(torch.ones(batch_size, 64)).square().mean().backward()
         optimizer.step()
 
 train(2)
-resource.setrlimit(resource.RLIMIT_AS, (status("VmSize")[0] + 500 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (status("VmSize")[0] + 240 * 2**20,) * 2)
 meter = memory_meter("cpu")
-print(meter.budget.source, round(meter.budget.bytes / 2**20), meter.budget.kills, sep=", ")
+print(meter.budget.source, meter.budget.kills, sep=", ")
+peaks = {}
 
-def largest(run, start):
-    return search_batch_size(lambda size: attempt(lambda: run(size), "cpu")[1] is None, init_val=start, max_val=10**6,
-                             tolerance=0.01).batch_size
-
-print(largest(lambda mib: torch.empty(mib, 2**20, dtype=torch.uint8), 16) * 2**20 / meter.budget.bytes)
-
-points = []
-for batch_size in (2048, 4096):
+def fits(batch_size):
     with meter.measure() as peak:
-        train(batch_size)
-    points.append((batch_size, peak.bytes))
-print(predict_batch_size(points, meter.budget.bytes) / largest(train, 512))
+        _, oom = attempt(lambda: train(batch_size), "cpu")
+    if oom is None:
+        peaks[batch_size] = peak
+        assert peak.fits(meter.budget)
+    return oom is None
+
+found = search_batch_size(fits, init_val=8192, max_val=10**6, tolerance=0.04).batch_size
+print(peaks[found].bytes / meter.budget.bytes)
+exact = [(size, peak.bytes) for size, peak in peaks.items() if not peak.sampled]
+print(predict_batch_size(exact[:2], meter.budget.bytes) / found)
 """
 
 
 @LINUX
-def test_under_a_real_limit_the_budget_and_the_prediction_meet_where_allocation_fails() -> None:
+def test_under_a_real_limit_the_peak_is_the_budget_where_allocation_fails() -> None:
     run = subprocess.run(
         [sys.executable, "-c", RLIMIT],
         capture_output=True,
         text=True,
         timeout=240,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        # A fixed threshold: by itself glibc raises it, and then keeps holes in the heap that depend on what ran before.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "131072"},
     )
     assert run.returncode == 0, run.stderr
-    bound, allocation, training = run.stdout.splitlines()
-    assert bound == "RLIMIT_AS (ulimit -v), 500, False"
-    assert float(allocation) == pytest.approx(1, rel=0.02)
-    assert float(training) == pytest.approx(1, rel=0.1)
+    bound, peak, predicted = run.stdout.splitlines()
+    assert bound == "RLIMIT_AS (ulimit -v), False"
+    assert 0.9 <= float(peak) <= 1
+    assert float(predicted) == pytest.approx(1, rel=0.08)

@@ -139,13 +139,14 @@ def test_the_machine_is_always_a_limit_that_kills(monkeypatch: pytest.MonkeyPatc
 
 
 CODE = """
-import resource
+import resource, sys
 from lightning_hp.memory.limits import host_limits, status
 resource.setrlimit(resource.RLIMIT_AS, (status("VmSize")[0] + 300 * 2**20,) * 2)
 resource.setrlimit(resource.RLIMIT_DATA, (status("VmData")[0] + 200 * 2**20, -1))
 for limit in host_limits():
     if not limit.kills:
         print(limit.source, limit.quantity, round(limit.room / 2**20), sep=", ")
+print({"lightning", "pytorch_lightning"} & sys.modules.keys())
 """
 
 
@@ -161,6 +162,7 @@ def test_the_resource_limits_of_a_real_process() -> None:
     assert run.stdout.splitlines() == [
         "RLIMIT_AS (ulimit -v), address space, 300",
         "RLIMIT_DATA (ulimit -d), data, 200",
+        "set()",  # this room knows nothing of Lightning
     ], run.stderr
 
 

@@ -30,8 +30,10 @@ OUT_OF_MEMORY = [
     "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
     "level_zero backend failed with error: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)",
     "Native API failed. Native API returns: -5 (PI_ERROR_OUT_OF_RESOURCES) -5 (PI_ERROR_OUT_OF_RESOURCES)",
-    "MPS backend out of memory (MPS allocated: 0 bytes, other allocations: 448.00 KiB, max allowed: 242.48 MiB). "
-    "Tried to allocate 256.00 MiB on shared pool.",
+    (
+        "MPS backend out of memory (MPS allocated: 0 bytes, other allocations: 448.00 KiB, max allowed: 242.48 MiB). "
+        "Tried to allocate 256.00 MiB on shared pool."
+    ),
     "Invalid buffer size: 24.00 GiB",
     "NPU out of memory. Tried to allocate 9.98 GiB (NPU 0; 61.28 GiB total; 55.17 GiB already allocated)",
     "MTIA out of memory. Tried to allocate 1.00 GiB.",
@@ -42,19 +44,25 @@ OUT_OF_MEMORY = [
     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
     "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input.",
     "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
-    "NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.hpp:275, unhandled cuda error, NCCL version 2.20.5\n"
-    "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'",
-    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
-    "268435456 bytes. Error code 12 (Cannot allocate memory)",
-    "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to allocate 4096 bytes.",
+    (
+        "NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.hpp:275, unhandled cuda error, NCCL version 2.20.5\n"
+        "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'"
+    ),
+    (
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 268435456 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to allocate 96 bytes.",
     "std::bad_alloc",
     "unable to mmap 1073741824 bytes from file </torch_12_34_0>: Cannot allocate memory (12)",
     "unable to write to file </torch_12_34_0>: No space left on device (28)",
     "unable to allocate shared memory(shm) for file </torch_12_34_0>: No space left on device (28)",
     "Unexpected bus error encountered in worker. This might be caused by insufficient shared memory (shm).",
     "DataLoader worker (pid 164244) is killed by signal: Killed. ",
-    "DataLoader worker (pid 164244) is killed by signal: Bus error. It is possible that dataloader's workers are out "
-    "of shared memory. Please try to raise your shared memory limit.",
+    (
+        "DataLoader worker (pid 164244) is killed by signal: Bus error. It is possible that dataloader's workers are "
+        "out of shared memory. Please try to raise your shared memory limit."
+    ),
     "DataLoader worker (pid(s) 12, 34) exited unexpectedly",
 ]
 
@@ -191,9 +199,12 @@ class Worker(Dataset):
         ("bug", False),
     ],
 )
-def test_in_a_worker_of_a_real_loader(way: str, expected: bool) -> None:
+def test_in_a_worker_of_a_real_loader(way: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)  # else torch may wait 5 s at the end
+    iterator = iter(DataLoader(Worker(way), num_workers=1))
     with pytest.raises((RuntimeError, MemoryError, OSError)) as caught:
-        list(DataLoader(Worker(way), num_workers=1))
+        next(iterator)
+    iterator._shutdown_workers()
     assert is_out_of_memory(caught.value) is expected, repr(caught.value)
     if way == "bug":
         assert "CUDA out of memory" in str(caught.value)
