@@ -137,7 +137,7 @@ class _Choosing:
         self.failed = size
 
     def look_back(self) -> None:
-        """On the way down, the size below the knee once more, if it was only just too slow: a machine is busy at times."""
+        """On the way down, the size below the knee once more if it was only just too slow: a machine may be busy."""
         speeds = {size: sorted(repeats)[len(repeats) // 2] for size, repeats in self.trials.speeds.items()}
         smaller = max((size for size in speeds if size < (self.knee() or 0)), default=None)
         if smaller is not None and speeds[smaller] >= (1 - 2 * self.wanted.within) * max(speeds.values()):

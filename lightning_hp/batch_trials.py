@@ -1,7 +1,7 @@
 """Try batch sizes on the real training: does it fit, how fast is it.
 
-The object between the maths (`functional/batch_*.py`, which say what to try next and what the numbers mean) and the glue
-(`callbacks/batch_size_scaler.py`, which knows when to run it and what to do with the answer).
+The object between the maths (`functional/batch_*.py`, which say what to try next and what the numbers mean) and the
+glue (`callbacks/batch_size_scaler.py`, which knows when to run it and what to do with the answer).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,9 +19,6 @@ from lightning_hp.hyperparameters import BatchSize
 from lightning_hp.memory import MemoryMeter, Peak, attempt
 from lightning_hp.rehearsal import Rehearsal, apart, can_step_apart, misconfiguration, reduce_over_ranks
 from lightning_hp.results import BatchTrial
-
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
 
 #: Peak memory is convex in the batch: a prediction from the last two points was up to 1.10 times too low on measured
 #: networks. Where running out cannot be survived, what is expected has to stay this far below the budget.
@@ -83,8 +80,8 @@ class BatchTrials:
         if self._joint and self.room == math.inf:
             raise misconfiguration(
                 self._trainer,
-                "Expected a device that tells how much memory there is: the processes of this strategy step together, so"
-                f" none may run out. Got {self.budget.source}. Set the batch size by hand.",
+                "Expected a device that tells how much memory there is: the processes of this strategy step together,"
+                f" so none may run out. Got {self.budget.source}. Set the batch size by hand.",
             )
 
     def fits(self, size: int, validate: bool = False) -> bool:
@@ -191,9 +188,9 @@ class BatchTrials:
             return
         raise misconfiguration(
             self._trainer,
-            f"Expected batches of {size} samples from the loaders at batch size {size}, got one of {got}. Build them with"
-            " the batch size of the model or the datamodule, and check that the data holds that many samples for each"
-            " process; for a stream without a length, set `max_val`.",
+            f"Expected batches of {size} samples from the loaders at batch size {size}, got one of {got}. Build them"
+            " with the batch size of the model or the datamodule, and check that the data holds that many samples for"
+            " each process; for a stream without a length, set `max_val`.",
         )
 
     def _agree(self, size: int, speeds: list[float], error: str | None, peak: Peak) -> BatchTrial:

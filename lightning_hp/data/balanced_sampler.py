@@ -114,6 +114,11 @@ class ClassBalancedBatchSampler(Sampler[list[int]]):
         self._batch_size = batch_size
 
     @property
+    def least_batch_size(self) -> int:
+        """The smallest batch that holds every class of a batch ``min_per_class`` times."""
+        return self.min_per_class * (self.classes_per_batch or len(self.classes))
+
+    @property
     def sampler(self) -> ClassBalancedBatchSampler:
         """Itself: Lightning sets the epoch on the sampler of a batch sampler."""
         return self

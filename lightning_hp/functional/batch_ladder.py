@@ -25,8 +25,8 @@ def next_rung(samples_per_second: Mapping[int, ArrayLike], highest: int, within:
     A single slow rung is looked into from below before it ends the climb.
 
     Args:
-        samples_per_second: For each batch size that was timed its throughput, > 0, or several from repeats, whose median
-            counts; at least one size.
+        samples_per_second: For each batch size that was timed its throughput, > 0, or several from repeats, whose
+            median counts; at least one size.
         highest: The largest size that may be timed, >= 1.
         within: As for :func:`throughput_knee`.
 

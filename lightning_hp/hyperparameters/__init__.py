@@ -4,6 +4,7 @@ from lightning_hp.hyperparameters.attributes import NamedAttribute, Place, as_nu
 from lightning_hp.hyperparameters.batch_size import BatchSize, apply_record, release_loaders
 from lightning_hp.hyperparameters.home import Home, write_home
 from lightning_hp.hyperparameters.learning_rate import LearningRate
+from lightning_hp.hyperparameters.live import renew_optimizers
 from lightning_hp.hyperparameters.parameter_free import is_parameter_free
 from lightning_hp.hyperparameters.warmup import Warmup
 
@@ -19,5 +20,6 @@ __all__ = [
     "find_attribute",
     "is_parameter_free",
     "release_loaders",
+    "renew_optimizers",
     "write_home",
 ]

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class BatchSize:
     """Where the batch size of a training lives: in an attribute that the loaders follow, or in the loaders alone.
 
-    Its *home* is the attribute or hyperparameter of the module or the datamodule from which the hook builds the training
-    loaders. Whether they follow it is asked of the hook itself. Where they do not, or where loaders were given to
+    Its *home* is the attribute or hyperparameter of the module or the datamodule from which the hook builds the
+    training loaders. Whether they follow it is asked of the hook itself. Where they do not, or where loaders were given to
     ``fit``, the loaders are resized: copies with the same dataset, sampler, collation, workers and generator.
 
     Every size here is one process's share of one batch: the micro-batch.
@@ -119,8 +119,8 @@ class BatchSize:
         if batch_arg_name and loop._data_source.is_module():
             raise misconfiguration(
                 trainer,
-                f"Expected the loaders to follow {' or '.join(map(str, candidates))}, but with another value there their"
-                " batches stay as they are. Use it where the loaders are built, or leave `batch_arg_name` empty: the"
+                f"Expected the loaders to follow {' or '.join(map(str, candidates))}, but with another value there"
+                " their batches stay as they are. Use it where the loaders are built, or leave `batch_arg_name` empty: the"
                 " loaders are then resized.",
             )
         for loader in loaders:
@@ -136,7 +136,7 @@ class BatchSize:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What was applied and where, in plain types: :func:`apply_record` does it again before the loaders are built."""
+        """What was applied and where, in plain types, for :func:`apply_record`."""
         attribute = self.home or self._companion
         places = [] if attribute is None else [[place.owner_name, place.path] for place in attribute.places]
         return {"batch_size": self.value, "unit": self._unit, "resize": self.home is None, "places": places}
@@ -231,8 +231,8 @@ def _candidates(trainer: pl.Trainer, pl_module: pl.LightningModule, batch_arg_na
         )
         raise misconfiguration(
             trainer,
-            f"Expected `batch_arg_name` {batch_arg_name!r} to name an int >= 1 of the model or the datamodule that can be"
-            f" written, got {got}. Correct the name, or leave it empty.",
+            f"Expected `batch_arg_name` {batch_arg_name!r} to name an int >= 1 of the model or the datamodule that can"
+            f" be written, got {got}. Correct the name, or leave it empty.",
         )
     kept = NamedAttribute(attribute.name, tuple(numbers))
     if not numbers or kept.agrees:

@@ -15,8 +15,8 @@ from lightning_hp.hyperparameters.configured import write_number
 class Warmup:
     """Raises the rates of the first optimizer steps in a straight line from a share of themselves.
 
-    Inside ``optimizer.step()`` only: before and after it the rates are those of the user's schedule, which goes on as if
-    there were no warm-up. Nothing is kept in the optimizer, so checkpoints are the same; steps that a gradient scaler
+    Inside ``optimizer.step()`` only: before and after it the rates are those of the user's schedule, which goes on as
+    if there were no warm-up. Nothing is kept in the optimizer, so checkpoints are the same; steps that a gradient scaler
     skips are skipped here.
 
     Args:
