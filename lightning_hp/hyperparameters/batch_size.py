@@ -29,8 +29,9 @@ class BatchSize:
     """Where the batch size of a training lives: in an attribute that the loaders follow, or in the loaders alone.
 
     Its *home* is the attribute or hyperparameter of the module or the datamodule from which the hook builds the
-    training loaders. Whether they follow it is asked of the hook itself. Where they do not, or where loaders were given to
-    ``fit``, the loaders are resized: copies with the same dataset, sampler, collation, workers and generator.
+    training loaders. Whether they follow it is asked of the hook itself. Where they do not, or where
+    loaders were given to ``fit``, the loaders are resized: copies with the same dataset, sampler, collation, workers
+    and generator.
 
     Every size here is one process's share of one batch: the micro-batch.
 
@@ -120,8 +121,8 @@ class BatchSize:
             raise misconfiguration(
                 trainer,
                 f"Expected the loaders to follow {' or '.join(map(str, candidates))}, but with another value there"
-                " their batches stay as they are. Use it where the loaders are built, or leave `batch_arg_name` empty: the"
-                " loaders are then resized.",
+                " their batches stay as they are. Use it where the loaders are built, or leave `batch_arg_name` empty:"
+                " the loaders are then resized.",
             )
         for loader in loaders:
             if not is_resizable(loader):

@@ -16,8 +16,8 @@ class Warmup:
     """Raises the rates of the first optimizer steps in a straight line from a share of themselves.
 
     Inside ``optimizer.step()`` only: before and after it the rates are those of the user's schedule, which goes on as
-    if there were no warm-up. Nothing is kept in the optimizer, so checkpoints are the same; steps that a gradient scaler
-    skips are skipped here.
+    if there were no warm-up. Nothing is kept in the optimizer, so checkpoints are the same; steps that a gradient
+    scaler skips are skipped here.
 
     Args:
         optimizers: Whose steps.

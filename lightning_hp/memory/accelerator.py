@@ -21,7 +21,7 @@ class AcceleratorMeter:
 
     Args:
         device: The device.
-        share: Of a bound that kills: memory that the device shares with the host.
+        share: Of what is free: the rest is for fragments and for what a trial did not show.
 
     """
 
@@ -70,7 +70,7 @@ class AcceleratorMeter:
         if not known:
             return Budget(None, f"not known: torch does not tell for {self.device}", kills=False)
         room, source = min(known)
-        return Budget(max(0, int(room * share) if kills else room), source, kills)
+        return Budget(max(0, int(room * share)), source, kills)
 
     def _counts(self) -> tuple[int, int]:
         stats = self._ask("memory_stats") or {}

@@ -108,7 +108,7 @@ def a_meter(share: float = 0.9) -> MemoryMeter:
 def test_the_budget_is_what_can_be_allocated_and_not_a_block_more(fake: FakeDevice) -> None:
     fake.allocate(50)  # the model
     fake.free(fake.allocate(300))  # kept by the allocator, and so not free on the device
-    budget = a_meter().budget
+    budget = a_meter(share=1.0).budget
     assert budget == Budget(850 * MIB, "the free memory of cuda:0", False)
     fake.free(fake.allocate(850))
     with pytest.raises(torch.OutOfMemoryError):
@@ -118,13 +118,18 @@ def test_the_budget_is_what_can_be_allocated_and_not_a_block_more(fake: FakeDevi
 def test_a_share_that_was_set_for_the_process_bounds_it(fake: FakeDevice) -> None:
     fake.allocate(50)
     fake.fraction = 0.5
-    assert a_meter().budget == Budget(450 * MIB, "this process's share of cuda:0", False)
+    assert a_meter(share=1.0).budget == Budget(450 * MIB, "this process's share of cuda:0", False)
     fake.free(fake.allocate(450))
     with pytest.raises(torch.OutOfMemoryError):
         fake.allocate(452)
 
 
-def test_memory_that_is_the_hosts_too_gets_a_share(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_of_what_is_free_is_left_for_fragments(fake: FakeDevice) -> None:
+    fake.allocate(100)
+    assert a_meter(share=0.9).budget == Budget(810 * MIB, "the free memory of cuda:0", False)
+
+
+def test_memory_that_is_the_hosts_too_kills(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake, "get_device_properties", lambda device: SimpleNamespace(is_integrated=1))
     assert a_meter(share=0.5).budget == Budget(450 * MIB, "the free memory of cuda:0", True)
 
