@@ -1,7 +1,7 @@
 """Hyperparameters for Lightning, chosen by rehearsing the real training and putting everything back.
 
 ``import lightning_hp.functional as hpf`` gives the maths alone: it loads no Lightning, which is why the names that need
-Lightning are loaded on first use.
+Lightning or torch are loaded on first use.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from lightning_hp.results import LRFindResult
 
 if TYPE_CHECKING:
     from lightning_hp.callbacks import LRFinder
+    from lightning_hp.data import ClassBalancedBatchSampler
 
 __version__ = "0.1.0"
 
-__all__ = ["LRFindResult", "LRFinder", "functional"]
+__all__ = ["ClassBalancedBatchSampler", "LRFindResult", "LRFinder", "functional"]
 
-_NEEDS_LIGHTNING = {"LRFinder": "lightning_hp.callbacks"}
+_ON_FIRST_USE = {"ClassBalancedBatchSampler": "lightning_hp.data", "LRFinder": "lightning_hp.callbacks"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NEEDS_LIGHTNING:
+    if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_NEEDS_LIGHTNING[name]), name)
+    value = getattr(import_module(_ON_FIRST_USE[name]), name)
     globals()[name] = value
     return value
 
