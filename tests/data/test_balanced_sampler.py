@@ -110,10 +110,22 @@ def test_a_mild_imbalance_is_a_plain_shuffled_epoch_too():
 
 
 def test_what_fills_a_batch_is_random():
-    """The common class comes between 6 and 16 times, not always as often."""
+    """The pool is drawn from without replacement: mean and variance of the hypergeometric distribution, in any batch."""
     labels = np.repeat(np.arange(3), [200, 60, 40])
     sampler = ClassBalancedBatchSampler(labels, batch_size=20, min_per_class=2)
-    assert len({(labels[batch] == 0).sum() for batch in sampler}) > 2
+    counts = np.array([[(labels[batch] == 0).sum() for batch in epoch_of(sampler, epoch)] for epoch in range(400)])
+    pool, common, filled = 300 - 15 * 6, 200 - 15 * 2, 14
+    mean, share = 2 + filled * common / pool, common / pool
+    variance = filled * share * (1 - share) * (pool - filled) / (pool - 1)
+    assert counts.mean(0) == pytest.approx(np.full(15, mean), abs=5 * (variance / 400) ** 0.5)
+    assert counts.var(0) == pytest.approx(np.full(15, variance), rel=0.4)
+
+
+def test_a_class_has_no_place_of_its_own_in_a_batch():
+    """What is split by position (gradient accumulation, parts for several devices) stays mixed."""
+    batches = np.array(list(ClassBalancedBatchSampler(np.arange(3000) % 3, batch_size=6)))
+    for place in range(6):
+        assert np.bincount(batches[:, place] % 3, minlength=3) / 500 == pytest.approx(np.full(3, 1 / 3), abs=0.11)
 
 
 @pytest.mark.parametrize("seed", range(40))

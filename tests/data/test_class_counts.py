@@ -245,10 +245,11 @@ def test_tensors_stacks_and_lists():
     assert class_counts(text, label=2).source == class_counts(text).source == "TensorDataset.tensors[2]"
     numbered = TensorDataset(torch.rand(40, 2), labels, torch.arange(40))  # the last one numbers the samples
     weighted = TensorDataset(torch.rand(40, 2), labels, torch.rand(40))
+    masked = TensorDataset(torch.rand(40, 2), labels, torch.arange(40) % 2 / 1.0)  # whole, but no integers
     stacked, named = StackDataset(torch.rand(40, 2), labels), StackDataset(image=torch.rand(40, 2), label=labels)
     pairs = [(torch.rand(2), label) for label in labels]
     dicts = [{"image": torch.rand(2), "label": int(label)} for label in labels]
-    for dataset in (text, numbered, weighted, stacked, named, pairs, tuple(pairs), dicts):
+    for dataset in (text, numbered, weighted, masked, stacked, named, pairs, tuple(pairs), dicts):
         assert counted(class_counts(dataset)) == {0: 14, 1: 13, 2: 13}
 
 
