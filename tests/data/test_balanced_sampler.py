@@ -18,6 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_hp import ClassBalancedBatchSampler
 from lightning_hp.data.balanced_epoch import in_turn, share_out
+from tests.callbacks.contract import Rehearse
 
 
 def random_case(seed):
@@ -110,7 +111,7 @@ def test_a_mild_imbalance_is_a_plain_shuffled_epoch_too():
 
 
 def test_what_fills_a_batch_is_random():
-    """The pool is drawn from without replacement: mean and variance of the hypergeometric distribution, in any batch."""
+    """The pool is drawn from without replacement: in any batch, the mean and variance of the hypergeometric."""
     labels = np.repeat(np.arange(3), [200, 60, 40])
     sampler = ClassBalancedBatchSampler(labels, batch_size=20, min_per_class=2)
     counts = np.array([[(labels[batch] == 0).sum() for batch in epoch_of(sampler, epoch)] for epoch in range(400)])
@@ -325,12 +326,12 @@ class Records(pl.LightningModule):
 
 def fit(sampler, dataset, **kwargs):
     module = Records()
-    ckpt_path = kwargs.pop("ckpt_path", None)
+    ckpt_path, num_workers = kwargs.pop("ckpt_path", None), kwargs.pop("num_workers", 0)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, **kwargs,
     )  # fmt: skip
-    trainer.fit(module, DataLoader(dataset, batch_sampler=sampler), ckpt_path=ckpt_path)
+    trainer.fit(module, DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers), ckpt_path=ckpt_path)
     return module, trainer
 
 
@@ -348,6 +349,15 @@ def test_lightning_sets_the_epoch_and_a_resumed_run_goes_on(tmp_path):
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     resumed, _ = fit(sampler(), numbered(), max_epochs=4, ckpt_path=tmp_path / "half.ckpt")
     assert resumed.seen == {epoch: whole.seen[epoch] for epoch in (2, 3)}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_rehearsal_leaves_the_order_alone(num_workers):
+    """What it draws before the first epoch (9 steps of the 5 in an epoch, twice) is not missing from it."""
+    sampler = ClassBalancedBatchSampler(numbered(), 12)
+    module, _ = fit(sampler, numbered(), num_workers=num_workers, max_epochs=2, callbacks=[Rehearse()])
+    alone = ClassBalancedBatchSampler(numbered(), 12)
+    assert {epoch: seen[-5:] for epoch, seen in module.seen.items()} == {e: epoch_of(alone, e) for e in range(2)}
 
 
 def test_a_run_that_overfits_some_batches_works():

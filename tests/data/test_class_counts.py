@@ -38,6 +38,7 @@ from torchvision import datasets, transforms
 from lightning_hp import ClassBalancedBatchSampler
 from lightning_hp.data import ClassCounts, NoClasses, class_counts
 from lightning_hp.functional import coverage_probability
+from tests.test_public_api import run_fresh
 
 
 def by_hand(dataset):
@@ -639,3 +640,14 @@ def test_what_was_found_is_plain_data():
     for copied in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
         assert str(copied) == str(found)
         assert copied.counts.tolist() == [70, 20, 10]
+
+
+def test_labels_and_batches_need_no_lightning_until_samples_are_read():
+    code = """
+import sys, lightning_hp
+from lightning_hp.data import class_counts
+sampler = lightning_hp.ClassBalancedBatchSampler([0, 1] * 8, 4)
+assert len(list(sampler)) == 4
+print({'lightning', 'pytorch_lightning'} & sys.modules.keys())
+"""
+    assert run_fresh(code) == "set()"
