@@ -12,6 +12,7 @@ from lightning_hp.batch_choice import Choice, Objective, Wanted
 from lightning_hp.data import ClassCounts, NoClasses, class_counts
 from lightning_hp.functional.batch_grid import RoundTo
 from lightning_hp.functional.class_coverage import batch_size_for_coverage, coverage_probability
+from lightning_hp.hyperparameters import BatchSize
 from lightning_hp.rehearsal import Rehearsal, batch_size_of, misconfiguration, samples_of
 from lightning_hp.results import BatchBound
 
@@ -66,14 +67,14 @@ class Bounds:
     is_scheduled: bool
 
     @classmethod
-    def read(cls, asked: Asked, rehearsal: Rehearsal, value: int) -> Bounds:
+    def read(cls, asked: Asked, rehearsal: Rehearsal, batch_size: BatchSize) -> Bounds:
         """Reads them off the loaders of an open rehearsal.
 
         Raises:
             MisconfigurationException: If ``effective_batch_size`` cannot be shared out.
 
         """
-        trainer = rehearsal.trainer
+        trainer, value = rehearsal.trainer, batch_size.value
         loaders = rehearsal.loaders
         known = [
             samples * value // (batch_size_of(loader) or value)  # of a loader with smaller batches the same number
@@ -96,7 +97,7 @@ class Bounds:
             samples=samples,
             epochs=None if trainer.max_epochs in (None, -1) else trainer.max_epochs,
             least=max(getattr(getattr(loader, "batch_sampler", None), "least_batch_size", 1) for loader in loaders),
-            classes=_read_classes(asked, loaders[0]),
+            classes=_read_classes(asked, batch_size.first_loader, trainer.world_size),
             is_scheduled=is_scheduled,
         )
 
@@ -255,10 +256,11 @@ class Bounds:
         return BatchBound("classes", "at least", micro, detail)
 
 
-def _read_classes(asked: Asked, loader: Any) -> ClassCounts | NoClasses:
+def _read_classes(asked: Asked, loader: Any, world_size: int) -> ClassCounts | NoClasses:
     if not asked.min_per_class:
         return NoClasses("nothing asked")
-    return class_counts(loader, asked.num_classes, allow_pass=asked.read_labels)
+    patience = 60.0 if world_size == 1 else math.inf  # all processes have to come to the same answer
+    return class_counts(loader, asked.num_classes, allow_pass=asked.read_labels, max_seconds=patience)
 
 
 def _memory(choice: Choice, trials: BatchTrials) -> BatchBound:

@@ -347,7 +347,7 @@ class BatchSizeScaler(pl.Callback):
         with progress_bar(trainer, "Finding the batch size", "sizes") as on_trial:
             meter = memory_meter(trainer.strategy.root_device, self._memory_share)
             with Rehearsal(trainer, pl_module) as rehearsal:
-                bounds = Bounds.read(self._asked, rehearsal, batch_size.value)
+                bounds = Bounds.read(self._asked, rehearsal, batch_size)
                 trials = BatchTrials(rehearsal, batch_size, meter, self._steps_per_trial, bounds.accumulate, on_trial)
                 choice = choose_batch_size(trials, bounds.wanted)
         if choice.batch_size is None:
