@@ -41,6 +41,8 @@ def apart(trainer: Any) -> Iterator[None]:
     flags = model.require_backward_grad_sync, model.require_forward_param_sync
     model.require_backward_grad_sync = model.require_forward_param_sync = False
     strategy.reduce = _keep  # `self.log(sync_dist=True)` reduces through it
+    # Lightning tells all processes of a SIGTERM in each batch. The loop is an understudy, which is thrown away.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing
     try:
         yield
     finally:
@@ -55,6 +57,10 @@ def reduce_over_ranks(trainer: Any, values: list[float], operation: str) -> list
     tensor = torch.tensor(values, dtype=torch.float64, device=trainer.strategy.root_device)
     reduced: list[float] = trainer.strategy.reduce(tensor, reduce_op=operation).tolist()
     return reduced
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _keep(tensor: Any, *args: Any, **kwargs: Any) -> Tensor | Any:
