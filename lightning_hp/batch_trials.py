@@ -10,6 +10,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -162,7 +163,7 @@ class BatchTrials:
         self.num_loader_builds += 1
         rehearsal.restart(lambda: self._batch_size.loaders(size), self._accumulate)
         speeds = []
-        with apart(trainer):
+        with self._apart():
             for position in range(self._steps):
                 started = time.perf_counter()
                 rehearsal.step()
@@ -178,8 +179,11 @@ class BatchTrials:
         return speeds
 
     def _validate(self) -> None:
-        with apart(self._trainer):
+        with self._apart():
             self.num_loader_builds += self._rehearsal.validate()
+
+    def _apart(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._joint else apart(self._trainer)
 
     def _check_batch(self, size: int) -> None:
         """The first batch of a pass is a full one."""

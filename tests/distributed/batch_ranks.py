@@ -6,6 +6,7 @@ import math
 import sys
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
@@ -136,12 +137,8 @@ def nothing_fits() -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return super().training_step(batch, batch_idx)
 
-    try:
+    with pytest.raises(MisconfigurationException, match="Expected a batch of 2 samples to fit"):
         run([scaler()], net(None_))
-    except MisconfigurationException as error:
-        assert "Expected a batch of 2 samples to fit" in str(error)
-    else:
-        raise AssertionError("nothing was refused")
 
 
 if __name__ == "__main__":
