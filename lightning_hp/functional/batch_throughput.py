@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lightning_hp.functional.checks import check_probability, check_whole
+
+
+#: Sizes that are closer than this factor are one rung: what lies between them gains little however fast it is.
+RUNG = 1.4
 
 
 def throughput_knee(samples_per_second: Mapping[int, ArrayLike], within: float = 0.05) -> int:
@@ -44,14 +49,15 @@ def throughput_is_flat(samples_per_second: Mapping[int, ArrayLike], within: floa
     """Whether a ladder of growing batches may stop: the two last rungs gained nothing, and it is not rising again.
 
     One slow rung says nothing, since a machine is busy now and then: a search that stops there ends at a fraction of
-    the best throughput.
+    the best throughput. Nor do sizes next to each other, as a search of the memory limit tries them: those less than
+    1.4 times apart are one rung, at the best of them.
 
     Args:
         samples_per_second: As for :func:`throughput_knee`; the sizes in any order.
         within: The gain over the best rung before them that counts as one, as a share, > 0 and < 1.
 
     Returns:
-        ``False`` with fewer than three sizes.
+        ``False`` with fewer than three rungs.
 
     Raises:
         ValueError: If there is no size, or a size or a throughput is out of its range.
@@ -65,11 +71,18 @@ def throughput_is_flat(samples_per_second: Mapping[int, ArrayLike], within: floa
         (False, True)
 
     """
-    medians = [median for _, median in sorted(medians_of(samples_per_second).items())]
     check_probability("within", within)
-    if len(medians) < 3:
+    rungs: list[float] = []
+    above = math.inf
+    for size, median in sorted(medians_of(samples_per_second).items(), reverse=True):
+        if rungs and size * RUNG > above:
+            rungs[-1] = max(rungs[-1], median)
+        else:
+            rungs.append(median)
+            above = size
+    if len(rungs) < 3:
         return False
-    *before, previous, last = medians
+    last, previous, *before = rungs
     return max(previous, last) < (1 + within) * max(before) and last < (1 + within) * previous
 
 
