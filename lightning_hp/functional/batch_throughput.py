@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import median
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lightning_hp.functional.checks import check_probability, check_whole
-
 
 #: Sizes that are closer than this factor are one rung: what lies between them gains little however fast it is.
 RUNG = 1.4
@@ -42,7 +42,7 @@ def throughput_knee(samples_per_second: Mapping[int, ArrayLike], within: float =
     medians = medians_of(samples_per_second)
     check_probability("within", within)
     best = max(medians.values())
-    return min(size for size, median in medians.items() if median >= (1 - within) * best)
+    return min(size for size, speed in medians.items() if speed >= (1 - within) * best)
 
 
 def throughput_is_flat(samples_per_second: Mapping[int, ArrayLike], within: float = 0.05) -> bool:
@@ -74,11 +74,11 @@ def throughput_is_flat(samples_per_second: Mapping[int, ArrayLike], within: floa
     check_probability("within", within)
     rungs: list[float] = []
     above = math.inf
-    for size, median in sorted(medians_of(samples_per_second).items(), reverse=True):
+    for size, speed in sorted(medians_of(samples_per_second).items(), reverse=True):
         if rungs and size * RUNG > above:
-            rungs[-1] = max(rungs[-1], median)
+            rungs[-1] = max(rungs[-1], speed)
         else:
-            rungs.append(median)
+            rungs.append(speed)
             above = size
     if len(rungs) < 3:
         return False
@@ -92,8 +92,8 @@ def medians_of(samples_per_second: Mapping[int, ArrayLike]) -> dict[int, float]:
         raise ValueError("Expected `samples_per_second` of one batch size or more, but got none.")
     medians = {}
     for size, repeats in samples_per_second.items():
-        values = np.asarray(repeats, dtype=np.float64)
-        if values.size == 0 or not (np.all(np.isfinite(values)) and np.all(values > 0)):
+        values = np.asarray(repeats, dtype=np.float64).ravel().tolist()
+        if not values or not all(0 < value < math.inf for value in values):
             raise ValueError(f"Expected throughputs > 0 for batch size {size}, but got {repeats!r}.")
-        medians[check_whole("batch size", size, least=1)] = float(np.median(values))
+        medians[check_whole("batch size", size, least=1)] = median(values)
     return medians
