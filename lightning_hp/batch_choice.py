@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from lightning_hp.functional.batch_grid import BatchGrid, RoundTo
 from lightning_hp.functional.batch_ladder import next_rung
 from lightning_hp.functional.batch_search import search_batch_size
-from lightning_hp.functional.batch_throughput import throughput_is_flat, throughput_knee
+from lightning_hp.functional.batch_throughput import RUNG, medians_of, throughput_is_flat, throughput_knee
 
 Objective = Literal["throughput", "memory"]
 
@@ -105,73 +105,97 @@ class _Choosing:
         self.failed: int | None = None
 
     def run(self) -> Choice:
-        start = min(max(self.grid.down(self.wanted.init_val), self.grid.lowest), self.grid.highest)
         if self.wanted.objective == "memory":
-            self.search(start, self.grid.highest)
-        else:
-            self.climb(start)
-            self.look_back()
+            self.search(self.start, self.grid.highest)
+        elif self.first():
+            self.climb(self.grid.highest)
             self.reach()
-        if not self.trials.fitted:
-            return Choice(None, "memory")
-        size = self.take(self.target())
+            if self.failed is not None:  # what is left below it may have another knee
+                self.climb(max((size for size in self.trials.fitted if size <= self.top), default=0))
+            self.look_back()
+        size = self.take()
         while size is not None and not self.trials.fits(size, validate=True):
             # The validation, or a second look, takes more than the steps did.
-            size = self.search(max(size // 2, self.grid.lowest), size - 1, validate=True)
+            self.failed = size
+            self.search(max(size // 2, self.grid.lowest), size, validate=True)
+            size = self.take()
         if size is None:
             return Choice(None, "memory")
         return Choice(size, self.reason(size), self.knee(), self.is_flat(), self.limit)
 
-    def climb(self, size: int) -> None:
-        """Up the ladder, until the throughput is flat, the top is reached or a size fails."""
-        while self.trials.fits(size):
-            rung = next_rung(self.trials.speeds, self.grid.highest, self.wanted.within)
-            if rung is None:
-                return
+    @property
+    def start(self) -> int:
+        """The first size."""
+        return min(max(self.grid.down(self.wanted.init_val), self.grid.lowest), self.grid.highest)
+
+    @property
+    def top(self) -> int:
+        """The largest size that may be taken by what is known, 0 if none fitted."""
+        below = [size for size in self.trials.fitted if self.failed is None or size < self.failed]
+        return min(max(below, default=0), self.limit or self.grid.highest)
+
+    def first(self) -> bool:
+        """The first size, or the largest of its halves that fits."""
+        size = self.start
+        while not self.trials.fits(size):
+            self.failed = size
+            if size == self.grid.lowest:
+                return False
+            size = max(self.grid.down(size // 2), self.grid.lowest)
+        return True
+
+    def climb(self, top: int) -> None:
+        """The ladder, until there is nothing left to learn from it or a size fails."""
+        floor = min(self.needed(), self.start)  # below what the classes need the knee does not matter
+        while top and (rung := next_rung(self.trials.speeds, top, self.wanted.within, floor)) is not None:
             last = self.trials.fitted[-1]
             if rung > last:
                 rung = max(self.grid.down(self.trials.affordable(rung, last)), self.grid.up(last))
-            if (rung := self.grid.down(rung)) in self.trials.fitted:
+            rung = self.grid.down(rung)
+            if rung in self.trials.fitted or (self.failed is not None and rung >= self.failed):
                 return
-            size = rung
-        self.failed = size
+            if not self.trials.fits(rung):
+                if rung > last:
+                    self.failed = rung
+                return
 
     def look_back(self) -> None:
-        """On the way down, the size below the knee once more if it was only just too slow: a machine may be busy."""
-        speeds = {size: sorted(repeats)[len(repeats) // 2] for size, repeats in self.trials.speeds.items()}
-        smaller = max((size for size in speeds if size < (self.knee() or 0)), default=None)
-        if smaller is not None and speeds[smaller] >= (1 - 2 * self.wanted.within) * max(speeds.values()):
+        """On the way down, the rung below the knee once more if it was only just too slow: a machine may be busy."""
+        speeds = medians_of(self.trials.speeds)
+        smaller = max((size for size in speeds if size * RUNG <= (self.knee() or 0)), default=0)
+        if smaller >= self.needed() and speeds[smaller] >= (1 - 2 * self.wanted.within) * max(speeds.values()):
             self.trials.fits(smaller)
 
     def reach(self) -> None:
         """What the climb left open: how far memory goes, where that matters, and what the classes need."""
-        best = max(self.trials.fitted, default=0)
-        if self.failed is not None and (not best or not self.is_flat()):
-            if self.failed > self.grid.lowest:
-                self.search(best or max(self.failed // 2, self.grid.lowest), self.failed - 1)
-            return
-        needed = self.needed()
-        if best and needed > best:
-            self.search(best, needed if self.failed is None else min(needed, self.failed - 1))
+        best = self.top
+        if self.failed is not None and not self.is_flat():
+            self.search(best, self.failed)
+        elif self.needed() > best:
+            self.search(best, min(filter(None, (self.needed(), self.failed))))
 
-    def search(self, init_val: int, highest: int, validate: bool = False) -> int | None:
-        """The largest size up to ``highest`` that fits."""
-        if highest < self.grid.lowest:
-            return None
+    def search(self, init_val: int, highest: int, validate: bool = False) -> None:
+        """The largest size up to ``highest`` that fits, as the limit if it is one."""
         found = search_batch_size(
-            partial(self.trials.fits, validate=validate),
+            partial(self.fits, validate=validate),
             init_val=init_val,
-            min_val=self.grid.lowest,
+            min_val=min(self.grid.lowest, highest),
             max_val=highest,
             round_to=self.wanted.round_to,
-            margin=self.wanted.margin,
             tolerance=TOLERANCE,
             predict=self.trials.predict,
         )
-        if found.ended != "max_val" or (self.failed is not None and highest == self.failed - 1):
-            self.limit = found.batch_size
-            self.failed = min(filter(None, (self.failed, found.smallest_failed)), default=None)
-        return found.batch_size
+        if found.smallest_failed is None:
+            return
+        self.failed = min(filter(None, (self.failed, found.smallest_failed)))
+        if found.batch_size is not None:
+            self.limit = max(self.grid.down(found.batch_size * (1 - self.wanted.margin)), self.grid.lowest)
+
+    def fits(self, size: int, validate: bool) -> bool:
+        """As the trials say, where they did not say it already; the answer is run once more at the end."""
+        if self.failed is not None and size >= self.failed:
+            return False
+        return (size in self.trials.fitted and not validate) or self.trials.fits(size, validate)
 
     def knee(self) -> int | None:
         """The smallest size that is as fast as any."""
@@ -193,24 +217,25 @@ class _Choosing:
             return self.grid.highest
         return max(self.knee() or self.grid.lowest, self.needed())
 
-    def take(self, target: int) -> int | None:
+    def take(self) -> int | None:
         """The size itself: of those that may be taken the one nearest to the target, which is then run."""
-        top = min(max(self.trials.fitted), self.limit or self.grid.highest)
+        if not (top := self.top):
+            return None
         if self.wanted.share_of is None:
-            return min(target, top)
+            return min(self.target(), top)
         shares = [size for size in range(1, top + 1) if self.wanted.share_of % size == 0]
-        return next((size for size in shares if size >= target), shares[-1])
+        return next((size for size in shares if size >= self.target()), shares[-1])
 
     def reason(self, size: int) -> str:
         """What decided."""
         if self.wanted.share_of is not None:
             return "effective_batch_size"
-        if self.wanted.objective == "throughput":
+        if self.wanted.objective == "throughput" and size >= min(self.wanted.at_least, self.grid.highest):
             knee = self.knee() or 0
-            if size == self.needed() and size > knee and size >= self.wanted.at_least:
+            if size == self.needed() and knee < size >= self.wanted.at_least:
                 return "classes"
-            if size == knee and self.is_flat() and size >= min(self.wanted.at_least, self.grid.highest):
+            if size == knee and (self.is_flat() or size * RUNG < self.top):
                 return "throughput"
-        if self.failed is not None:
-            return "memory"
-        return "highest" if size == self.grid.highest else "throughput"
+        if size == self.grid.highest:
+            return "highest"
+        return "throughput" if self.limit is None and self.failed is None else "memory"

@@ -93,8 +93,9 @@ class BatchTrials:
             validate: Also run one batch of the validation.
 
         """
-        expected = predict_peak(self.peaks, size)
-        if expected is not None and self._must_not_fail and expected > self.room * (CAREFUL if self._joint else 1.0):
+        expected = self._expected(size)
+        known = size in dict(self.peaks)  # then it is no guess, and need not be careful
+        if self._must_not_fail and expected is not None and expected > (self.room if known else self._careful):
             self._remember(BatchTrial(size, False, reason=f"not run: {_mib(expected)} expected, {self._bound()}"))
             return False
         with self._meter.measure() as peak:
@@ -128,18 +129,18 @@ class BatchTrials:
         Along the last two that were run, or in proportion to the only one: never too large, since memory that does not
         depend on the batch is counted as if it did.
         """
-        if self.room == math.inf:
+        if not 0 < self._careful < math.inf:
             return None
         peaks = dict(self.peaks)
         if len(peaks) == 1:
             ((run, peak),) = peaks.items()
-            return run * self.room / peak if peak else None
-        return predict_batch_size(peaks.items(), self.room) if self.room else None
+            return run * self._careful / peak if peak else None
+        return predict_batch_size(peaks.items(), self._careful)
 
     def affordable(self, wanted: int, last: int) -> int:
         """The size nearest to ``wanted`` that memory allows to try after ``last``: far only where it is sure to fit."""
         peak = dict(self.peaks).get(last)
-        if peak is not None and max(wanted / last, 1.0) * peak <= self.room:  # in proportion: never too low
+        if peak is not None and max(wanted / last, 1.0) * peak <= self._careful:  # in proportion: never too low
             return wanted
         predicted = self.predict()
         return min(wanted, 2 * last if predicted is None else max(last + 1, min(2 * last, int(predicted))))
@@ -147,6 +148,19 @@ class BatchTrials:
     @property
     def _must_not_fail(self) -> bool:
         return self._joint or self.budget.kills
+
+    @property
+    def _careful(self) -> float:
+        """What a size that was not run yet may be expected to take."""
+        return self.room * (CAREFUL if self._joint else 1.0)
+
+    def _expected(self, size: int) -> float | None:
+        """The peak that is expected; in proportion to the only one that is known, which is never too low for more."""
+        peaks = dict(self.peaks)
+        if len(peaks) == 1:
+            ((run, peak),) = peaks.items()
+            return peak * max(size / run, 1.0)
+        return predict_peak(peaks.items(), size)
 
     def _attempt(self, size: int, validate: bool) -> tuple[list[float], str | None]:
         """The samples per second of each timed step, and what was said when memory ran out."""

@@ -17,22 +17,26 @@ STEEP = 1.5
 LONG_STEP = 4
 
 
-def next_rung(samples_per_second: Mapping[int, ArrayLike], highest: int, within: float = 0.05) -> int | None:
+def next_rung(
+    samples_per_second: Mapping[int, ArrayLike], highest: int, within: float = 0.05, lowest: int | None = None
+) -> int | None:
     """The next batch size to time on the way to the knee of the throughput.
 
     Climbs by four while each rung is much faster than the one below, then by two, until two rungs gain nothing or
-    ``highest`` is reached; then goes back down into the gap below the knee, until the knee is known to a factor of two.
-    A single slow rung is looked into from below before it ends the climb.
+    ``highest`` is reached; then goes back down into the gap below the knee, or below the first rung if that is the
+    knee, until the knee is known to a factor of two. A single slow rung is looked into from below before it ends the
+    climb.
 
     Args:
         samples_per_second: For each batch size that was timed its throughput, > 0, or several from repeats, whose
             median counts; at least one size.
         highest: The largest size that may be timed, >= 1.
         within: As for :func:`throughput_knee`.
+        lowest: The smallest size that may be timed, >= 1: where the knee lies below it is of no interest. ``None``: the
+            smallest timed one.
 
     Returns:
-        A size between the smallest timed one and ``highest`` that was not timed yet, or ``None`` once there is nothing
-        left to learn.
+        A size from ``lowest`` to ``highest`` that was not timed yet, or ``None`` once there is nothing left to learn.
 
     Raises:
         ValueError: If there is no size, or an argument is out of its range.
@@ -56,18 +60,21 @@ def next_rung(samples_per_second: Mapping[int, ArrayLike], highest: int, within:
     timed = {size: median for size, median in sorted(medians_of(samples_per_second).items()) if size <= top}
     if not timed:
         return None
-    *_, last = timed
+    bottom = min(timed) if lowest is None else check_whole("lowest", lowest, least=1)
+    last = max(timed)
     below = max((size for size in timed if size < last), default=None)
     gain = timed[last] / timed[below] if below is not None else math.inf
     if below is not None and gain < 1 + within and last > 2 * below:
         return 2 * below
     if last < top and not throughput_is_flat(timed, within):
         return min((LONG_STEP if gain >= STEEP else 2) * last, top)
-    return _into_the_gap(timed, within)
+    return _into_the_gap(timed, within, bottom)
 
 
-def _into_the_gap(timed: Mapping[int, float], within: float) -> int | None:
-    """Half the knee, if nothing between it and the next smaller size was timed."""
+def _into_the_gap(timed: Mapping[int, float], within: float, bottom: int) -> int | None:
+    """Half the knee if nothing between it and the next smaller size was timed; a quarter if nothing below was."""
     knee = throughput_knee(timed, within)
-    below = max((size for size in timed if size < knee), default=knee)
-    return knee // 2 if knee // 2 > below else None
+    below = max((size for size in timed if size < knee), default=None)
+    if below is None:
+        return max(knee // LONG_STEP, bottom) if knee > bottom else None
+    return knee // 2 if knee // 2 > below and knee // 2 >= bottom else None
