@@ -189,7 +189,8 @@ class _Choosing:
             return
         self.failed = min(filter(None, (self.failed, found.smallest_failed)))
         if found.batch_size is not None:
-            self.limit = max(self.grid.down(found.batch_size * (1 - self.wanted.margin)), self.grid.lowest)
+            given_away = int(found.batch_size * self.wanted.margin)
+            self.limit = max(self.grid.down(found.batch_size - given_away), self.grid.lowest)
 
     def fits(self, size: int, validate: bool) -> bool:
         """As the trials say, where they did not say it already; the answer is run once more at the end."""

@@ -18,7 +18,14 @@ import torch
 from lightning_hp.functional.batch_memory import predict_batch_size, predict_peak
 from lightning_hp.hyperparameters import BatchSize
 from lightning_hp.memory import MemoryMeter, Peak, attempt
-from lightning_hp.rehearsal import Rehearsal, apart, can_step_apart, misconfiguration, reduce_over_ranks
+from lightning_hp.rehearsal import (
+    EvaluationRehearsal,
+    Rehearsal,
+    apart,
+    can_step_apart,
+    misconfiguration,
+    reduce_over_ranks,
+)
 from lightning_hp.results import BatchTrial
 
 #: Peak memory is convex in the batch: a prediction from the last two points was up to 1.10 times too low on measured
@@ -57,7 +64,7 @@ class BatchTrials:
 
     def __init__(
         self,
-        rehearsal: Rehearsal,
+        rehearsal: Rehearsal | EvaluationRehearsal,
         batch_size: BatchSize,
         meter: MemoryMeter,
         steps_per_trial: int,

@@ -181,6 +181,8 @@ class BatchSize:
             loop._data_fetcher.teardown()
         loop._combined_loader = None
         loop.setup_data()
+        if loop is not trainer.fit_loop:  # it has been through `reset` already
+            loop.reset()
         data.restore()
         streams.restore()
 
@@ -210,7 +212,8 @@ def apply_record(trainer: pl.Trainer, pl_module: pl.LightningModule, record: dic
 def release_loaders(trainer: pl.Trainer) -> None:
     """The next run gets the user's loaders as they are, until a batch size is applied to it."""
     inside: Any = trainer
-    vars(inside.fit_loop._data_source).pop("dataloader", None)
+    for loop in (inside.fit_loop, inside.validate_loop, inside.test_loop, inside.predict_loop):
+        vars(loop._data_source).pop("dataloader", None)
 
 
 def _resize_source(source: Any, batch_size: int, unit: int) -> None:

@@ -638,6 +638,74 @@ def test_an_effective_batch_and_a_scheduler_of_the_accumulation_are_refused() ->
         fit([GradientAccumulationScheduler({0: 2}), scaler(effective_batch_size=256)])
 
 
+# Trainer.validate, test and predict
+
+
+class Evaluates(OutOfMemory):
+    """Counts in every loop what a batch holds; keeps a metric and dropout to see whether they are left alone."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.sizes.note(len(batch[0]))
+        super().validation_step(batch, batch_idx)
+        self.accuracy(self(batch[0]), batch[1])
+        self.log("accuracy", self.accuracy, on_epoch=True)
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.sizes.note(len(batch[0]))
+        if len(batch[0]) > self.val_cap:
+            raise self.error
+        return self(batch[0])
+
+
+def evaluate(
+    function: str, callbacks: list[pl.Callback], module: Any, data: Any, **kwargs: Any
+) -> tuple[Any, pl.Trainer]:
+    trainer = pl.Trainer(
+        accelerator="cpu", callbacks=callbacks, logger=MemoryLogger(), enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, **kwargs,
+    )  # fmt: skip
+    return getattr(trainer, function)(module, data), trainer
+
+
+@pytest.mark.parametrize("function", ["validate", "test", "predict"])
+def test_the_batches_of_other_loops_are_found_too(function: str) -> None:
+    """And what the loop computes is what it computes without."""
+    given, module, callback = loader(640, shuffle=False), net(Evaluates, val_cap=200, dropout=0.5), largest()
+    found, _ = evaluate(function, [callback], module, given)
+    size = callback.optimal_batch_size
+    assert 190 <= size <= 200
+    assert module.sizes.all[-math.ceil(640 / size) :][0] == size
+    assert given.batch_size == 32
+    plain, _ = evaluate(function, [], net(Evaluates, dropout=0.5), loader(640, batch_size=size, shuffle=False))
+    assert_identical(found, plain, function)
+
+
+def test_another_loop_of_a_datamodule_uses_its_attribute() -> None:
+    data, callback = Data(), largest(batch_arg_name="batch_size", max_val=100)
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[callback], logger=False, enable_progress_bar=False)
+    trainer.validate(net(Evaluates), datamodule=data)
+    assert data.batch_size == 100
+    assert callback.result.lr_scaled is None
+
+
+def test_a_reported_size_of_another_loop_leaves_everything() -> None:
+    module, callback = net(Evaluates), largest(max_val=100, update_attr=False)
+    before = copy.deepcopy(module.state_dict())
+    plain = net(Evaluates)
+    torch.manual_seed(2)
+    evaluate("test", [], plain, loader(640, shuffle=False))
+    without = torch.rand(3)
+    torch.manual_seed(2)
+    _, trainer = evaluate("test", [callback], module, loader(640, shuffle=False))
+    assert torch.equal(torch.rand(3), without)
+    assert callback.result.batch_size_used == 32
+    assert module.sizes.all[-20:] == [32] * 20
+    assert_identical(dict(module.state_dict()), dict(before), "weights")
+    assert trainer.callbacks == [callback]
+
+
 # a good citizen
 
 
