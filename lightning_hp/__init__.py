@@ -1,7 +1,7 @@
 """Hyperparameters for Lightning, chosen by rehearsing the real training and putting everything back.
 
-``import lightning_hp.functional as hpf`` gives the maths alone: it loads no Lightning and no torch, which is why the names
-that need them are loaded on first use.
+``import lightning_hp.functional as hpf`` gives the maths alone: it loads no Lightning and no torch, which is why the
+names that need them are loaded on first use.
 """
 
 from __future__ import annotations

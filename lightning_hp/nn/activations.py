@@ -49,7 +49,7 @@ def new_activation(activation_fn: Any) -> nn.Module:
 
 
 def gain(activation: nn.Module) -> float:
-    """The standard deviation of weights, times the root of their number, that keeps a signal as large as it came.
+    """By how much the weights behind an activation f have to be larger, so that the signal does not fade with depth.
 
     For z from a standard normal it is 1 / sqrt(E[f(z)^2]): the square root of 2 for ReLU, as He et al. derive it, 1 for
     none, and the same derivation for any other activation. It is integrated over a grid: no random number is drawn.

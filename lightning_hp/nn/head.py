@@ -59,8 +59,8 @@ class ClassifierHead(nn.Module):
         ValueError: If it is out of its range.
 
     Costs ``in_features * n_hidden_units`` weights and more, drawn from torch's random stream. Hidden weights start with
-    the scale that keeps the signal through the activation as large as it came; the last layer starts as torch draws it,
-    with a bias of zero.
+    the scale that keeps what goes into the activations at the variance of the features; the last layer starts as torch
+    draws it, with a bias of zero.
 
     Where it does not help: on features that are linearly separable already, a hidden layer only costs; begin with
     ``n_hidden_layers=0``. With ``zero_init`` the layers below learn from the second step on.
@@ -120,19 +120,22 @@ class ClassifierHead(nn.Module):
             raise ValueError(f"Expected `norm` to be 'batch', 'layer' or None, but got {norm!r}.")
         bias = None if class_prior is None else _prior_bias(task, self.out_features, class_prior)
 
-        new_activation(activation_fn)  # refused even where no layer uses it: a sweep fails at its first setting
+        scale = gain(new_activation(activation_fn))  # made even where no layer uses it: it is refused here
         layers: list[nn.Module] = []
         inputs = self.in_features
+        # A layer makes up for the activation that its input went through; that of the first went through none of ours.
+        std = inputs**-0.5
         for width in widths:
             activation = new_activation(activation_fn) if use_activation_fn else None
             linear = nn.Linear(inputs, width)
-            nn.init.normal_(linear.weight, std=(gain(activation) if activation else 1.0) / inputs**0.5)
+            nn.init.normal_(linear.weight, std=std)
             nn.init.zeros_(linear.bias)
             parts = [linear, _NORMS[norm](width) if norm else None, activation]
             layers += [part for part in parts if part is not None]
             if use_dropout:
                 layers.append(nn.Dropout(float(dropout_val)))
             inputs = width
+            std = (scale if use_activation_fn else 1.0) * width**-0.5
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(inputs, self.out_features)
         if zero_init:

@@ -23,6 +23,7 @@ _SHAPING = {
     "Stack", "Sum", "T", "ToCopy", "Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View",
 }  # fmt: skip
 _PROBABILITIES = {"LogSigmoid", "LogSoftmax", "Sigmoid", "Softmax"}
+_PROBABILITY_MODULES = (nn.LogSigmoid, nn.LogSoftmax, nn.Sigmoid, nn.Softmax)
 _ACTIVATIONS = {
     "Celu", "Clamp", "Elu", "Gelu", "Glu", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyRelu", "Mish", "NativeDropout",
     "PreluKernel", "Relu", "Selu", "Silu", "Softplus", "Tanh",
@@ -65,9 +66,10 @@ class _Layer:
 
 @dataclass
 class _Tracer:
-    """Notes which node of the graph is the result of which layer."""
+    """Notes which node of the graph is the result of which layer, and which of a softmax."""
 
     layers: dict[Any, _Layer] = field(default_factory=dict)
+    probabilities: dict[Any, str] = field(default_factory=dict)
     _inner: list[bool] = field(default_factory=list)
 
     def attach(self, model: nn.Module) -> None:
@@ -75,6 +77,8 @@ class _Tracer:
             if next(part.parameters(recurse=False), None) is not None:
                 part.register_forward_pre_hook(lambda *_: self._inner.append(False))
                 part.register_forward_hook(lambda part, args, out, name=name: self._note(name, part, args, out))
+            elif isinstance(part, _PROBABILITY_MODULES):
+                part.register_forward_hook(lambda _, args, out, name=name: self._note_probability(name, out))
 
     def _note(self, name: str, part: nn.Module, args: Any, output: Any) -> None:
         has_inner = self._inner.pop()
@@ -87,6 +91,9 @@ class _Tracer:
             for tensor in _tensors(output):
                 if tensor.grad_fn is not None:
                     self.layers[tensor.grad_fn] = _Layer(name, part, width, tensor.grad_fn)
+
+    def _note_probability(self, name: str, output: Tensor) -> None:
+        self.probabilities[output.grad_fn] = name
 
 
 def find_ending(twin: nn.Module, dry_run: DryRun) -> Ending:
@@ -113,8 +120,9 @@ def find_ending(twin: nn.Module, dry_run: DryRun) -> Ending:
 
 
 def _judge(
-    model: nn.Module, layers: list[_Layer], passed: set[str], bare: bool, width: int, ndim: int, tracer: _Tracer
+    model: nn.Module, layers: list[_Layer], nodes: list[Any], bare: bool, width: int, ndim: int, tracer: _Tracer
 ) -> Ending:
+    passed = {_operation(node) for node in nodes}
     names = tuple(dict.fromkeys(layer.name for layer in layers))
     shown = ", ".join(f"`{name}`" for name in names)
     if bare and passed & _PRODUCTS:
@@ -140,13 +148,19 @@ def _judge(
         return Ending(doubt=f"it ends in {shown}, but gives a map of {ndim} axes and not one row for each sample")
     if any(_FEATURE_WORDS.search(_last_word(name)) for name in names):
         return Ending(doubt=f"it ends in {shown}, whose name speaks of features")
-    return Ending(heads=names)
+    probabilities = [node for node in nodes if _operation(node) in _PROBABILITIES]
+    if not all(node in tracer.probabilities for node in probabilities):
+        return Ending(
+            doubt=f"it ends in {shown}, and makes probabilities of them in its own code. Let it return logits"
+        )
+    wanted = {*names, *(tracer.probabilities[node] for node in probabilities)}
+    return Ending(heads=tuple(name for name, _ in model.named_modules() if name in wanted))
 
 
-def _walk_back(starts: list[Any], stops: dict[Any, _Layer]) -> tuple[list[_Layer], set[str], bool]:
-    """The nearest layers, the operations between, and whether a weight without a layer was met."""
+def _walk_back(starts: list[Any], stops: dict[Any, _Layer]) -> tuple[list[_Layer], list[Any], bool]:
+    """The nearest layers, the nodes between, and whether a weight without a layer was met."""
     layers: list[_Layer] = []
-    passed: set[str] = set()
+    passed: list[Any] = []
     bare = False
     seen, todo = set(starts), list(starts)
     while todo:
@@ -157,12 +171,17 @@ def _walk_back(starts: list[Any], stops: dict[Any, _Layer]) -> tuple[list[_Layer
         if hasattr(node, "variable"):
             bare = True
             continue
-        passed.add(re.sub(r"Backward\d*$", "", node.name()))
+        passed.append(node)
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
                 todo.append(following)
     return layers, passed, bare
+
+
+def _operation(node: Any) -> str:
+    """``Relu`` for a ``ReluBackward0``."""
+    return re.sub(r"Backward\d*$", "", node.name())
 
 
 def _feeds(layer: _Layer, others: list[_Layer], tracer: _Tracer) -> bool:
