@@ -61,7 +61,7 @@ def _torchvision(source: Any, pretrained: bool) -> tuple[nn.Module, int | None]:
     else:
         try:
             weights = models.get_weight(source) if isinstance(source, str) else source
-        except ValueError as error:
+        except (KeyError, ValueError) as error:
             raise ValueError(
                 f"Expected weights of torchvision such as 'ResNet50_Weights.IMAGENET1K_V2', but got {source!r}."
             ) from error

@@ -62,6 +62,7 @@ def test_there_are_many_families():
     assert len(FAMILIES) > 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAMILIES.values(), *(set(SPECIAL) - set(FAMILIES.values()))])
 def test_every_family(name):
     model = build(name)
