@@ -32,13 +32,14 @@ class Backbone(nn.Module):
         model: A module; or a name: ``"resnet50"`` (torchvision), ``"ResNet50_Weights.IMAGENET1K_V1"`` or that entry
             itself, ``"timm:<name>"``, ``"hf:<name or folder>"``.
         pretrained: For a name: load its weights, from this machine or over the network. Not for a module.
-        head: ``"auto"``, the path of the head (``"classifier.3"``), or ``None``: the model gives features already.
+        head: ``"auto"``, the path of the head (``"classifier.3"``), or ``None``: the model gives features already. What
+            a model does behind its head, such as a softmax in ``forward``, it then does to the features.
         pooling: How the vectors of tokens or places become one. ``"mean"``, ``"max"``, ``"cls"`` (the first token),
             ``"last"`` (the last one that is no padding: for causal language models), ``"pooler"`` (the model's own).
             Padding is left out by the ``attention_mask``. ``"auto"``: as the model does, if it pools without a dense
             layer of its own; the class token of a vision transformer that has one; else the mean.
-        feature_dim: Width of the features, if you know it. It is checked where the model can be run; where it
-            cannot, it is believed.
+        feature_dim: Width of the features, if you know it. It is checked where the model runs without numbers; where
+            it does not, it is believed.
         example_input: A batch as the model takes it: a tensor, several in a tuple, or a mapping of names to tensors.
             Only shapes and types are looked at. Left out, it is taken from what the library says, or from the first
             layer and usual image sizes.

@@ -40,6 +40,10 @@ class Spec:
     def __str__(self) -> str:
         return ", ".join(f"{name or 'input'} {tuple(shape)}" for name, shape, _ in self.inputs)
 
+    def without_masks(self) -> Spec:
+        """The same without attention masks, in whose numbers Hugging Face looks for padding."""
+        return Spec(tuple(entry for entry in self.inputs if entry[0] is None or "attention_mask" not in entry[0]))
+
     def make(self, batch_size: int, device: torch.device | str) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Inputs of that kind: zeros, and ones for a mask, so that nothing is padding."""
         args, kwargs = [], {}
@@ -74,15 +78,26 @@ class DryRun:
             return twin(*args, **named, **kwargs)
 
 
-def find_dry_run(model: nn.Module, specs: Sequence[Spec], attempt: Callable[[DryRun], Result]) -> tuple[DryRun, Result]:
+def find_dry_run(
+    model: nn.Module, specs: Sequence[Spec], attempt: Callable[[DryRun], Result], may_be_real: bool = True
+) -> tuple[DryRun, Result]:
     """The first way in which the model runs, cheap ones first, and what ``attempt`` made of it.
+
+    Args:
+        model: The model.
+        specs: What to try as its input, the likeliest first.
+        attempt: Runs it and makes something of what it returns.
+        may_be_real: Whether a real copy may be run, if there is no other way.
+
+    Returns:
+        The way, and what was made of it.
 
     Raises:
         ValueError: If it runs in none.
 
     """
-    on_meta = any(parameter.is_meta for parameter in model.parameters())
-    modes: tuple[Mode, ...] = ("meta", "meta+") if on_meta else ("meta", "meta+", "real")
+    has_numbers = not any(parameter.is_meta for parameter in model.parameters())
+    modes: tuple[Mode, ...] = ("meta", "meta+", "real") if may_be_real and has_numbers else ("meta", "meta+")
     last: Exception | None = None
     for mode in modes:
         for spec in specs:

@@ -81,7 +81,7 @@ def hugging_face_specs(model: Any) -> list[Spec]:
     """Inputs for a Hugging Face model, by its configuration."""
     name, config, dtype = model.main_input_name, model.config, _dtype(model)
     if name == "input_ids":
-        return [Spec((("input_ids", (_TOKENS,), torch.long), ("attention_mask", (_TOKENS,), torch.long)))]
+        return [Spec((("input_ids", (_TOKENS,), torch.long),))]
     if name == "input_values":
         return [Spec((("input_values", (_SAMPLES,), dtype),))]
     if name == "pixel_values":

@@ -101,6 +101,8 @@ def strip(
         return _without(model, _checked_paths(model, head), spec, size, copied, must_run)
     if kind == "hf":
         base, removed = _base_model(model)
+        if kind_of(base) != "hf":  # a model of timm inside
+            return strip(base, head, spec, size, copied, must_run)
         return _ready(deep_copy(base) if copied else base, removed, spec, size, must_run)
     if kind == "timm":
         stripped = deep_copy(model) if copied else model
@@ -138,10 +140,15 @@ def report(model: nn.Module, removed: Sequence[str], feature_dim: int) -> None:
 def _ready(model: nn.Module, removed: Sequence[str], spec: Spec | None, size: int | None, must_run: bool) -> Stripped:
     removed = (*removed, *_remove_auxiliary(model))
     is_hf = kind_of(model) == "hf"
-    specs = [spec] if spec else hugging_face_specs(model) if is_hf else image_specs(model, size)
+    if spec:
+        specs = list(dict.fromkeys([spec.without_masks(), spec])) if is_hf else [spec]
+    else:
+        specs = hugging_face_specs(model) if is_hf else image_specs(model, size)
     options = {"return_dict": True} if is_hf else {}
     try:
-        return Stripped(model, removed, *find_dry_run(model, specs, lambda run: run(run.twin(model), **options)))
+        return Stripped(
+            model, removed, *find_dry_run(model, specs, lambda run: run(run.twin(model), **options), must_run)
+        )
     except ValueError:
         if must_run:
             raise
@@ -176,6 +183,8 @@ def _checked_paths(model: nn.Module, head: str) -> tuple[str]:
 def _base_model(model: Any) -> tuple[nn.Module, list[str]]:
     """What is below the head; of an encoder and a decoder, the encoder."""
     base = model.base_model
+    if kind_of(base) != "hf":
+        return base, []
     kept = {id(part) for part in base.modules()} | {
         id(part) for part in model.modules() if any(child is base for child in part.modules())
     }

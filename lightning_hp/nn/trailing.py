@@ -111,7 +111,7 @@ def find_ending(twin: nn.Module, dry_run: DryRun) -> Ending:
     tracer.attach(twin)
     output = dry_run(twin, grad=True)
     if not isinstance(output, Tensor):
-        return Ending(doubt=f"it returns {type(output).__name__} and not one tensor")
+        return Ending(doubt=f"it returns {type(output).__name__} and not one tensor. Wrap it")
     if output.grad_fn is None:
         return Ending(doubt="its output cannot be followed back to its layers")
     layers, passed, bare = _walk_back([output.grad_fn], tracer.layers)

@@ -188,6 +188,30 @@ def test_every_weight_gets_a_gradient(family):
         assert any(line.startswith("pooler: ") for line in backbone.removed)
 
 
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "albert", "distilbert", "gpt2", "llama", "t5", "bart", "vit", "swin"]
+)
+def test_no_number_is_needed(family):
+    """A batch of the tokenizer has a mask, in whose numbers these models look for padding: it is left out."""
+    options = TEXT.get(family) or IMAGES[family][0]
+    with torch.device("meta"):
+        model = build(family, options)
+    batch = texts() if family in TEXT else {"pixel_values": torch.zeros(1, 3, 32, 32)}
+    for example in (None, batch):
+        assert Backbone(model, example_input=example).feature_dim == 32
+
+
+def test_a_timm_model_inside():
+    timm = pytest.importorskip("timm")
+    config = transformers.TimmWrapperConfig(architecture="resnet10t", num_labels=3)
+    model = transformers.TimmWrapperForImageClassification(config).eval()
+    backbone = Backbone(model)
+    assert backbone.feature_dim == timm.create_model("resnet10t").num_features
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.timm_model.fc(backbone(images)), model(images).logits)
+
+
 @pytest.mark.parametrize("family", ["bert", "t5", "vit"])
 def test_in_place(family):
     options = TEXT.get(family) or IMAGES[family][0]

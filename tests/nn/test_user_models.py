@@ -211,6 +211,21 @@ def test_a_width_of_the_user_is_believed_where_the_model_does_not_run():
         backbone.inference_speed()
 
 
+def test_a_width_of_the_user_spares_a_real_run():
+    runs = []
+
+    class Counts(Stubborn):
+        def forward(self, x):
+            if not x.is_meta:
+                runs.append(1)
+            return self.net(x + x.sum().item())
+
+    assert Backbone(Counts(), head=None, feature_dim=3).feature_dim == 3
+    assert runs == []
+    assert Backbone(Counts(), head=None).feature_dim == 3
+    assert runs != []
+
+
 class InTraining(nn.Module):
     """Does something else while it is trained."""
 
