@@ -43,8 +43,8 @@ class Backbone(nn.Module):
         example_input: A batch as the model takes it: a tensor, several in a tuple, or a mapping of names to tensors.
             Only shapes and types are looked at. Left out, it is taken from what the library says, or from the first
             layer and usual image sizes.
-        copy: ``False``: take the head off the module you passed, to save the memory of a copy. A model made from a
-            name is never copied.
+        copy: ``False``: take the head off the module you passed, to save the memory of a copy; it stays off if the
+            model is refused after that. A model made from a name is never copied.
 
     Attributes:
         model: The stripped model: freeze it, or read its parameters, here.

@@ -188,7 +188,9 @@ def _base_model(model: Any) -> tuple[nn.Module, list[str]]:
     kept = {id(part) for part in base.modules()} | {
         id(part) for part in model.modules() if any(child is base for child in part.modules())
     }
-    removed = [_line(name, part) for name, part in model.named_children() if id(part) not in kept and has_weights(part)]
+    removed = [
+        _line(name, part) for name, part in model.named_children() if id(part) not in kept and _has_weights(part)
+    ]
     if getattr(base.config, "is_encoder_decoder", False):
         encoder = base.get_encoder()
         removed += [_line(name, part) for name, part in base.named_children() if name.endswith("decoder")]
@@ -207,10 +209,6 @@ def _reset_classifier(model: Any) -> list[str]:
         for name, part in before.items()
         if after.get(name) is not part and next(part.parameters(recurse=False), None) is not None
     }
-    known = {id(part) for part in before.values()}
-    for part in after.values():
-        if id(part) not in known:
-            part.training = model.training
     return [_line(name, part) for name, part in gone.items()]
 
 
@@ -226,7 +224,7 @@ def _remove_auxiliary(model: Any) -> list[str]:
     return removed
 
 
-def has_weights(part: nn.Module) -> bool:
+def _has_weights(part: nn.Module) -> bool:
     """Whether a module is worth a line: not a dropout."""
     return next(part.parameters(), None) is not None
 

@@ -318,3 +318,24 @@ def test_log_two_for_two_classes_in_both_forms():
     one = ClassifierHead(6, 2, task="binary", zero_init=True)(torch.randn(4, 6))
     assert nn.functional.cross_entropy(two, torch.tensor([0, 1, 1, 0])).item() == pytest.approx(LOG2)
     assert nn.functional.binary_cross_entropy_with_logits(one, torch.ones(4, 1)).item() == pytest.approx(LOG2)
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"),
+    [("gelu", nn.GELU), ({"class_path": "torch.nn.LeakyReLU", "init_args": {"negative_slope": 0.3}}, nn.LeakyReLU)],
+)
+def test_it_is_built_from_yaml(written, kind):
+    """As LightningCLI does it."""
+    jsonargparse = pytest.importorskip("jsonargparse")
+    parser = jsonargparse.ArgumentParser()
+    parser.add_subclass_arguments(ClassifierHead, "head")
+    options = {
+        "in_features": 8,
+        "num_classes": 3,
+        "n_hidden_units": [4],
+        "activation_fn": written,
+        "class_prior": [1, 2, 3],
+    }
+    built = parser.parse_object({"head": {"class_path": "lightning_hp.ClassifierHead", "init_args": options}})
+    head = parser.instantiate(built).head
+    assert [type(part) for part in head.hidden] == [nn.Linear, kind]
