@@ -1,7 +1,7 @@
 """Hyperparameters for Lightning, chosen by rehearsing the real training and putting everything back.
 
 ``import lightning_hp.functional as hpf`` gives the maths alone: it loads no Lightning and no torch, which is why the
-names that need them are loaded on first use.
+names that need Lightning, torch or data are loaded on first use.
 """
 
 from __future__ import annotations
@@ -10,25 +10,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lightning_hp import functional
-from lightning_hp.results import LRFindResult
+from lightning_hp.results import BatchBound, BatchSizeResult, BatchTrial, LRFindResult
 
 if TYPE_CHECKING:
-    from lightning_hp.callbacks import LRFinder
+    from lightning_hp.callbacks import BatchSizeScaler, LRFinder
+    from lightning_hp.data import ClassBalancedBatchSampler
     from lightning_hp.nn import Backbone, ClassifierHead, InferenceSpeed
 
 __version__ = "0.1.0"
 
-__all__ = ["Backbone", "ClassifierHead", "InferenceSpeed", "LRFindResult", "LRFinder", "functional"]
+__all__ = [
+    "Backbone",
+    "BatchBound",
+    "BatchSizeResult",
+    "BatchSizeScaler",
+    "BatchTrial",
+    "ClassBalancedBatchSampler",
+    "ClassifierHead",
+    "InferenceSpeed",
+    "LRFindResult",
+    "LRFinder",
+    "functional",
+]
 
-_NEEDS_LIGHTNING = {"LRFinder": "lightning_hp.callbacks"}
-_NEEDS_TORCH = dict.fromkeys(("Backbone", "ClassifierHead", "InferenceSpeed"), "lightning_hp.nn")
+_ON_FIRST_USE = {
+    "Backbone": "lightning_hp.nn",
+    "BatchSizeScaler": "lightning_hp.callbacks",
+    "ClassBalancedBatchSampler": "lightning_hp.data",
+    "ClassifierHead": "lightning_hp.nn",
+    "InferenceSpeed": "lightning_hp.nn",
+    "LRFinder": "lightning_hp.callbacks",
+}
 
 
 def __getattr__(name: str) -> Any:
-    rooms = {**_NEEDS_LIGHTNING, **_NEEDS_TORCH}
-    if name not in rooms:
+    if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(rooms[name]), name)
+    value = getattr(import_module(_ON_FIRST_USE[name]), name)
     globals()[name] = value
     return value
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
-from tqdm.auto import tqdm
 
+from lightning_hp.callbacks.arguments import expect, is_count
+from lightning_hp.callbacks.before_training import name_undecided_callbacks, progress_bar, reason_not_to_rehearse
 from lightning_hp.functional.lr_steps import lr_range
 from lightning_hp.functional.lr_suggestion import suggest_lr
 from lightning_hp.functional.lr_zoom import falling_part
@@ -25,7 +25,6 @@ from lightning_hp.rehearsal import (
     Rehearsal,
     is_resuming,
     rehearse_alone,
-    undecided_callbacks,
 )
 from lightning_hp.reporting import log_figure, log_hyperparams, log_scalars, log_table
 from lightning_hp.results import LRFindResult
@@ -131,6 +130,9 @@ class LRFinder(pl.Callback):
 
     """
 
+    #: What it sets: a callback that changes what this depends on has to come before it.
+    sets = "lr"
+
     def __init__(
         self,
         min_lr: float = 1e-7,
@@ -147,15 +149,15 @@ class LRFinder(pl.Callback):
     ) -> None:
         super().__init__()
         for name, lr in (("min_lr", min_lr), ("max_lr", max_lr)):
-            _expect(isinstance(lr, Real), f"`{name}` to be a number", lr)
+            expect(isinstance(lr, Real), f"`{name}` to be a number", lr)
         steps = _num_steps(num_training_steps, min_lr, max_lr)
         self._lrs: list[float] = lr_range(min_lr, max_lr, steps, mode).tolist()
         threshold = early_stop_threshold
-        _expect(threshold is None or threshold > 1, "`early_stop_threshold` > 1 or None", threshold)
-        _expect(_is_count(num_repeats, 1), "`num_repeats` to be an int >= 1", num_repeats)
-        _expect(suggestion in get_args(Rule), f"`suggestion` to be one of {', '.join(get_args(Rule))}", suggestion)
-        _expect(isinstance(attr_name, str), '`attr_name` to be a name, or "" for `lr`, `learning_rate`', attr_name)
-        _expect(_are_epochs(milestones), "`milestones` to be a sequence of epochs >= 0", milestones)
+        expect(threshold is None or threshold > 1, "`early_stop_threshold` > 1 or None", threshold)
+        expect(is_count(num_repeats, 1), "`num_repeats` to be an int >= 1", num_repeats)
+        expect(suggestion in get_args(Rule), f"`suggestion` to be one of {', '.join(get_args(Rule))}", suggestion)
+        expect(isinstance(attr_name, str), '`attr_name` to be a name, or "" for `lr`, `learning_rate`', attr_name)
+        expect(_are_epochs(milestones), "`milestones` to be a sequence of epochs >= 0", milestones)
         self._early_stop_threshold = early_stop_threshold
         self._num_repeats = num_repeats
         self._suggestion = suggestion
@@ -176,11 +178,8 @@ class LRFinder(pl.Callback):
         if (why := _reason_to_skip(trainer)) is not None:
             rank_zero_info(f"LRFinder: skipped, {why}.")
             return
-        if (undecided := undecided_callbacks(trainer)) and self._milestones:
-            rank_zero_info(
-                f"LRFinder: {', '.join(undecided)} only watched, if at all: a callback that changes the gradients takes"
-                " part when it has the class attribute `changes_gradients = True`; `False` says that it does not."
-            )
+        if self._milestones:
+            name_undecided_callbacks("LRFinder", trainer)
         if self._update_attr and max(self._milestones, default=0) > trainer.current_epoch:
             # A schedule that cannot be moved midway is refused now, not in the middle of the night.
             LearningRate.locate(trainer, pl_module, self._attr_name, also_midway=True)
@@ -275,7 +274,10 @@ class LRFinder(pl.Callback):
         rule = self._suggestion
         if rule == "auto":
             rule = "one_cycle" if learning_rate.is_one_cycle else "fall"
-        with _progress_bar(trainer) as on_step, Rehearsal(trainer, pl_module, hooks) as rehearsal:
+        with (
+            progress_bar(trainer, "Finding the learning rate", "steps") as on_step,
+            Rehearsal(trainer, pl_module, hooks) as rehearsal,
+        ):
 
             def sweep(lrs: Sequence[float], num_repeats: int) -> list[list[float]]:
                 return range_test(rehearsal, learning_rate, lrs, self._early_stop_threshold, num_repeats, on_step)
@@ -312,32 +314,18 @@ class LRFinder(pl.Callback):
 
 def _reason_to_skip(trainer: Any) -> str | None:
     """Why there is nothing to search, in half a sentence."""
-    if trainer.fast_dev_run:
-        return "since `fast_dev_run` is no training; the learning rate is yours"
-    if 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
-        return "since nothing will be trained"
+    if (why := reason_not_to_rehearse(trainer)) is not None:
+        return f"{why}; the learning rate is yours"
     free = next((name for optimizer in trainer.optimizers if (name := is_parameter_free(optimizer))), None)
     if free is not None:
         return f"since {free} finds its step size itself; its `lr` is a factor to leave alone"
     return None
 
 
-@contextmanager
-def _progress_bar(trainer: pl.Trainer) -> Iterator[Callable[[], None]]:
-    """A bar over the steps, where the Trainer shows one; gives the function that moves it."""
-    hidden = trainer.progress_bar_callback is None or not trainer.is_global_zero
-    with tqdm(desc="Finding the learning rate", unit=" steps", leave=False, disable=hidden) as bar:
-
-        def on_step() -> None:
-            bar.update()
-
-        yield on_step
-
-
 def _num_steps(num_training_steps: int | None, min_lr: float, max_lr: float) -> int:
     if num_training_steps is not None:
-        _expect(
-            _is_count(num_training_steps, _MIN_STEPS),
+        expect(
+            is_count(num_training_steps, _MIN_STEPS),
             f"`num_training_steps` to be an int >= {_MIN_STEPS} or None",
             num_training_steps,
         )
@@ -346,14 +334,5 @@ def _num_steps(num_training_steps: int | None, min_lr: float, max_lr: float) -> 
     return max(_MIN_STEPS, round(STEPS_PER_DECADE * decades))
 
 
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 def _are_epochs(value: Any) -> bool:
-    return isinstance(value, Iterable) and all(_is_count(epoch, 0) for epoch in value)
-
-
-def _expect(holds: bool, what: str, got: Any) -> None:
-    if not holds:
-        raise ValueError(f"Expected {what}, but got {got!r}.")
+    return isinstance(value, Iterable) and all(is_count(epoch, 0) for epoch in value)

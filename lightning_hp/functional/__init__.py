@@ -3,6 +3,7 @@
 ``import lightning_hp.functional as hpf``
 """
 
+from lightning_hp.functional.batch_ladder import next_rung
 from lightning_hp.functional.batch_memory import predict_batch_size, predict_peak
 from lightning_hp.functional.batch_search import BatchSearch, search_batch_size
 from lightning_hp.functional.batch_throughput import throughput_is_flat, throughput_knee
@@ -24,6 +25,7 @@ __all__ = [
     "covered_share",
     "lr_range",
     "minimum_lr",
+    "next_rung",
     "predict_batch_size",
     "predict_peak",
     "scale_lr",

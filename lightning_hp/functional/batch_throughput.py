@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from statistics import median
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lightning_hp.functional.checks import check_probability, check_whole
+
+#: Sizes that are closer than this factor are one rung: what lies between them gains little however fast it is.
+RUNG = 1.4
 
 
 def throughput_knee(samples_per_second: Mapping[int, ArrayLike], within: float = 0.05) -> int:
@@ -34,24 +39,25 @@ def throughput_knee(samples_per_second: Mapping[int, ArrayLike], within: float =
         8
 
     """
-    medians = _medians(samples_per_second)
+    medians = medians_of(samples_per_second)
     check_probability("within", within)
     best = max(medians.values())
-    return min(size for size, median in medians.items() if median >= (1 - within) * best)
+    return min(size for size, speed in medians.items() if speed >= (1 - within) * best)
 
 
 def throughput_is_flat(samples_per_second: Mapping[int, ArrayLike], within: float = 0.05) -> bool:
     """Whether a ladder of growing batches may stop: the two last rungs gained nothing, and it is not rising again.
 
     One slow rung says nothing, since a machine is busy now and then: a search that stops there ends at a fraction of
-    the best throughput.
+    the best throughput. Nor do sizes next to each other, as a search of the memory limit tries them: those less than
+    1.4 times apart are one rung, at the best of them.
 
     Args:
         samples_per_second: As for :func:`throughput_knee`; the sizes in any order.
         within: The gain over the best rung before them that counts as one, as a share, > 0 and < 1.
 
     Returns:
-        ``False`` with fewer than three sizes.
+        ``False`` with fewer than three rungs.
 
     Raises:
         ValueError: If there is no size, or a size or a throughput is out of its range.
@@ -65,22 +71,29 @@ def throughput_is_flat(samples_per_second: Mapping[int, ArrayLike], within: floa
         (False, True)
 
     """
-    medians = [median for _, median in sorted(_medians(samples_per_second).items())]
     check_probability("within", within)
-    if len(medians) < 3:
+    rungs: list[float] = []
+    above = math.inf
+    for size, speed in sorted(medians_of(samples_per_second).items(), reverse=True):
+        if rungs and size * RUNG > above:
+            rungs[-1] = max(rungs[-1], speed)
+        else:
+            rungs.append(speed)
+            above = size
+    if len(rungs) < 3:
         return False
-    *before, previous, last = medians
+    last, previous, *before = rungs
     return max(previous, last) < (1 + within) * max(before) and last < (1 + within) * previous
 
 
-def _medians(samples_per_second: Mapping[int, ArrayLike]) -> dict[int, float]:
+def medians_of(samples_per_second: Mapping[int, ArrayLike]) -> dict[int, float]:
     """One throughput for each size."""
     if not samples_per_second:
         raise ValueError("Expected `samples_per_second` of one batch size or more, but got none.")
     medians = {}
     for size, repeats in samples_per_second.items():
-        values = np.asarray(repeats, dtype=np.float64)
-        if values.size == 0 or not (np.all(np.isfinite(values)) and np.all(values > 0)):
+        values = np.asarray(repeats, dtype=np.float64).ravel().tolist()
+        if not values or not all(0 < value < math.inf for value in values):
             raise ValueError(f"Expected throughputs > 0 for batch size {size}, but got {repeats!r}.")
-        medians[check_whole("batch size", size, least=1)] = float(np.median(values))
+        medians[check_whole("batch size", size, least=1)] = median(values)
     return medians

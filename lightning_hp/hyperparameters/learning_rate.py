@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -12,14 +11,16 @@ from torch.optim.lr_scheduler import OneCycleLR
 from lightning_hp.hyperparameters.configured import Key, Slot, write_number
 from lightning_hp.hyperparameters.home import Home, find_home
 from lightning_hp.hyperparameters.live import (
+    build_optimizers,
     configured_in,
     has_begun,
     live_value,
     refuse_what_cannot_be_rebased,
     refuse_without_rates,
+    renew_optimizers,
 )
 from lightning_hp.hyperparameters.scaling import is_rate, scale
-from lightning_hp.rehearsal import RandomStreams, lightning_module_of, misconfiguration
+from lightning_hp.rehearsal import misconfiguration
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -173,7 +174,7 @@ class LearningRate:
                     " the rate during a step, such as a warm-up in `optimizer_step`, into a scheduler.",
                 )
 
-    def apply(self, lr: float) -> None:
+    def apply(self, lr: float, renew: bool = False) -> None:
         """Makes ``lr`` the rate that the training is built on.
 
         At ``on_fit_start`` with a home: writes the home and builds optimizers and schedulers anew, through the
@@ -184,6 +185,8 @@ class LearningRate:
 
         Args:
             lr: The rate, finite and > 0.
+            renew: Optimizers and schedulers have to be built anew in any case, since what else they depend on has
+                changed.
 
         Raises:
             ValueError: If ``lr`` is not a rate, or the home cannot be written.
@@ -195,33 +198,21 @@ class LearningRate:
         if self.home is not None and self.home.probe.repeatable and not has_begun(self._trainer, self._module):
             self._rebuild(self.home, lr)
         else:
+            if renew:
+                renew_optimizers(self._trainer)
             self._rebase(lr)
         self.value = lr
 
     def _rebuild(self, home: Home, lr: float) -> None:
-        strategy = self._trainer.strategy
-        streams = RandomStreams(strategy.root_device)
         held = [(place, place.read()) for place in home.attribute.places]
         try:
             for place, _ in held:
                 place.write(lr)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # `fit` has said it already
-                strategy.setup_optimizers(self._trainer)
-            # What `Strategy.setup` does with new optimizers; the model has been through it and must not go again.
-            _, strategy.optimizers, strategy.lr_scheduler_configs = strategy.precision_plugin.connect(
-                self._module if strategy.model is None else strategy.model,
-                strategy.optimizers,
-                strategy.lr_scheduler_configs,
-            )
-            strategies = lightning_module_of(self._trainer, "strategies.strategy")
-            strategies._optimizers_to_device(strategy.optimizers, strategy.root_device)
+            build_optimizers(self._trainer)
         except BaseException:
             for place, value in held:
                 place.write(value)
             raise
-        finally:
-            streams.restore()
         home.attribute.write(lr)
 
     def _rebase(self, lr: float) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_hp.hyperparameters.configured import Configured
 from lightning_hp.hyperparameters.home import SOME_RATE, Home
-from lightning_hp.hyperparameters.probe import is_scalable
+from lightning_hp.hyperparameters.probe import is_repeatable, is_scalable
 from lightning_hp.hyperparameters.scaling import needs_trial
-from lightning_hp.rehearsal import misconfiguration
+from lightning_hp.rehearsal import RandomStreams, lightning_module_of, misconfiguration
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -29,6 +30,37 @@ def has_begun(trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
     states = (state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values())
     # Adagrad makes its state before the first step.
     return any(not isinstance(state, dict) or float(state.get("step", 1)) > 0 for state in states)
+
+
+def build_optimizers(trainer: pl.Trainer) -> None:
+    """Builds optimizers and schedulers anew through the strategy, as ``fit`` does; the random streams stay."""
+    strategy = trainer.strategy
+    streams = RandomStreams(strategy.root_device)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `fit` has said it already
+            strategy.setup_optimizers(trainer)
+        # What `Strategy.setup` does with new optimizers; the model has been through it and must not go again.
+        _, strategy.optimizers, strategy.lr_scheduler_configs = strategy.precision_plugin.connect(
+            trainer.lightning_module if strategy.model is None else strategy.model,
+            strategy.optimizers,
+            strategy.lr_scheduler_configs,
+        )
+        strategies = lightning_module_of(trainer, "strategies.strategy")
+        strategies._optimizers_to_device(strategy.optimizers, strategy.root_device)
+    finally:
+        streams.restore()
+
+
+def renew_optimizers(trainer: pl.Trainer) -> None:
+    """Builds optimizers and schedulers anew at the same rates: what else they depend on is another now.
+
+    A schedule may be as long as the training has steps, which a new batch size changes. Midway, or where
+    ``configure_optimizers`` puts hooks on parameters, nothing happens.
+    """
+    pl_module = trainer.lightning_module
+    if not has_begun(trainer, pl_module) and is_repeatable(trainer, pl_module):
+        build_optimizers(trainer)
 
 
 def live_value(trainer: pl.Trainer, configured: Configured, home: Home | None, midway: bool) -> float:

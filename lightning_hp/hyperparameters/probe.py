@@ -109,6 +109,14 @@ def probe(
     )
 
 
+def is_repeatable(trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+    """Whether ``configure_optimizers`` may run again: it leaves no hooks on parameters, which would then act twice."""
+    num_hooks = len(_hooks(pl_module))
+    with _untouched(trainer, pl_module) as build:
+        build()
+        return len(_hooks(pl_module)) == num_hooks
+
+
 def is_scalable(trainer: pl.Trainer, pl_module: pl.LightningModule, midway: bool) -> bool:
     """Whether multiplying the known rates of a schedule is the same as typing another rate, tried on copies.
 

@@ -2,7 +2,18 @@
 
 from lightning_hp.rehearsal.actors import changes_gradients, undecided_callbacks
 from lightning_hp.rehearsal.alone import rehearse_alone
+from lightning_hp.rehearsal.loaders import (
+    batch_size_of,
+    copy_loaders,
+    flatten_loaders,
+    is_resizable,
+    loader_roots,
+    request_loaders,
+    resize_loaders,
+    samples_of,
+)
 from lightning_hp.rehearsal.namespace import is_resuming, lightning_module_of, lightning_package, misconfiguration
+from lightning_hp.rehearsal.ranks import apart, can_step_apart, reduce_over_ranks
 from lightning_hp.rehearsal.rehearsal import (
     HOOKS_BEFORE_EPOCH,
     HOOKS_BEFORE_FIT,
@@ -16,11 +27,22 @@ __all__ = [
     "RandomStreams",
     "Rehearsal",
     "Snapshot",
+    "apart",
+    "batch_size_of",
+    "can_step_apart",
     "changes_gradients",
+    "copy_loaders",
+    "flatten_loaders",
+    "is_resizable",
     "is_resuming",
     "lightning_module_of",
     "lightning_package",
+    "loader_roots",
     "misconfiguration",
+    "reduce_over_ranks",
     "rehearse_alone",
+    "request_loaders",
+    "resize_loaders",
+    "samples_of",
     "undecided_callbacks",
 ]

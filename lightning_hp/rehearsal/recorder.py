@@ -1,12 +1,14 @@
-"""The losses of a step, as the training sees them."""
+"""The losses and the samples of a step, as the training sees them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Callback
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from lightning_hp.rehearsal.namespace import misconfiguration
 
@@ -15,11 +17,19 @@ if TYPE_CHECKING:
 
 
 class LossRecorder(Callback):
-    """Keeps the loss of every batch of a step."""
+    """Keeps the loss of every batch of a step, and how many samples it had."""
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
+        self.num_samples: list[int | None] = []
+        self.on_validation_batch: Callable[[], None] | None = None
         self._backward: list[Tensor] = []
+
+    def clear(self) -> None:
+        """Forgets the last step."""
+        self.losses.clear()
+        self.num_samples.clear()
+        self._backward.clear()
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Remembers what goes into ``manual_backward``, for a ``training_step`` that returns nothing."""
@@ -29,13 +39,19 @@ class LossRecorder(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Notes the loss of the batch, on its own scale."""
+        """Notes the loss of the batch, on its own scale, and its size."""
+        self.num_samples.append(_num_samples(batch))
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if pl_module.automatic_optimization:
             if isinstance(loss, Tensor):
                 self.losses.append(loss * trainer.accumulate_grad_batches)  # Lightning divided it
         else:
             self._record_manual(trainer, loss)
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Tells whoever waits for it."""
+        if self.on_validation_batch is not None:
+            self.on_validation_batch()
 
     def _record_manual(self, trainer: pl.Trainer, loss: Any) -> None:
         backward, self._backward = self._backward, []
@@ -51,3 +67,9 @@ class LossRecorder(Callback):
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             scale = scaler.get_scale() if scaler is not None else 1.0
             self.losses.append(torch.stack(backward).sum() / scale)
+
+
+def _num_samples(batch: Any) -> int | None:
+    """The first dimension of the first tensor: with several loaders, of the batch of the first one."""
+    leaves = (leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0)
+    return next((leaf.shape[0] for leaf in leaves), None)

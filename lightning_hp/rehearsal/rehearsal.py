@@ -9,7 +9,7 @@ has seen nothing, is put back, and with it every tensor, attribute, counter and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from lightning_hp.rehearsal.actors import gradient_callbacks
-from lightning_hp.rehearsal.loaders import copy_loaders, loader_roots
+from lightning_hp.rehearsal.loaders import copy_loaders, loader_roots, request_loaders
 from lightning_hp.rehearsal.namespace import lightning_module_of, misconfiguration
 from lightning_hp.rehearsal.recorder import LossRecorder
 from lightning_hp.rehearsal.refusals import refuse_one_way_data, refuse_what_cannot_be_rehearsed
 from lightning_hp.rehearsal.silence import SilentLogger
 from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot, put_back_dict
 from lightning_hp.rehearsal.understudy import make_understudy
+from lightning_hp.rehearsal.validation import run_one_validation_batch
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -67,6 +68,7 @@ class Rehearsal:
         self._hooks = tuple(hooks)
         self._call = lightning_module_of(trainer, "trainer.call")
         self._recorder = LossRecorder()
+        self._loop: Any = None
         self._passes = 0
         self._undo = ExitStack()
 
@@ -92,7 +94,7 @@ class Rehearsal:
         loop = self._loop.epoch_loop
         steps_before = loop.global_step
         losses = self._recorder.losses
-        losses.clear()
+        self._recorder.clear()
         batches = 0
         while loop.global_step == steps_before or not losses:
             if batches == _PATIENCE:
@@ -104,6 +106,22 @@ class Rehearsal:
             batches += 1
             self._advance()
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+    @property
+    def num_samples(self) -> int | None:
+        """Samples that went through the last :meth:`step` on this process; ``None`` if a batch holds no tensor."""
+        counts = self._recorder.num_samples
+        return None if None in counts else sum(filter(None, counts))
+
+    @property
+    def first_batch(self) -> int | None:
+        """Samples in the first batch of the last :meth:`step`; ``None`` if it holds no tensor."""
+        return self._recorder.num_samples[0]
+
+    @property
+    def loaders(self) -> list[Any]:
+        """The training loaders of the steps, one for each of a nest, as the strategy has prepared them."""
+        return list(self._loop._combined_loader.flattened)
 
     def read(self, losses: Sequence[Tensor]) -> list[float]:
         """The values of losses that :meth:`step` returned, averaged over all processes: one synchronisation.
@@ -122,6 +140,40 @@ class Rehearsal:
         put_back_dict(vars(self.trainer), self._settings)
         self._run_hooks()
 
+    def restart(self, build: Callable[[], Any], accumulate_grad_batches: int | None = None) -> None:
+        """Begins again from the start over other training loaders, after an error in a step too.
+
+        Args:
+            build: Gives the loaders: what ``fit`` takes. It is called when everything is back at the start, so what it
+                writes into the module or the datamodule, a batch size for instance, is there in the steps that follow.
+            accumulate_grad_batches: Batches for one optimizer step; ``None``: as in the training.
+
+        """
+        self._end_workers()
+        put_back_dict(vars(self.trainer), self._settings)
+        self.trainer.fit_loop = self._users_loop
+        self._state.restore()
+        self._begin(build())
+        if accumulate_grad_batches is not None:
+            self.trainer.accumulate_grad_batches = accumulate_grad_batches
+
+    def validate(self) -> bool:
+        """Runs one batch of the validation that ``fit`` will run, if there is one.
+
+        Metrics are updated and not computed, so that nothing is exchanged between processes. :meth:`rewind` or
+        :meth:`restart` takes back what it did.
+
+        Returns:
+            Whether there was a batch.
+
+        """
+        source = self._users_loop.epoch_loop.val_loop._data_source
+        if not source.is_defined():
+            return False
+        loaders = copy_loaders(request_loaders(self.trainer, source))
+        self._undo.callback(Snapshot(data=loader_roots(loaders)).restore)
+        return run_one_validation_batch(self.trainer, type(source)(loaders, source.name), self._recorder)
+
     def _prepare(self, undo: ExitStack) -> None:
         """Remembers everything, then brings the Trainer to its first batch. What is remembered first returns last."""
         trainer, strategy = self.trainer, self.trainer.strategy
@@ -132,13 +184,16 @@ class Rehearsal:
         self._state = Snapshot(*self._owners_of_state(), data=[d for d in [trainer.datamodule] if d is not None])
         undo.callback(self._state.restore)
         undo.callback(_reshard, self._module)
-        loaders = self._request_loaders()
+        loop = trainer.fit_loop
+        ready = loop._combined_loader
+        loaders = copy_loaders(request_loaders(trainer, loop._data_source) if ready is None else ready)
         data = Snapshot(data=loader_roots(loaders))
         undo.callback(data.restore)
         refuse_one_way_data(self.trainer, self._state.one_way + data.one_way)
-        self._install(loaders)
+        self._users_loop = loop
+        self._silence()
         undo.callback(self._end_workers)
-        self._begin()
+        self._begin(loaders)
 
     def _owners_of_state(self) -> list[Any]:
         """The objects that a training step writes into."""
@@ -152,35 +207,28 @@ class Rehearsal:
             *gradient_callbacks(trainer),
         ]
 
-    def _request_loaders(self) -> Any:
-        """The loaders that ``fit`` will use, or has built already, as copies."""
-        loop = self.trainer.fit_loop
-        if loop._combined_loader is not None:
-            return copy_loaders(loop._combined_loader)
-        data_connector = lightning_module_of(self.trainer, "trainer.connectors.data_connector")
-        return copy_loaders(data_connector._request_dataloader(loop._data_source))
-
-    def _install(self, loaders: Any) -> None:
-        """Puts the understudy and its silent surroundings in place."""
+    def _silence(self) -> None:
+        """Puts silent surroundings in place: of the callbacks only those that are part of a step, no logger."""
         trainer = self.trainer
-        self._loop = make_understudy(trainer, loaders)
-        trainer.fit_loop = self._loop
         trainer.callbacks = [*gradient_callbacks(trainer), self._recorder]
         trainer._loggers = [SilentLogger(logger) for logger in trainer.loggers]
-        trainer._logger_connector = type(trainer._logger_connector)(trainer)
         trainer.profiler = lightning_module_of(trainer, "profilers").PassThroughProfiler()
+
+    def _begin(self, loaders: Any) -> None:
+        """What ``fit`` does between here and its first batch, with an understudy in the place of its loop."""
+        trainer = self.trainer
+        self._loop = trainer.fit_loop = make_understudy(trainer, loaders)
+        self._passes = 0
+        trainer._logger_connector = type(trainer._logger_connector)(trainer)
         # The caller decides the learning rate of every step; a schedule has its own length and may refuse to go on.
         self._loop.epoch_loop.update_lr_schedulers = _do_nothing
-
-    def _begin(self) -> None:
-        """What ``fit`` does between here and its first batch."""
         torch.set_grad_enabled(True)
         self._loop.setup_data()
         if self._loop._data_fetcher is None or self._loop.max_batches == 0:
             raise misconfiguration(
-                self.trainer, "Expected training batches to rehearse, got none. Give `fit` a training loader with data."
+                trainer, "Expected training batches to rehearse, got none. Give `fit` a training loader with data."
             )
-        self._settings = dict(vars(self.trainer))  # hooks may change them, as GradientAccumulationScheduler does
+        self._settings = dict(vars(trainer))  # hooks may change them, as GradientAccumulationScheduler does
         self._run_hooks()
         self._start_pass()
 
@@ -221,7 +269,7 @@ class Rehearsal:
             parameter.grad = None
 
     def _end_workers(self) -> None:
-        if self._loop._data_fetcher is not None:
+        if self._loop is not None and self._loop._data_fetcher is not None:
             self._loop._data_fetcher.teardown()
 
 

@@ -1,12 +1,14 @@
 """The contract that every callback of the suite keeps, as tables: which callbacks, in which trainings.
 
 A callback joins by adding a `Member`. `idle` builds it so that it acts but applies nothing: a run with it must equal a
-run without it. `applied` tells which learning rate it set: a run that was given this rate by hand must equal it.
+run without it. `applied` tells which learning rate it set, and `applied_batch_size` which batch size: a run that was
+given these by hand must equal it. What it `refuses` it has to refuse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +20,7 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_hp import LRFinder
+from lightning_hp import BatchSizeScaler, LRFinder
 from lightning_hp.rehearsal import Rehearsal
 from tests.training import BATCH_SIZE, NUM_SAMPLES, Net, Samples, Stream
 
@@ -45,10 +47,18 @@ class Member:
     idle: Callable[[], pl.Callback]
     active: Callable[[], pl.Callback] | None = None
     applied: Callable[[Any], dict[str, Any]] | None = None
+    applied_batch_size: Callable[[Any], int] = lambda callback: BATCH_SIZE
+    refuses: frozenset[str] = frozenset()
 
 
 def _finder(**kwargs: Any) -> LRFinder:
     return LRFinder(**{"min_lr": 1e-4, "max_lr": 10.0, "num_training_steps": 70, "num_repeats": 1, **kwargs})
+
+
+def _scaler(**kwargs: Any) -> BatchSizeScaler:
+    """Eight of each of three classes: a batch of 24, on data so small that an epoch has few steps."""
+    few = {"min_steps_per_epoch": 1, "min_training_steps": 1}
+    return BatchSizeScaler(**{"min_per_class": 8, "max_val": 24, "num_classes": 3, **few, **kwargs})
 
 
 MEMBERS = [
@@ -58,6 +68,14 @@ MEMBERS = [
         idle=lambda: _finder(update_attr=False, num_repeats=2),
         active=lambda: _finder(num_repeats=3),
         applied=lambda callback: {"lr": callback.optimal_lr},
+    ),
+    Member(
+        "batch_size_scaler",
+        idle=lambda: _scaler(update_attr=False),
+        active=_scaler,
+        applied=lambda callback: {"lr": callback.result.lr_scaled},
+        applied_batch_size=lambda callback: callback.optimal_batch_size,
+        refuses=frozenset({"stateful_loader"}),
     ),
 ]
 
@@ -74,9 +92,22 @@ class Training:
     callbacks: Callable[[], list[pl.Callback]] = list
 
 
-def loader(**kwargs: Any) -> DataLoader:
+_size = [BATCH_SIZE]
+
+
+@contextmanager
+def batch_size_by_hand(batch_size: int) -> Iterator[None]:
+    """The loaders of the table have another batch size."""
+    _size[0] = batch_size
+    try:
+        yield
+    finally:
+        _size[0] = BATCH_SIZE
+
+
+def loader(loader_class: type[DataLoader] = DataLoader, **kwargs: Any) -> DataLoader:
     dataset = kwargs.pop("dataset", None) or Samples()
-    return DataLoader(dataset, batch_size=BATCH_SIZE, **kwargs)
+    return loader_class(dataset, batch_size=_size[0], **kwargs)
 
 
 def fp16_on_cpu() -> dict[str, Any]:
@@ -187,8 +218,8 @@ TRAININGS = [
     Training("overfit_batches", {}, lambda: loader(), lambda: {"overfit_batches": 2}),
     Training("iterable", {}, lambda: loader(dataset=Stream())),
     Training("stateful_loader", {}, StatefulLoader, lambda: {"limit_train_batches": 5}),
-    Training("torchdata_loader", {}, lambda: StatefulDataLoader(Samples(augment=True), BATCH_SIZE, shuffle=True)),
-    Training("torchdata_workers", {}, lambda: StatefulDataLoader(Samples(), BATCH_SIZE, shuffle=True, num_workers=1)),
+    Training("torchdata_loader", {}, lambda: loader(StatefulDataLoader, dataset=Samples(augment=True), shuffle=True)),
+    Training("torchdata_workers", {}, lambda: loader(StatefulDataLoader, shuffle=True, num_workers=1)),
     Training("workers", {}, lambda: loader(shuffle=True, num_workers=2)),
     Training("persistent_workers", {}, lambda: loader(shuffle=True, num_workers=1, persistent_workers=True)),
     Training(

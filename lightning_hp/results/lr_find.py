@@ -1,4 +1,4 @@
-"""What the callbacks found, as plain data: printed, logged, pickled and drawn from here."""
+"""The result of a learning-rate range test, as plain data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws a result on an Axes; shows and saves nothing, and leaves pyplot's global figures alone."""
+"""Draws a learning-rate range test."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_hp.plotting.style import ANSWER, CURVE, INK, QUIET, RAW, SECOND, bare, headline
 from lightning_hp.results import RULES, LRFindResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK = "#26324a"
-_QUIET = "#6b7385"
-_RAW = "#8fb0cc"
-_CURVE = "#245a8d"
-_ZOOM = "#2a8f80"
-_ANSWER = "#d1435b"
 _MARKERS = {"fall": "o", "one_cycle": "*", "half": "h", "steepest": "v", "valley": "s", "slide": "D", "minimum": "P"}
 
 
@@ -60,13 +55,9 @@ def plot_lr_find(result: LRFindResult, ax: Axes | None = None) -> Axes:
     _draw_title(ax, result)
     ax.set_xlim(result.lrs[0], result.lrs[-1])
     ax.set_ylim(*_loss_limits(result))
-    ax.set_xlabel("learning rate", color=_INK)
-    ax.set_ylabel("training loss", color=_INK)
-    ax.tick_params(colors=_QUIET, which="both")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color("#c9cfd9")
-    ax.grid(axis="y", color="#e8ebf0", linewidth=0.8)
-    ax.set_axisbelow(True)
+    ax.set_xlabel("learning rate", color=INK)
+    ax.set_ylabel("training loss", color=INK)
+    bare(ax)
     ax.ticklabel_format(axis="y", useOffset=False)
     if ax.get_legend_handles_labels()[0]:
         legend = ax.legend(
@@ -75,18 +66,18 @@ def plot_lr_find(result: LRFindResult, ax: Axes | None = None) -> Axes:
             bbox_to_anchor=(1.0, 1.0),
             frameon=False,
             fontsize=8.5,
-            labelcolor=_QUIET,
+            labelcolor=QUIET,
             labelspacing=0.6,
             alignment="left",
         )
-        legend.get_title().set(color=_INK, fontsize=8.5)
+        legend.get_title().set(color=INK, fontsize=8.5)
     return ax
 
 
 def _draw_losses(ax: Axes, result: LRFindResult) -> None:
     """Every repeat thinly, the smooth curve boldly, and the same for a second sweep."""
-    wide = (result.lrs, result.losses, result.smoothed, _RAW, _CURVE, None)
-    zoom = (result.zoom_lrs, result.zoom_losses, result.zoom_smoothed, _ZOOM, _ZOOM, "second sweep")
+    wide = (result.lrs, result.losses, result.smoothed, RAW, CURVE, None)
+    zoom = (result.zoom_lrs, result.zoom_losses, result.zoom_smoothed, SECOND, SECOND, "second sweep")
     for lrs, losses, smoothed, thin, bold, label in (wide, zoom) if result.zoom_lrs else (wide,):
         for sweep in losses:
             ax.plot(lrs, sweep, ".-", color=thin, linewidth=0.7, markersize=2.5, alpha=0.75, zorder=2)
@@ -104,7 +95,7 @@ def _draw_rules(ax: Axes, result: LRFindResult) -> None:
                 loss,
                 _MARKERS.get(name, "o"),
                 color="white",
-                markeredgecolor=_QUIET,
+                markeredgecolor=QUIET,
                 markersize=6,
                 zorder=5,
                 label=label,
@@ -115,22 +106,20 @@ def _draw_answer(ax: Axes, result: LRFindResult) -> None:
     """The suggestion, its band, what every repeat says alone, and the explosion."""
     if result.edge is not None:
         label = f"past the edge, {result.edge:.3g}"
-        ax.axvspan(result.edge, result.lrs[-1], color=_QUIET, alpha=0.1, linewidth=0, zorder=0, label=label)
+        ax.axvspan(result.edge, result.lrs[-1], color=QUIET, alpha=0.1, linewidth=0, zorder=0, label=label)
     if result.suggestion is None:
         return
     if result.interval is not None and result.rule == "fall":
-        ax.axvspan(*result.interval, color=_ANSWER, alpha=0.13, linewidth=0, zorder=1)
+        ax.axvspan(*result.interval, color=ANSWER, alpha=0.13, linewidth=0, zorder=1)
         alone = [lr for lr in result.per_repeat if lr is not None and len(result.per_repeat) > 1]
-        ax.plot(
-            alone, [1] * len(alone), "|", transform=ax.get_xaxis_transform(), color=_ANSWER, markersize=14, zorder=5
-        )
-    ax.axvline(result.suggestion, color=_ANSWER, linewidth=1.8, zorder=4)
+        ax.plot(alone, [1] * len(alone), "|", transform=ax.get_xaxis_transform(), color=ANSWER, markersize=14, zorder=5)
+    ax.axvline(result.suggestion, color=ANSWER, linewidth=1.8, zorder=4)
     loss = _loss_at(result, result.suggestion)
     ax.plot(
         result.suggestion,
         loss,
         "o",
-        color=_ANSWER,
+        color=ANSWER,
         markeredgecolor="white",
         markeredgewidth=1.5,
         markersize=10,
@@ -141,10 +130,10 @@ def _draw_answer(ax: Axes, result: LRFindResult) -> None:
 def _draw_own_lr(ax: Axes, result: LRFindResult) -> None:
     """Where the model stood before and where it stands now, below the curve; an arrow if that is outside the range."""
     if result.lr_used == result.lr_before:
-        marks = [("stays", result.lr_before, _QUIET, False)]
+        marks = [("stays", result.lr_before, QUIET, False)]
     else:
         rises = result.lr_used > result.lr_before
-        marks = [("before", result.lr_before, _QUIET, rises), ("used", result.lr_used, _ANSWER, not rises)]
+        marks = [("before", result.lr_before, QUIET, rises), ("used", result.lr_used, ANSWER, not rises)]
     low, high = np.log10(result.lrs[0]), np.log10(result.lrs[-1])
     for name, lr, color, text_left in marks:
         position = (np.log10(lr) - low) / (high - low) if lr > 0 else -1.0
@@ -176,17 +165,7 @@ def _draw_title(ax: Axes, result: LRFindResult) -> None:
         if result.note is not None:
             text += f"\n{result.note}"
     lines = [line for part in text.split("\n") for line in textwrap.wrap(part, 105)]
-    ax.set_title(title, loc="left", color=_INK, fontsize=14, fontweight="bold", pad=10 + 13 * len(lines))
-    ax.annotate(
-        "\n".join(lines),
-        (0, 1),
-        (0, 7),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        color=_QUIET,
-        fontsize=9.5,
-        va="bottom",
-    )
+    headline(ax, title, lines)
 
 
 def _loss_at(result: LRFindResult, lr: float) -> float:

@@ -1,0 +1,102 @@
+"""That nothing of a failed trial stays alive, and that freed memory goes back to the system."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lightning_hp.memory import attempt, release, release_memory
+from lightning_hp.memory.host import resident
+
+MIB = 2**20
+
+
+def test_what_fits_is_returned_and_other_errors_pass_untouched() -> None:
+    assert attempt(lambda: "done", "cpu") == ("done", None)
+    assert attempt(lambda: None, "cpu") == (None, None)
+    error = ValueError("Expected more than 1 value per channel when training")
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(ValueError, match="more than 1 value") as caught:
+        attempt(fail, "cpu")
+    assert caught.value is error
+    with pytest.raises(KeyboardInterrupt):
+        attempt(lambda: (_ for _ in ()).throw(KeyboardInterrupt()), "cpu")
+
+
+def test_the_error_is_told_in_one_line() -> None:
+    def fail() -> None:
+        raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported elsewhere")
+
+    assert attempt(fail, "cpu") == (None, "RuntimeError: CUDA error: out of memory")
+
+
+def test_no_tensor_of_the_step_is_alive_when_memory_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[BaseException] = []  # somebody who keeps the error, as a logger or a debugger does
+    tensors: list[weakref.ref[torch.Tensor]] = []
+    alive_at_release: list[bool] = []
+
+    def step() -> None:
+        batch = torch.ones(8)
+        tensors.append(weakref.ref(batch))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def wrapped() -> None:
+        activations = torch.ones(8)
+        tensors.append(weakref.ref(activations))
+        try:
+            step()
+        except torch.OutOfMemoryError as error:
+            wrapper = ValueError("the step failed")
+            errors.append(wrapper)
+            raise wrapper from error
+
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="the step failed"):
+            wrapped()
+        assert all(tensor() is not None for tensor in tensors), "a traceback keeps them: else this test says nothing"
+        tensors.clear()
+        monkeypatch.setattr(
+            release, "release_memory", lambda device: alive_at_release.extend(t() is not None for t in tensors)
+        )
+        assert attempt(wrapped, "cpu") == (None, "ValueError: the step failed")
+    finally:
+        gc.enable()
+    assert alive_at_release == [False, False]
+
+
+def test_the_devices_cache_is_emptied_after_cycles_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(
+        release, "device_module", lambda device: SimpleNamespace(empty_cache=lambda: order.append(device))
+    )
+    monkeypatch.setattr(gc, "collect", lambda: order.append("collect"))
+    release_memory("cuda:1")
+    assert order == ["collect", "cuda:1"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_what_malloc_keeps_goes_back_to_the_system() -> None:
+    start = resident()
+    blocks = [torch.ones(4096) for _ in range(8192)]  # 16 KiB each: from the heap, which shrinks from its end only
+    last = torch.ones(4096)
+    full = resident()
+    del blocks
+    kept = resident()
+    release_memory("cpu")
+    assert full - start > 100 * MIB
+    assert kept - start > 100 * MIB, "malloc gave it back by itself: this test says nothing"
+    assert resident() - start < 16 * MIB
+    del last
+
+
+def test_a_device_without_a_module_is_no_error() -> None:
+    release_memory("meta")
