@@ -13,13 +13,13 @@ from lightning_hp import functional
 from lightning_hp.results import LRFindResult
 
 if TYPE_CHECKING:
-    from lightning_hp.callbacks import LRFinder
+    from lightning_hp.callbacks import SAM, LRFinder
 
 __version__ = "0.1.0"
 
-__all__ = ["LRFindResult", "LRFinder", "functional"]
+__all__ = ["SAM", "LRFindResult", "LRFinder", "functional"]
 
-_NEEDS_LIGHTNING = {"LRFinder": "lightning_hp.callbacks"}
+_NEEDS_LIGHTNING = {"LRFinder": "lightning_hp.callbacks", "SAM": "lightning_hp.callbacks"}
 
 
 def __getattr__(name: str) -> Any:

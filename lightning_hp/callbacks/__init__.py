@@ -1,5 +1,6 @@
 """The callbacks: when to act, what to log. The maths is in ``functional``, the steps are run by ``rehearsal``."""
 
 from lightning_hp.callbacks.lr_finder import LRFinder
+from lightning_hp.callbacks.sam import SAM
 
-__all__ = ["LRFinder"]
+__all__ = ["SAM", "LRFinder"]
