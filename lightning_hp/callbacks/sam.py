@@ -30,8 +30,8 @@ class SAM(Callback):
 
     In each step the gradient is computed twice: at the weights w, to climb to w + e(w), about where the loss is highest
     within ``rho``; and there again, for the optimizer. Nothing of the model's code changes. Accumulation, clipping,
-    precision, schedulers, ``global_step`` and checkpoints are those of the optimizer alone, so SAM can be switched on or
-    off when a run is resumed. The second pass sees the same dropout masks; running statistics, metrics, logged values
+    precision, schedulers, ``global_step`` and checkpoints are those of the optimizer alone, so SAM can be switched on
+    or off when a run is resumed. The second pass sees the same dropout masks; running statistics, metrics, logged values
     and random streams are those of the first pass only.
 
     Args:
@@ -46,7 +46,8 @@ class SAM(Callback):
         every: Acts in the first of so many steps, >= 1; the others cost what they cost without SAM. *Trap*: at the same
             ``rho`` most of the gain goes too; raise ``rho`` with it, by up to the same factor. (Composer, 2022)
         start: Share of the training before SAM acts, >= 0 and < 1. The last eighth of a training has given nearly the
-            whole gain, at an eighth of the cost. *Trap*: what the learning rate has become by then decides. (Zhou et al., 2025)
+            whole gain, at an eighth of the cost. *Trap*: what the learning rate has become by then decides. (Zhou et
+            al., 2025)
         warmup: Share of the training over which the radius rises to ``rho`` once SAM acts, from 0 to 1. Costs nothing,
             and saves a radius that would otherwise end at guessing. *Trap*: none known. (measured by us)
         params: What moves: ``"all"``, ``"norm"`` (the normalisation layers: nearly no memory, often the same gain;

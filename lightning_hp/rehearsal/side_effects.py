@@ -1,8 +1,8 @@
 """What a training step writes besides gradients, so that a second pass through the same step can be undone.
 
-A whole snapshot would copy the weights in each step. Here a look at the version counters *before* the first pass tells
-which tensors it wrote, and only these are copied before the second: running statistics, metric states, a teacher's
-weights. Lists, dicts, counters and generators that hang on the user's own modules and objects are remembered by
+A whole snapshot would copy the weights in each step. Here small buffers (running statistics, which torch writes without
+counting it as a version) are copied in any case, and of the other tensors those that the first pass wrote, as their
+version counters tell: metric states, a memory bank, a teacher's weights. Lists, dicts, counters and generators that hang on the user's own modules and objects are remembered by
 identity, which costs microseconds.
 """
 
@@ -32,7 +32,7 @@ from lightning_hp.rehearsal.snapshot import _local as local_part
 _MAX_DESCEND = 100
 _MAX_COPY = 10_000
 _MAX_ARRAY_BYTES = 1 << 16
-_MAX_NEW_BYTES = 1 << 20
+_SMALL_BYTES = 1 << 20
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), torch.device, torch.dtype, torch.Size, type)
 _CLOSED = (nn.Module, DataLoader, Dataset, Sampler, nn.Parameter)  # modules are opened by themselves, see below
@@ -56,12 +56,14 @@ class SideEffects:
     def __init__(self, module: nn.Module) -> None:
         layers = list(module.modules())
         self._tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
+        self._small_buffers = {id(buffer) for buffer in module.buffers() if _is_small(buffer)}
         self._buffers = [layer._buffers for layer in layers if layer._buffers]
         self._owners = [vars(layer) for layer in layers if not _is_torchs_own(type(layer))]
         self._versions: dict[int, int] = {}
         self._begin: list[Callable[[], Any]] = []
         self._undo: list[Callable[[], Any]] = []
-        self._written: list[tuple[Tensor, Tensor]] = []
+        self._written: list[Tensor] = []
+        self._kept: list[Tensor] = []
 
     def before(self) -> None:
         """Notes versions and streams, before the first pass."""
@@ -73,10 +75,9 @@ class SideEffects:
         """Keeps what the first pass left."""
         tensors, streams = self._walk(keep=True)
         self._undo += [undo for stream in streams if (undo := _undo_random_stream(stream)) is not None]
-        self._written = []
-        for tensor in {id(t): t for t in (*self._tensors, *tensors)}.values():
-            if not tensor.is_inference() and self._may_be_written(tensor):
-                self._written.append((tensor, local_part(tensor).detach().clone()))
+        candidates = {id(t): t for t in (*self._tensors, *tensors)}.values()
+        self._written = [local_part(t).detach() for t in candidates if not t.is_inference() and self._may_be_written(t)]
+        self._kept = [tensor.clone() for tensor in self._written]
 
     def replay(self) -> None:
         """Sets the module's own random streams to where the first pass began."""
@@ -88,19 +89,21 @@ class SideEffects:
         for undo in self._undo:
             undo()
         with torch.no_grad():
-            for tensor, kept in self._written:
-                local_part(tensor).detach().copy_(kept)
+            for tensor, kept in zip(self._written, self._kept, strict=True):
+                tensor.copy_(kept)
         self.forget()
 
     def forget(self) -> None:
         """Lets go of everything that was kept."""
-        self._versions, self._begin, self._undo, self._written = {}, [], [], []
+        self._versions, self._begin, self._undo, self._written, self._kept = {}, [], [], [], []
 
     def _may_be_written(self, tensor: Tensor) -> bool:
-        """Whether the second pass may write into it: as the first did, or since it is a small one that is new."""
+        """Whether the second pass may write into it: as the first did, or since it is small and one cannot tell."""
+        if id(tensor) in self._small_buffers:
+            return True
         before = self._versions.get(id(tensor))
         if before is None:
-            return tensor.grad_fn is None and tensor.numel() * tensor.element_size() <= _MAX_NEW_BYTES
+            return tensor.grad_fn is None and _is_small(tensor)
         return tensor._version != before
 
     def _walk(self, keep: bool) -> tuple[list[Tensor], list[Any]]:
@@ -156,6 +159,10 @@ def _remember(container: Any) -> Iterable[Callable[[], Any]]:
 def _cut(container: list[Any], length: int) -> None:
     """A long list can only have grown."""
     del container[length:]
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() <= _SMALL_BYTES
 
 
 def _is_torchs_own(layer: type) -> bool:
