@@ -31,8 +31,8 @@ class SAM(Callback):
     In each step the gradient is computed twice: at the weights w, to climb to w + e(w), about where the loss is highest
     within ``rho``; and there again, for the optimizer. Nothing of the model's code changes. Accumulation, clipping,
     precision, schedulers, ``global_step`` and checkpoints are those of the optimizer alone, so SAM can be switched on
-    or off when a run is resumed. The second pass sees the same dropout masks; running statistics, metrics, logged values
-    and random streams are those of the first pass only.
+    or off when a run is resumed. The second pass sees the same dropout masks; running statistics, metrics, logged
+    values and random streams are those of the first pass only.
 
     Args:
         rho: Radius of the ball, >= 0, in the weights' own unit; 0 switches SAM off. 0.05 is the usual start; small
@@ -239,8 +239,12 @@ class SAM(Callback):
             self._step = {}
             log_scalars(trainer, means, self._global_step)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Frees the copy of the weights: the memory may be wanted."""
+        self._perturbation = None
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Frees the copy of the weights for the validation, and looks whether anything is learned at all."""
+        """Looks whether anything is learned at all."""
         self._release()
         total, self._epoch_loss = self._epoch_loss, None
         steps, self._epoch_steps = self._epoch_steps, 0

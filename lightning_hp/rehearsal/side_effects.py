@@ -1,9 +1,9 @@
 """What a training step writes besides gradients, so that a second pass through the same step can be undone.
 
 A whole snapshot would copy the weights in each step. Here small buffers (running statistics, which torch writes without
-counting it as a version) are copied in any case, and of the other tensors those that the first pass wrote, as their
-version counters tell: metric states, a memory bank, a teacher's weights. Lists, dicts, counters and generators that hang on the user's own modules and objects are remembered by
-identity, which costs microseconds.
+counting a version) are copied in any case, and of the other tensors those that the first pass wrote, as their version
+counters tell: metric states, a memory bank, a teacher's weights. Lists, dicts, counters and generators that hang on the
+user's own modules and objects are remembered by identity, which costs microseconds.
 """
 
 from __future__ import annotations
