@@ -115,9 +115,7 @@ def test_the_refusal_is_of_the_trainers_own_namespace() -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    trainer = lightning.pytorch.Trainer(
-        callbacks=[SAM()], max_epochs=1, logger=False, accelerator="cpu", barebones=True
-    )
+    trainer = lightning.pytorch.Trainer(callbacks=[SAM()], max_epochs=1, accelerator="cpu", barebones=True)
     with pytest.raises(LightningMisconfiguration, match="expected automatic optimization"):
         trainer.fit(Manual(), loader())
 
