@@ -20,9 +20,10 @@ from lightning_hp.reporting import log_scalars
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-# A training that is stuck is told from one that has hardly begun after so many steps.
-_STEPS_TO_JUDGE = 100
-_FIRST_LOSSES = 16
+# A training that is stuck is told from one that begins slowly, as SAM does, after this share of it, and so many steps;
+# after so many steps if its length is not known.
+_SHARE_TO_JUDGE, _STEPS_TO_JUDGE, _STEPS_OF_NO_END = 0.5, 100, 1000
+_FIRST_STEPS = 16
 
 
 class SAM(Callback):
@@ -144,7 +145,7 @@ class SAM(Callback):
         self._is_logged = False
         self._first_losses: list[Tensor] = []
         self._epoch_loss: Tensor | None = None
-        self._epoch_steps = self._all_steps = 0
+        self._epoch_steps = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses what SAM cannot act in, and steps in front: it has to see the gradients before others edit them."""
@@ -161,9 +162,9 @@ class SAM(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Learns how long the training is, if it has to."""
         self._forget()
-        if (self._start or self._warmup) and not is_rehearsal(trainer):
+        if not is_rehearsal(trainer):
             self._steps = trainer.estimated_stepping_batches
-            if math.isinf(self._steps):
+            if (self._start or self._warmup) and math.isinf(self._steps):
                 raise misconfiguration(
                     trainer,
                     "SAM: expected a training whose length is known, which `start` and `warmup` are shares of, got a"
@@ -248,15 +249,18 @@ class SAM(Callback):
         self._release()
         total, self._epoch_loss = self._epoch_loss, None
         steps, self._epoch_steps = self._epoch_steps, 0
-        if total is None or self._all_steps < _STEPS_TO_JUDGE or "stuck" in self._said:
+        known = math.isfinite(self._steps)
+        enough = max(_STEPS_TO_JUDGE, _SHARE_TO_JUDGE * self._steps) if known else _STEPS_OF_NO_END
+        if total is None or trainer.global_step < enough or "stuck" in self._said:
             return
-        first, loss = torch.stack(self._first_losses).tolist(), float(total) / steps
+        first = [float(loss) for loss in self._first_losses]
+        loss = float(total) / steps
         if all(map(math.isfinite, [*first, loss])) and is_stuck(first, loss, _num_outputs(pl_module)):
             self._say(
                 trainer,
                 "stuck",
-                f"SAM: after {self._all_steps} batches the training loss is {loss:.4g}, no better than at the start or"
-                f" than guessing. If the network learns without SAM, rho={self._rho:.3g} is too large for it: lower"
+                f"SAM: after {trainer.global_step} steps the training loss is {loss:.4g}, no better than at the start"
+                f" or than guessing. If the network learns without SAM, rho={self._rho:.3g} is too large for it: lower"
                 " `rho`, or let it rise with `warmup=0.3`.",
             )
 
@@ -315,9 +319,8 @@ class SAM(Callback):
             entries = {"grad_norm": norm / scale, "sharpness": loss_there - loss, "rho": loss.new_tensor(self._radius)}
             for name, value in entries.items():
                 self._step.setdefault(name, []).append(value.float())
-        self._all_steps += 1
         self._epoch_steps += 1
-        if len(self._first_losses) < _FIRST_LOSSES:
+        if trainer.global_step < _FIRST_STEPS:
             self._first_losses.append(loss.float())
         self._epoch_loss = loss.float() if self._epoch_loss is None else self._epoch_loss + loss
 

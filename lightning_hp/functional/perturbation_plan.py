@@ -105,7 +105,7 @@ def is_stuck(first_losses: Sequence[float], loss: float, num_outputs: int | None
     """Whether a training is where it began, or at the loss of guessing: what a radius that is too large looks like.
 
     Args:
-        first_losses: Some losses from the start.
+        first_losses: Some losses from the start; none if the start was not seen.
         loss: The mean loss now, of many steps.
         num_outputs: Number of classes; guessing then costs ``log(num_outputs)``. ``None``: not known.
 
@@ -122,6 +122,6 @@ def is_stuck(first_losses: Sequence[float], loss: float, num_outputs: int | None
         (True, True, False)
 
     """
-    first = sum(first_losses) / len(first_losses)
+    first = sum(first_losses) / len(first_losses) if first_losses else math.inf
     guessing = math.log(num_outputs) if num_outputs and num_outputs > 1 else math.inf
     return loss >= 0.97 * first or abs(loss - guessing) <= 0.03 * guessing < math.inf

@@ -69,3 +69,5 @@ def test_stuck_is_where_it_began_or_at_guessing() -> None:
     assert not hpf.is_stuck([7.0], guess * 1.01)
     assert not hpf.is_stuck([700.0], 90.0, num_outputs=10), "a regression with ten outputs that learns"
     assert not hpf.is_stuck([2.4], 0.01, num_outputs=1)
+    assert not hpf.is_stuck([], 5.0)
+    assert hpf.is_stuck([], 2.3, num_outputs=10)
