@@ -192,8 +192,9 @@ class SAM(Callback):
         """Sets aside what earlier batches of the step have accumulated: this batch climbs by its own gradient."""
         if self._second is not None and self._second.is_recorded:
             parameters = self._parameters(trainer)
-            self._stash = [parameter.grad for parameter in parameters]
-            for parameter in parameters:
+            grads = [parameter.grad for parameter in parameters]
+            self._stash = [] if all(grad is None for grad in grads) else grads
+            for parameter in parameters if self._stash else ():
                 parameter.grad = None
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -204,9 +205,10 @@ class SAM(Callback):
         perturbation = self._perturbation = self._renewed(trainer, pl_module)
         with perturbation.ascended(self._radius) as norm:
             self._say_what_does_not_move(trainer, perturbation)
-            for parameter, grad in zip(perturbation.parameters, self._stash, strict=True):
+            stash, self._stash = self._stash, []
+            for parameter, grad in zip(perturbation.parameters, stash, strict=False):
                 parameter.grad = grad
-            self._stash = []
+            del stash
             loss = second.run()
         if second.loss is not None:
             self._note(trainer, norm, second.loss, loss)
