@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["SAM", "LRFindResult", "LRFinder", "functional"]
+__all__ = ["LRFindResult", "LRFinder", "SAM", "functional"]  # noqa: RUF022 - plain order; ruff takes SAM for a constant
 
 _NEEDS_LIGHTNING = {"LRFinder": "lightning_hp.callbacks", "SAM": "lightning_hp.callbacks"}
 

@@ -3,4 +3,4 @@
 from lightning_hp.callbacks.lr_finder import LRFinder
 from lightning_hp.callbacks.sam import SAM
 
-__all__ = ["SAM", "LRFinder"]
+__all__ = ["LRFinder", "SAM"]  # noqa: RUF022 - plain order; ruff takes SAM for a constant
