@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_hp.callbacks.sam_refusals import refuse_optimizer, refuse_setting
 from lightning_hp.functional.perturbation import Perturbation
 from lightning_hp.functional.perturbation_plan import is_stuck, norm_parameters, perturbation_radius
-from lightning_hp.rehearsal import SecondPass, is_rehearsal, misconfiguration
+from lightning_hp.rehearsal import SecondPass, is_rehearsal, lightning_module_of, misconfiguration
 from lightning_hp.reporting import log_scalars
 
 if TYPE_CHECKING:
@@ -163,12 +163,13 @@ class SAM(Callback):
         """Learns how long the training is, if it has to."""
         self._forget()
         if not is_rehearsal(trainer):
-            self._steps = trainer.estimated_stepping_batches
+            self._steps = _length(trainer)
             if (self._start or self._warmup) and math.isinf(self._steps):
                 raise misconfiguration(
                     trainer,
                     "SAM: expected a training whose length is known, which `start` and `warmup` are shares of, got a"
-                    " loader without a length. Set `max_steps` or `limit_train_batches`.",
+                    " loader without a length, or an accumulation that changes. Set `max_steps` or"
+                    " `limit_train_batches`.",
                 )
         self._logged = _times_to_log(trainer, trainer.global_step)
 
@@ -345,6 +346,15 @@ class SAM(Callback):
         if topic not in self._said and not is_rehearsal(trainer):
             self._said.add(topic)
             rank_zero_warn(message)
+
+
+def _length(trainer: Any) -> float:
+    """The optimizer steps of the whole training; infinite where Lightning cannot tell."""
+    try:
+        steps = float(trainer.estimated_stepping_batches)
+    except lightning_module_of(trainer, "utilities.exceptions").MisconfigurationException:
+        return math.inf  # the accumulation changes with the epochs
+    return steps if steps > 0 else math.inf
 
 
 def _times_to_log(trainer: Any, steps: int) -> int:

@@ -38,9 +38,9 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     device = gradients[0].device
     sharded: list[Any] = [gradient for gradient in gradients if is_sharded(gradient)]
     if not sharded:
-        return _norm([_values(gradient) for gradient in gradients], device)
+        return _norm([_values(g) if g.is_sparse else g for g in gradients], device)
     whole = [gradient for gradient in gradients if not is_sharded(gradient)]
-    squares = [_norm([_values(gradient) for gradient in whole], device).square()] if whole else []
+    squares = [_norm([_values(g) if g.is_sparse else g for g in whole], device).square()] if whole else []
     ways: dict[Any, list[Any]] = {}
     for shard in sharded:
         ways.setdefault((shard.device_mesh, shard.placements), []).append(shard.to_local())
@@ -73,23 +73,24 @@ _WHOLE = (Tensor, Parameter)
 
 
 def _values(gradient: Tensor) -> Tensor:
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
+    """The entries of a sparse gradient, each once."""
+    return gradient.coalesce().values()
 
 
 def _norm(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for position, tensor in enumerate(tensors):
-        kinds.setdefault((tensor.device, tensor.dtype), []).append(position)
-    norms: list[Tensor] = [tensors[0]] * len(tensors)
-    for (_, dtype), positions in kinds.items():
-        wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
-        found = _foreach_norm([tensors[position] for position in positions], 2, wide)
-        for position, norm in zip(positions, found, strict=True):
-            norms[position] = norm
-    if len(kinds) > 1:
+    kinds = {(tensor.device, tensor.dtype) for tensor in tensors}
+    if len(kinds) == 1:
+        norms = list(_foreach_norm(list(tensors), 2, _wide(tensors[0].dtype)))
+    else:
+        norms = [torch.linalg.vector_norm(tensor, dtype=_wide(tensor.dtype)) for tensor in tensors]
         widest = norms[0].dtype
         for norm in norms:
             widest = torch.promote_types(widest, norm.dtype)
         norms = [norm.to(device, widest) for norm in norms]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype | None:
+    """The type in which squares are added up, if it is another."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else None

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from lightning_hp.functional.gradient_norm import gradient_norm, local_part
+from lightning_hp.functional.gradient_norm import gradient_norm, is_sharded, local_part
 
 
 class Perturbation:
@@ -72,6 +72,7 @@ class Perturbation:
         self._moving = [p for p in self.parameters if chosen is None or id(p) in chosen]
         if not self._moving:
             raise ValueError("Expected parameters to move, but got none.")
+        self._is_sharded = any(is_sharded(parameter) for parameter in self._moving)
         self.rho = rho
         self.adaptive = adaptive
         self.eta = eta
@@ -116,7 +117,7 @@ class Perturbation:
             raise RuntimeError("Expected weights at w, but they are at w + e(w) already: call `restore` first.")
         rho = self.rho if rho is None else rho
         moving = [parameter for parameter in self._moving if parameter.grad is not None]
-        weights = [local_part(parameter) for parameter in moving]
+        weights = self._local(moving)
         # What a sparse gradient says of a row that it lists twice is known only when it is added up.
         gradients = [g.coalesce() if g.is_sparse else g for p in moving if (g := p.grad) is not None]
         if self.adaptive:
@@ -130,7 +131,7 @@ class Perturbation:
             copies = self._copies_of(moving, weights)
             torch._foreach_copy_(copies, weights)
             self._moved = (weights, copies)
-            _add(weights, [local_part(gradient) for gradient in gradients], rho / norm)
+            _add(weights, self._local(gradients), rho / norm)
         return norm
 
     @torch.no_grad()
@@ -163,6 +164,9 @@ class Perturbation:
         if self._moved[0]:
             raise RuntimeError("Expected weights at w, but they are at w + e(w): call `restore` first.")
         self._kept, self._last = {}, ([], [])
+
+    def _local(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [local_part(tensor) for tensor in tensors] if self._is_sharded else tensors
 
     def _copies_of(self, moving: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
         """The memory that keeps these parameters' w."""

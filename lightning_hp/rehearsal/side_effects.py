@@ -55,11 +55,19 @@ class SideEffects:
 
     def __init__(self, module: nn.Module) -> None:
         layers = list(module.modules())
-        self._tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
-        self._small_buffers = {id(buffer) for buffer in module.buffers() if _is_small(buffer)}
+        known = {id(t): t for t in (*module.parameters(), *module.buffers()) if not t.is_inference()}
+        small = {id(buffer) for buffer in module.buffers() if _is_small(buffer)}
+        self._known = set(known)
+        self._small = [known[name] for name in known if name in small]
+        self._watched = [known[name] for name in known if name not in small]
         self._buffers = [layer._buffers for layer in layers if layer._buffers]
         self._owners = [vars(layer) for layer in layers if not _is_torchs_own(type(layer))]
-        self._versions: dict[int, int] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Lets go of everything that was kept."""
+        self._versions: list[int] = []
+        self._loose: dict[int, int] = {}
         self._begin: list[Callable[[], Any]] = []
         self._undo: list[Callable[[], Any]] = []
         self._written: list[Tensor] = []
@@ -67,16 +75,18 @@ class SideEffects:
 
     def before(self) -> None:
         """Notes versions and streams, before the first pass."""
-        tensors, streams = self._walk(keep=False)
-        self._versions = {id(t): t._version for t in (*self._tensors, *tensors) if not t.is_inference()}
+        loose, streams = self._walk(keep=False)
+        self._versions = [tensor._version for tensor in self._watched]
+        self._loose = {id(tensor): tensor._version for tensor in loose}
         self._begin = [undo for stream in streams if (undo := _undo_random_stream(stream)) is not None]
 
     def after(self) -> None:
         """Keeps what the first pass left."""
-        tensors, streams = self._walk(keep=True)
+        loose, streams = self._walk(keep=True)
         self._undo += [undo for stream in streams if (undo := _undo_random_stream(stream)) is not None]
-        candidates = {id(t): t for t in (*self._tensors, *tensors)}.values()
-        self._written = [local_part(t).detach() for t in candidates if not t.is_inference() and self._may_be_written(t)]
+        written = [t for t, version in zip(self._watched, self._versions, strict=True) if t._version != version]
+        written += [tensor for tensor in loose if self._may_be_written(tensor)]
+        self._written = [local_part(tensor).detach() for tensor in (*self._small, *written)]
         self._kept = [tensor.clone() for tensor in self._written]
 
     def replay(self) -> None:
@@ -93,21 +103,15 @@ class SideEffects:
                 tensor.copy_(kept)
         self.forget()
 
-    def forget(self) -> None:
-        """Lets go of everything that was kept."""
-        self._versions, self._begin, self._undo, self._written, self._kept = {}, [], [], [], []
-
     def _may_be_written(self, tensor: Tensor) -> bool:
-        """Whether the second pass may write into it: as the first did, or since it is small and one cannot tell."""
-        if id(tensor) in self._small_buffers:
-            return True
-        before = self._versions.get(id(tensor))
+        """Whether the second pass may write into it: as the first did, or since it is new and small and may be next."""
+        before = self._loose.get(id(tensor))
         if before is None:
             return tensor.grad_fn is None and _is_small(tensor)
         return tensor._version != before
 
     def _walk(self, keep: bool) -> tuple[list[Tensor], list[Any]]:
-        """The tensors and random streams on the user's modules; with ``keep`` their containers are remembered."""
+        """Tensors (not yet known) and random streams on the user's modules; with ``keep`` containers are remembered."""
         tensors: list[Tensor] = []
         streams: list[Any] = []
         undo: list[Callable[[], Any]] = []
@@ -144,7 +148,7 @@ class SideEffects:
                 open_.append(attributes)
         if keep:
             self._undo = undo
-        return tensors, streams
+        return [t for t in tensors if id(t) not in self._known and not t.is_inference()], streams
 
 
 def _remember(container: Any) -> Iterable[Callable[[], Any]]:

@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException as LightningMisconfiguration
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import MixedPrecision
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lightning_hp import SAM, LRFinder
 from tests.callbacks.contract import fp16_on_cpu, loader
 from tests.callbacks.sam_by_hand import Wrapped, make_net
-from tests.training import MemoryLogger, Net, Run, Samples, assert_identical, assert_same_training, train
+from tests.training import MemoryLogger, Net, Run, Samples, Stream, assert_identical, assert_same_training, train
 
 RHO = 0.2
 
@@ -34,7 +34,7 @@ def net(module_class: type[pl.LightningModule] = Net, **kwargs: Any) -> Any:
 
 
 def fit(callbacks: list[Any], module: pl.LightningModule | None = None, **kwargs: Any) -> Run:
-    data = kwargs.pop("loader", None) or loader(shuffle=True)
+    data = kwargs.pop("loader") if "loader" in kwargs else loader(shuffle=True)
     return train(net() if module is None else module, callbacks, data, **kwargs)
 
 
@@ -146,6 +146,13 @@ def test_it_trains_the_same_in_the_other_namespace() -> None:
     plain = build(pl.LightningModule)
     pl.Trainer(max_epochs=1, accelerator="cpu", barebones=True).fit(plain, loader())
     assert not torch.equal(weights[0], plain.layer.weight)
+
+
+def test_a_training_of_unknown_length_is_fine_unless_a_share_of_it_is_asked_for() -> None:
+    assert fit([SAM(rho=RHO)], loader=loader(dataset=Stream())).global_step == 12
+    with pytest.raises(MisconfigurationException, match="expected a training whose length is known"):
+        fit([SAM(rho=RHO, warmup=0.5)], loader=loader(dataset=Stream()))
+    assert fit([SAM(rho=RHO), GradientAccumulationScheduler({0: 2, 1: 3})]).global_step == 5
 
 
 # Numbers that are not finite.
