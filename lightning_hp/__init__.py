@@ -13,13 +13,13 @@ from lightning_hp import functional
 from lightning_hp.results import BatchBound, BatchSizeResult, BatchTrial, LRFindResult
 
 if TYPE_CHECKING:
-    from lightning_hp.callbacks import BatchSizeScaler, LRFinder
+    from lightning_hp.callbacks import SAM, BatchSizeScaler, LRFinder
     from lightning_hp.data import ClassBalancedBatchSampler
     from lightning_hp.nn import Backbone, ClassifierHead, InferenceSpeed
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - plain order; ruff takes SAM for a constant
     "Backbone",
     "BatchBound",
     "BatchSizeResult",
@@ -30,6 +30,7 @@ __all__ = [
     "InferenceSpeed",
     "LRFindResult",
     "LRFinder",
+    "SAM",
     "functional",
 ]
 
@@ -40,6 +41,7 @@ _ON_FIRST_USE = {
     "ClassifierHead": "lightning_hp.nn",
     "InferenceSpeed": "lightning_hp.nn",
     "LRFinder": "lightning_hp.callbacks",
+    "SAM": "lightning_hp.callbacks",
 }
 
 

@@ -179,9 +179,9 @@ def at_start_quietly(look: Any, make: Any) -> Any:
         raise Stop
 
     found: list[Any] = []
+    module = InHook()
+    module.make = make
     with pytest.raises(Stop):
-        module = InHook()
-        module.make = make
         train(module, [At(act)])
     return found[0]
 
