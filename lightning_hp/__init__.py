@@ -1,7 +1,7 @@
 """Hyperparameters for Lightning, chosen by rehearsing the real training and putting everything back.
 
-``import lightning_hp.functional as hpf`` gives the maths alone: it loads no Lightning, which is why the names that need
-Lightning, or data, are loaded on first use.
+``import lightning_hp.functional as hpf`` gives the maths alone: it loads no Lightning and no torch, which is why the
+names that need Lightning, torch or data are loaded on first use.
 """
 
 from __future__ import annotations
@@ -15,23 +15,30 @@ from lightning_hp.results import BatchBound, BatchSizeResult, BatchTrial, LRFind
 if TYPE_CHECKING:
     from lightning_hp.callbacks import BatchSizeScaler, LRFinder
     from lightning_hp.data import ClassBalancedBatchSampler
+    from lightning_hp.nn import Backbone, ClassifierHead, InferenceSpeed
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backbone",
     "BatchBound",
     "BatchSizeResult",
     "BatchSizeScaler",
     "BatchTrial",
     "ClassBalancedBatchSampler",
+    "ClassifierHead",
+    "InferenceSpeed",
     "LRFindResult",
     "LRFinder",
     "functional",
 ]
 
 _ON_FIRST_USE = {
+    "Backbone": "lightning_hp.nn",
     "BatchSizeScaler": "lightning_hp.callbacks",
     "ClassBalancedBatchSampler": "lightning_hp.data",
+    "ClassifierHead": "lightning_hp.nn",
+    "InferenceSpeed": "lightning_hp.nn",
     "LRFinder": "lightning_hp.callbacks",
 }
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -12,11 +12,15 @@ from lightning_hp.batch_choice import Choice, Objective, Wanted
 from lightning_hp.data import ClassCounts, NoClasses, class_counts
 from lightning_hp.functional.batch_grid import RoundTo
 from lightning_hp.functional.class_coverage import batch_size_for_coverage, coverage_probability
-from lightning_hp.rehearsal import Rehearsal, batch_size_of, misconfiguration, samples_of
+from lightning_hp.hyperparameters import BatchSize
+from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal, batch_size_of, misconfiguration, samples_of
 from lightning_hp.results import BatchBound
 
 if TYPE_CHECKING:
     from lightning_hp.batch_trials import BatchTrials
+
+
+Scaling = Literal["linear", "sqrt", "auto"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Asked:
     objective: Objective
     within: float
     margin: float
+    steps_per_trial: int
+    memory_share: float
+    base_batch_size: int | None
+    lr_scaling: Scaling | None
+    warmup: bool | int
 
 
 @dataclass(frozen=True)
@@ -66,26 +75,21 @@ class Bounds:
     is_scheduled: bool
 
     @classmethod
-    def read(cls, asked: Asked, rehearsal: Rehearsal, value: int) -> Bounds:
+    def read(cls, asked: Asked, rehearsal: Rehearsal, batch_size: BatchSize) -> Bounds:
         """Reads them off the loaders of an open rehearsal.
 
         Raises:
             MisconfigurationException: If ``effective_batch_size`` cannot be shared out.
 
         """
-        trainer = rehearsal.trainer
+        trainer, value = rehearsal.trainer, batch_size.value
         loaders = rehearsal.loaders
-        known = [
-            samples * value // (batch_size_of(loader) or value)  # of a loader with smaller batches the same number
-            for loader in loaders
-            if (samples := samples_of(loader)) is not None
-        ]
         is_scheduled = any(
             base.__name__ == "GradientAccumulationScheduler" for one in trainer.callbacks for base in type(one).__mro__
         )
         if asked.effective_batch_size is not None:
             _refuse_to_share_out(trainer, asked.effective_batch_size, is_scheduled)
-        samples = min(known, default=None)
+        samples = _samples(loaders, value)
         if samples is not None and isinstance(trainer.limit_train_batches, float):
             samples = int(samples * trainer.limit_train_batches)
         return cls(
@@ -96,9 +100,17 @@ class Bounds:
             samples=samples,
             epochs=None if trainer.max_epochs in (None, -1) else trainer.max_epochs,
             least=max(getattr(getattr(loader, "batch_sampler", None), "least_batch_size", 1) for loader in loaders),
-            classes=_read_classes(asked, loaders[0]),
+            classes=_read_classes(asked, batch_size.first_loader, trainer.world_size),
             is_scheduled=is_scheduled,
         )
+
+    @classmethod
+    def of_evaluation(cls, asked: Asked, rehearsal: EvaluationRehearsal, batch_size: BatchSize) -> Bounds:
+        """Those of a loop that does not train: memory, speed, data and user."""
+        asked = replace(asked, min_per_class=0, min_steps_per_epoch=1, effective_batch_size=None)
+        nothing = NoClasses("nothing is trained")
+        samples = _samples(rehearsal.loaders, batch_size.value)
+        return cls(asked, batch_size.value, 1, rehearsal.trainer.world_size, samples, None, 1, nothing, False)
 
     @property
     def share(self) -> int | None:
@@ -255,10 +267,21 @@ class Bounds:
         return BatchBound("classes", "at least", micro, detail)
 
 
-def _read_classes(asked: Asked, loader: Any) -> ClassCounts | NoClasses:
+def _samples(loaders: list[Any], value: int) -> int | None:
+    """Samples of an epoch, by the loader that has the fewest batches: one with smaller batches needs fewer for them."""
+    known = [
+        samples * value // (batch_size_of(loader) or value)
+        for loader in loaders
+        if (samples := samples_of(loader)) is not None
+    ]
+    return min(known, default=None)
+
+
+def _read_classes(asked: Asked, loader: Any, world_size: int) -> ClassCounts | NoClasses:
     if not asked.min_per_class:
         return NoClasses("nothing asked")
-    return class_counts(loader, asked.num_classes, allow_pass=asked.read_labels)
+    patience = 60.0 if world_size == 1 else math.inf  # all processes have to come to the same answer
+    return class_counts(loader, asked.num_classes, allow_pass=asked.read_labels, max_seconds=patience)
 
 
 def _memory(choice: Choice, trials: BatchTrials) -> BatchBound:

@@ -192,9 +192,9 @@ class _Choosing:
             self.limit = self.less_margin(found.batch_size)
 
     def less_margin(self, largest: int) -> int:
-        """The margin taken off what memory allows, which may be more than the largest on the grid that fits."""
-        expected = min(self.trials.predict() or 0, (self.failed or 0) - 1)
-        most = round(max(largest, expected) * (1 - self.wanted.margin))
+        """Whole samples off what memory allows, which may be more than the largest on the grid that fits."""
+        room = max(largest, min(int(self.trials.predict() or 0), (self.failed or 0) - 1))
+        most = room - int(room * self.wanted.margin)
         return max(self.grid.down(min(largest, most)), self.grid.lowest)
 
     def fits(self, size: int, validate: bool) -> bool:

@@ -10,6 +10,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +18,14 @@ import torch
 from lightning_hp.functional.batch_memory import predict_batch_size, predict_peak
 from lightning_hp.hyperparameters import BatchSize
 from lightning_hp.memory import MemoryMeter, Peak, attempt
-from lightning_hp.rehearsal import Rehearsal, apart, can_step_apart, misconfiguration, reduce_over_ranks
+from lightning_hp.rehearsal import (
+    EvaluationRehearsal,
+    Rehearsal,
+    apart,
+    can_step_apart,
+    misconfiguration,
+    reduce_over_ranks,
+)
 from lightning_hp.results import BatchTrial
 
 #: Peak memory is convex in the batch: a prediction from the last two points was up to 1.10 times too low on measured
@@ -56,7 +64,7 @@ class BatchTrials:
 
     def __init__(
         self,
-        rehearsal: Rehearsal,
+        rehearsal: Rehearsal | EvaluationRehearsal,
         batch_size: BatchSize,
         meter: MemoryMeter,
         steps_per_trial: int,
@@ -176,7 +184,7 @@ class BatchTrials:
         self.num_loader_builds += 1
         rehearsal.restart(lambda: self._batch_size.loaders(size), self._accumulate)
         speeds = []
-        with apart(trainer):
+        with self._apart():
             for position in range(self._steps):
                 started = time.perf_counter()
                 rehearsal.step()
@@ -192,8 +200,11 @@ class BatchTrials:
         return speeds
 
     def _validate(self) -> None:
-        with apart(self._trainer):
+        with self._apart():
             self.num_loader_builds += self._rehearsal.validate()
+
+    def _apart(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._joint else apart(self._trainer)
 
     def _check_batch(self, size: int) -> None:
         """The first batch of a pass is a full one."""

@@ -44,6 +44,11 @@ def asked(**changes):
         "objective": "throughput",
         "within": 0.05,
         "margin": 0.03,
+        "steps_per_trial": 3,
+        "memory_share": 0.9,
+        "base_batch_size": None,
+        "lr_scaling": "linear",
+        "warmup": False,
     }
     return Asked(**{**plain, **changes})
 
@@ -63,11 +68,16 @@ def rehearsal(*loaders, limit=1.0, accumulate=1, world_size=1, max_epochs=1, cal
     return SimpleNamespace(trainer=trainer, loaders=list(loaders))
 
 
+def found(loader, value):
+    """As much of a batch size as bounds look at."""
+    return SimpleNamespace(value=value, first_loader=loader)
+
+
 def read(loader, value=None, *, limit=1.0, accumulate=1, world_size=1, max_epochs=1, callbacks=(), **changes):
     place = rehearsal(
         loader, limit=limit, accumulate=accumulate, world_size=world_size, max_epochs=max_epochs, callbacks=callbacks
     )
-    return Bounds.read(asked(**changes), place, value or loader.batch_size)
+    return Bounds.read(asked(**changes), place, found(loader, value or loader.batch_size))
 
 
 def chosen(size, limit=None, knee=None):
@@ -150,10 +160,11 @@ def test_a_stream_bounds_nothing_unless_it_tells_its_length():
 
 def test_the_smallest_of_several_loaders_bounds():
     small, large = DataLoader(dataset(100), 2), DataLoader(dataset(1000), 2)
-    assert Bounds.read(asked(), rehearsal(large, small), 2).samples == 100
+    assert Bounds.read(asked(), rehearsal(large, small), found(large, 2)).samples == 100
     # One whose batches are a quarter as large has its samples counted in batches of the first.
     quarter = DataLoader(dataset(100), 1)
-    assert Bounds.read(asked(), rehearsal(DataLoader(dataset(1000), 4), quarter), 4).samples == 400
+    whole = DataLoader(dataset(1000), 4)
+    assert Bounds.read(asked(), rehearsal(whole, quarter), found(whole, 4)).samples == 400
 
 
 def test_the_batch_size_that_the_training_came_with_is_always_allowed():
@@ -252,8 +263,8 @@ def test_more_batches_where_memory_keeps_the_classes_apart():
     """As few as show the classes, and no more than leave the epoch its steps."""
     for size, world_size, accumulate in itertools.product((2, 7, 16, 100), (1, 2), (1, 3)):
         bounds = read(DataLoader(dataset(10_000, 40), 2), world_size=world_size, accumulate=accumulate)
-        found = bounds.accumulation(chosen(size, limit=size))
-        assert found == max(accumulate, math.ceil(120 / (size * world_size)))
+        batches = bounds.accumulation(chosen(size, limit=size))
+        assert batches == max(accumulate, math.ceil(120 / (size * world_size)))
     few = read(DataLoader(dataset(1000, 40), 2))
     assert few.accumulation(chosen(8, limit=8)) == 12  # ten steps of 96 rather than eight of 120
     assert few.accumulation(chosen(200, limit=200)) == 1
@@ -315,15 +326,15 @@ def rows(bounds, choice, run):
 
 def test_every_bound_has_a_row():
     bounds = read(DataLoader(dataset(1000), 2), max_val=500)
-    found = rows(bounds, chosen(64, limit=90), trials(32, 64, 90, room=2**30))
-    assert {name: (row.kind, row.size) for name, row in found.items()} == {
+    table = rows(bounds, chosen(64, limit=90), trials(32, 64, 90, room=2**30))
+    assert {name: (row.kind, row.size) for name, row in table.items()} == {
         "memory": ("at most", 90),
         "classes": ("at least", 15),
         "throughput": ("fast from", 64),
         "data": ("at most", 100),
         "max_val": ("at most", 500),
     }
-    assert found["memory"].detail == "1024 MiB, free memory"
+    assert table["memory"].detail == "1024 MiB, free memory"
     assert "max_val" in rows(read(DataLoader(Stream(), 2)), chosen(64), trials(64))
     assert "data" not in rows(read(DataLoader(Stream(), 2)), chosen(64), trials(64))
 

@@ -107,7 +107,7 @@ def test_the_largest_that_fits_for_every_limit(margin, guided):
         if limit >= HIGHEST:
             assert (choice.batch_size, choice.decided_by) == (HIGHEST, "highest")
         else:
-            assert (1 - TOLERANCE) * (1 - margin) * limit - 1 <= choice.batch_size <= max(1, (1 - margin) * limit + 0.5)
+            assert (1 - TOLERANCE) * (1 - margin) * limit - 1 <= choice.batch_size <= limit - int(margin * limit)
             assert (choice.decided_by, choice.limit) == ("memory", choice.batch_size)
         assert len(device.asked) <= math.log2(HIGHEST) + 8
 
@@ -205,7 +205,7 @@ def test_the_validation_fits_too(objective):
         sure = (1 - TOLERANCE) * (1 - 0.03) * validation - 1
         assert min(sure, unbound) <= choice.batch_size
         if validation < unbound:
-            assert choice.batch_size <= max(1, (1 - 0.03) * validation + 0.5)
+            assert choice.batch_size <= validation - int(0.03 * validation)
             assert (choice.decided_by, choice.limit) == ("memory", choice.batch_size)
 
 
@@ -426,8 +426,8 @@ def test_nothing_is_taken_off_where_nothing_ran_out():
 def test_the_margin_is_taken_off_a_limit_just_below_a_size_that_failed():
     """Where all up to the last failure fit, the limit was memory's all the same."""
     for limit in (63, 127, 511, 1023):
-        assert choose(Device(limit), objective="memory", margin=0.1).batch_size <= 0.9 * limit + 0.5
-        assert choose(Device(limit, 10**6), margin=0.1).batch_size <= 0.9 * limit + 0.5
+        assert choose(Device(limit), objective="memory", margin=0.1).batch_size <= limit - int(0.1 * limit)
+        assert choose(Device(limit, 10**6), margin=0.1).batch_size <= limit - int(0.1 * limit)
 
 
 def test_a_margin_does_not_halve_a_batch_that_has_room():

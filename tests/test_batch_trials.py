@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,13 +28,14 @@ PEAKS = {
 
 
 class Trainer(pl.Trainer):
-    """As much of one as trials look at; sharded weights where it has two processes."""
+    """As much of one as trials look at; its steps are joint ones where it has two processes."""
 
-    world_size = strategy = lightning_module = None
+    world_size = strategy = lightning_module = state = None
 
     def __init__(self, world_size=1):
         self.world_size = world_size
-        self.lightning_module = torch.nn.Linear(1, 1)
+        self.lightning_module = torch.nn.SyncBatchNorm(1)
+        self.state = SimpleNamespace(fn="fit")
         self.strategy = SimpleNamespace(
             root_device=torch.device("cpu"), model=self.lightning_module, reduce=lambda tensor, reduce_op: tensor
         )
@@ -56,6 +57,7 @@ class Machine:
         self.accumulated = []
         self.validated = []
         monkeypatch.setattr("lightning_hp.batch_trials.time.perf_counter", lambda: self.clock)
+        monkeypatch.setattr("lightning_hp.batch_trials.apart", lambda trainer: nullcontext())
         monkeypatch.setattr("lightning_hp.memory.release.release_memory", lambda device: None)
 
     def loaders(self, size):

@@ -79,7 +79,7 @@ class MemoryLogger(Logger):
         self.metrics.append((step, dict(metrics)))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self.hparams = dict(params)
+        self.hparams.update(dict(params))
 
 
 class Net(pl.LightningModule):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_hp.batch_bounds import Asked, Bounds
-from lightning_hp.batch_choice import Objective, choose_batch_size
-from lightning_hp.batch_trials import BatchTrials
+from lightning_hp.batch_bounds import Asked, Scaling
+from lightning_hp.batch_choice import Objective
+from lightning_hp.batch_find import find_batch_size
+from lightning_hp.before_training import name_undecided_callbacks, reason_not_to_rehearse
 from lightning_hp.callbacks.arguments import expect, is_count
-from lightning_hp.callbacks.before_training import name_undecided_callbacks, progress_bar, reason_not_to_rehearse
 from lightning_hp.functional.batch_grid import RoundTo
-from lightning_hp.functional.lr_scaling import FEW_STEPS, scale_lr, scaling_advice, scaling_rule
-from lightning_hp.functional.lr_warmup import warmup_steps
+from lightning_hp.functional.lr_scaling import FEW_STEPS
 from lightning_hp.hyperparameters import (
     BatchSize,
     LearningRate,
@@ -27,13 +24,10 @@ from lightning_hp.hyperparameters import (
     renew_optimizers,
     write_home,
 )
-from lightning_hp.memory import memory_meter
 from lightning_hp.plotting import plot_batch_size
-from lightning_hp.rehearsal import Rehearsal, is_resuming, misconfiguration, rehearse_alone
+from lightning_hp.rehearsal import evaluation_loop, is_resuming, misconfiguration, rehearse_alone
 from lightning_hp.reporting import log_figure, log_hyperparams, log_scalars, log_table
 from lightning_hp.results import BatchSizeResult
-
-Scaling = Literal["linear", "sqrt", "auto"]
 
 
 class BatchSizeScaler(pl.Callback):
@@ -192,12 +186,12 @@ class BatchSizeScaler(pl.Callback):
             objective=objective,
             within=within,
             margin=margin,
+            steps_per_trial=steps_per_trial,
+            memory_share=memory_share,
+            base_batch_size=base_batch_size,
+            lr_scaling=lr_scaling,
+            warmup=warmup,
         )
-        self._base_batch_size = base_batch_size
-        self._lr_scaling = lr_scaling
-        self._warmup = warmup
-        self._steps_per_trial = steps_per_trial
-        self._memory_share = memory_share
         self._update_attr = update_attr
         self._batch_arg_name = batch_arg_name
         self._attr_name = attr_name
@@ -229,6 +223,18 @@ class BatchSizeScaler(pl.Callback):
             self._tune(trainer, pl_module)
         elif self._applied:
             self._apply_again(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """In ``Trainer.validate``: finds the size of its batches."""
+        self._tune_evaluation(trainer, pl_module, "validate")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """In ``Trainer.test``: finds the size of its batches."""
+        self._tune_evaluation(trainer, pl_module, "test")
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """In ``Trainer.predict``: finds the size of its batches."""
+        self._tune_evaluation(trainer, pl_module, "predict")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins the warm-up, when all that rehearses is done."""
@@ -275,7 +281,9 @@ class BatchSizeScaler(pl.Callback):
 
         def act(trainer: pl.Trainer, pl_module: pl.LightningModule) -> BatchSizeResult:
             batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name)
-            return self._find(trainer, pl_module, batch_size, self._learning_rate(trainer, pl_module, read_only=True))
+            learning_rate = self._learning_rate(trainer, pl_module, read_only=True)
+            lr = None if learning_rate is None else learning_rate.value
+            return find_batch_size(trainer, pl_module, batch_size, self._asked, lr)
 
         self.result = rehearse_alone(trainer, model, act, train_dataloaders, datamodule)
         self.optimal_batch_size = self.result.batch_size
@@ -312,7 +320,8 @@ class BatchSizeScaler(pl.Callback):
         name_undecided_callbacks("BatchSizeScaler", trainer)
         batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name)
         learning_rate = self._learning_rate(trainer, pl_module, read_only=not self._update_attr)
-        result = self._find(trainer, pl_module, batch_size, learning_rate)
+        lr = None if learning_rate is None else learning_rate.value
+        result = find_batch_size(trainer, pl_module, batch_size, self._asked, lr)
         if self._update_attr:
             result = self._apply(trainer, batch_size, learning_rate, result)
         self.result, self.optimal_batch_size = result, result.batch_size
@@ -329,77 +338,24 @@ class BatchSizeScaler(pl.Callback):
                 },
             )
 
+    def _tune_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule, function: str) -> None:
+        """The size of the batches of a loop that does not train."""
+        if trainer.state.fn != function or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name, evaluation_loop(trainer))
+        result = find_batch_size(trainer, pl_module, batch_size, self._asked, lr=None)
+        if self._update_attr:
+            batch_size.apply(result.batch_size)
+            result = result.used(result.batch_size, None)
+        self.result, self.optimal_batch_size = result, result.batch_size
+        self._report(trainer, result)
+
     def _learning_rate(self, trainer: Any, pl_module: pl.LightningModule, read_only: bool) -> LearningRate | None:
         """Where the learning rate lives, if it is to be scaled."""
-        fixed = self._asked.effective_batch_size is not None or self._lr_scaling is None
+        fixed = self._asked.effective_batch_size is not None or self._asked.lr_scaling is None
         if fixed or any(map(is_parameter_free, trainer.optimizers)):
             return None
         return LearningRate.locate(trainer, pl_module, self._attr_name, read_only=read_only)
-
-    def _find(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch_size: BatchSize,
-        learning_rate: LearningRate | None,
-    ) -> BatchSizeResult:
-        started = time.monotonic()
-        with progress_bar(trainer, "Finding the batch size", "sizes") as on_trial:
-            meter = memory_meter(trainer.strategy.root_device, self._memory_share)
-            with Rehearsal(trainer, pl_module) as rehearsal:
-                bounds = Bounds.read(self._asked, rehearsal, batch_size.value)
-                trials = BatchTrials(rehearsal, batch_size, meter, self._steps_per_trial, bounds.accumulate, on_trial)
-                choice = choose_batch_size(trials, bounds.wanted)
-        if choice.batch_size is None:
-            last = trials.trials[-1]
-            raise misconfiguration(
-                trainer,
-                f"Expected a batch of {last.batch_size} samples to fit, but it does not: {last.reason}. Use a smaller"
-                " model or input, a lower precision, or a device with more memory.",
-            )
-        accumulate = bounds.accumulation(choice)
-        step = choice.batch_size * accumulate * trainer.world_size
-        result = BatchSizeResult(
-            batch_size=choice.batch_size,
-            accumulate_grad_batches=accumulate,
-            world_size=trainer.world_size,
-            decided_by=bounds.highest[1] if choice.decided_by == "highest" else choice.decided_by,
-            bounds=bounds.rows(choice, trials),
-            trials=tuple(trials.trials),
-            batch_size_before=batch_size.value,
-            batch_size_used=batch_size.value,
-            accumulate_before=bounds.accumulate,
-            base_batch_size=self._base_batch_size or batch_size.value * bounds.accumulate * trainer.world_size,
-            min_per_class=self._asked.min_per_class,
-            class_probability=bounds.probability(step),
-            notes=tuple(bounds.notes(pl_module, choice, accumulate)),
-            num_steps=trials.num_steps,
-            num_loader_builds=trials.num_loader_builds,
-            seconds=time.monotonic() - started,
-        )
-        return result if learning_rate is None else self._scaled(trainer, result, learning_rate.value, bounds)
-
-    def _scaled(self, trainer: pl.Trainer, result: BatchSizeResult, lr: float, bounds: Bounds) -> BatchSizeResult:
-        """The result with what the batch makes of the learning rate."""
-        optimizer = type(trainer.optimizers[0]).__name__
-        rule: Any = scaling_rule(optimizer) if self._lr_scaling == "auto" else self._lr_scaling
-        step, base = result.effective_batch_size, result.base_batch_size
-        size, accumulate = result.batch_size, result.accumulate_grad_batches
-        num_steps = bounds.num_training_steps(trainer, size, accumulate)
-        per_epoch = bounds.steps_per_epoch(trainer, size, accumulate)
-        warmup = 0 if isinstance(self._warmup, bool) else self._warmup
-        if self._warmup is True:
-            warmup = warmup_steps(step, base, rule, num_training_steps=num_steps, steps_per_epoch=per_epoch)
-        advice = scaling_advice(step, base, rule, num_training_steps=num_steps, optimizer=optimizer)
-        return replace(
-            result,
-            lr_before=lr,
-            lr_scaled=scale_lr(lr, step, base, rule),
-            lr_used=lr,
-            lr_rule=rule,
-            warmup_steps=warmup,
-            notes=(*result.notes, *(note for note in advice if not (warmup and "wants a warm-up" in note))),
-        )
 
     def _apply(
         self,

@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 
+from lightning_hp.before_training import name_undecided_callbacks, progress_bar, reason_not_to_rehearse
 from lightning_hp.callbacks.arguments import expect, is_count
-from lightning_hp.callbacks.before_training import name_undecided_callbacks, progress_bar, reason_not_to_rehearse
 from lightning_hp.functional.lr_steps import lr_range
 from lightning_hp.functional.lr_suggestion import suggest_lr
 from lightning_hp.functional.lr_zoom import falling_part

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +51,8 @@ class ClassLabels(NamedTuple):
             return counts
         kept = self.codes >= 0
         weights = None if weights is None else weights[kept]
-        return np.bincount(self.codes[kept], weights=weights, minlength=len(self.classes))
+        counts = np.bincount(self.codes[kept], weights=weights, minlength=len(self.classes))
+        return counts if weights is None or weights.dtype.kind == "f" else counts.astype(np.int64)
 
 
 def as_array(labels: Any) -> Array | None:
@@ -61,6 +62,8 @@ def as_array(labels: Any) -> Array | None:
         return (plain.float() if plain.dtype in (torch.bfloat16, torch.float16) else plain).numpy()
     if hasattr(labels, "to_numpy"):  # a column of a table
         labels = labels.to_numpy()
+    if isinstance(labels, Mapping):
+        return None
     if not isinstance(labels, np.ndarray):
         try:
             rows = list(labels)
@@ -157,6 +160,5 @@ def _too_many(distinct: int, samples: int) -> NoClasses | None:
     )
 
 
-def _all_whole(labels: Sequence[Any] | Array) -> bool:
-    values = np.asarray(labels)
+def _all_whole(values: Array) -> bool:
     return bool(np.isfinite(values).all() and (values % 1 == 0).all())

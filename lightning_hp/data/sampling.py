@@ -90,7 +90,8 @@ def _arranged(batches: ClassBalancedBatchSampler) -> Sampling:
 
 
 def _is(sampler: Any, kind: Any) -> bool:
-    """Of that kind, drawing as torch does: a subclass of the user's may draw as it likes."""
-    if isinstance(sampler, kind) and type(sampler).__iter__ is kind.__iter__:
-        return True
-    return isinstance(sampler, kind) and type(sampler).__module__.startswith("torchdata.")
+    """Of that kind, drawing as torch does: a subclass of the user's may draw as it likes. torchdata's draw alike."""
+    own = type(sampler)
+    if own.__module__.startswith("torchdata."):
+        return bool(own.__name__.removeprefix("Stateful") == kind.__name__)
+    return isinstance(sampler, kind) and own.__iter__ is kind.__iter__

@@ -159,7 +159,7 @@ class _Search:
         """The size to end with: the largest, less the margin where memory set it."""
         if self.failed == math.inf or not self.margin:
             return self.best
-        return max(self.grid.down(self.best * (1 - self.margin)), self.grid.lowest)
+        return max(self.grid.down(self.best - int(self.best * self.margin)), self.grid.lowest)
 
     def run(self, size: int | None, max_trials: int) -> BatchSearch:
         while size is not None:

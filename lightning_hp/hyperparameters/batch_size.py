@@ -37,6 +37,7 @@ class BatchSize:
 
     Attributes:
         value: The batch size of the first training loader.
+        first_loader: The first training loader, as the user made it.
         home: Where the module or datamodule keeps it, or ``None``.
 
     Example:
@@ -72,10 +73,12 @@ class BatchSize:
         pl_module: pl.LightningModule,
         loop: Any,
         value: int,
+        first_loader: Any,
         home: NamedAttribute | None,
         companion: NamedAttribute | None,
     ) -> None:
         self.value = value
+        self.first_loader = first_loader
         self.home = home
         self._trainer: Any = trainer
         self._module = pl_module
@@ -116,7 +119,7 @@ class BatchSize:
             )
         known = next((size for size in sizes if size is not None), None)
         if homes:
-            return cls(trainer, pl_module, loop, known or int(homes[0].read()), homes[0], None)
+            return cls(trainer, pl_module, loop, known or int(homes[0].read()), loaders[0], homes[0], None)
         if batch_arg_name and loop._data_source.is_module():
             raise misconfiguration(
                 trainer,
@@ -133,7 +136,8 @@ class BatchSize:
                 )
         value = sizes[0] or 0
         companions = [place for one in candidates if as_number(one.read()) == value for place in one.places]
-        return cls(trainer, pl_module, loop, value, None, NamedAttribute("batch_size", tuple(companions)) or None)
+        companion = NamedAttribute("batch_size", tuple(companions)) or None
+        return cls(trainer, pl_module, loop, value, loaders[0], None, companion)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -177,6 +181,8 @@ class BatchSize:
             loop._data_fetcher.teardown()
         loop._combined_loader = None
         loop.setup_data()
+        if loop is not trainer.fit_loop:  # it has been through `reset` already
+            loop.reset()
         data.restore()
         streams.restore()
 
@@ -206,7 +212,8 @@ def apply_record(trainer: pl.Trainer, pl_module: pl.LightningModule, record: dic
 def release_loaders(trainer: pl.Trainer) -> None:
     """The next run gets the user's loaders as they are, until a batch size is applied to it."""
     inside: Any = trainer
-    vars(inside.fit_loop._data_source).pop("dataloader", None)
+    for loop in (inside.fit_loop, inside.validate_loop, inside.test_loop, inside.predict_loop):
+        vars(loop._data_source).pop("dataloader", None)
 
 
 def _resize_source(source: Any, batch_size: int, unit: int) -> None:

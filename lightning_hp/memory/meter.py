@@ -66,8 +66,8 @@ class MemoryMeter(Protocol):
 def memory_meter(device: torch.device | str, share: float = 0.9) -> MemoryMeter:
     """The meter for a device, made once before any trial: it takes the memory in use now as its zero.
 
-    The memory of an accelerator, and a bound of the host that kills, may be used up to ``share``, so that fragments,
-    other programs and what a trial did not show have room. A bound of the host that raises may be used whole, since a trial
+    The memory of an accelerator, and a bound of the host that kills, may be used up to ``share``: fragments, other
+    programs and what a trial did not show need room. A bound of the host that raises may be used whole, since a trial
     that goes beyond it fails and is put back.
 
     Args:

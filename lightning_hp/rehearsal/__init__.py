@@ -2,6 +2,7 @@
 
 from lightning_hp.rehearsal.actors import changes_gradients, undecided_callbacks
 from lightning_hp.rehearsal.alone import rehearse_alone
+from lightning_hp.rehearsal.evaluation import EvaluationRehearsal, evaluation_loop
 from lightning_hp.rehearsal.loaders import (
     batch_size_of,
     copy_loaders,
@@ -24,6 +25,7 @@ from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot
 __all__ = [
     "HOOKS_BEFORE_EPOCH",
     "HOOKS_BEFORE_FIT",
+    "EvaluationRehearsal",
     "RandomStreams",
     "Rehearsal",
     "Snapshot",
@@ -32,6 +34,7 @@ __all__ = [
     "can_step_apart",
     "changes_gradients",
     "copy_loaders",
+    "evaluation_loop",
     "flatten_loaders",
     "is_resizable",
     "is_resuming",

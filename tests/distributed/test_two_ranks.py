@@ -14,7 +14,9 @@ import torch
 ROOT = Path(__file__).parents[2]
 
 
-def two_ranks(scenario: str, cwd: Path, timeout: float) -> list[tuple[int, str]]:
+def two_ranks(
+    scenario: str, cwd: Path, timeout: float, module: str = "tests.distributed.two_ranks"
+) -> list[tuple[int, str]]:
     """Exit code and output of each rank; a rank that does not end in time fails the test."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -23,7 +25,7 @@ def two_ranks(scenario: str, cwd: Path, timeout: float) -> list[tuple[int, str]]
     environment |= {"WORLD_SIZE": "2", "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.two_ranks", scenario],
+            [sys.executable, "-m", module, scenario],
             cwd=cwd,
             env={**environment, "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,

@@ -126,7 +126,7 @@ def test_a_share_that_was_set_for_the_process_bounds_it(fake: FakeDevice) -> Non
 
 def test_a_share_of_what_is_free_is_left_for_fragments(fake: FakeDevice) -> None:
     fake.allocate(100)
-    assert a_meter(share=0.9).budget == Budget(810 * MIB, "the free memory of cuda:0", False)
+    assert a_meter(share=0.9).budget == Budget(720 * MIB, "the free memory of cuda:0", False)
 
 
 def test_memory_that_is_the_hosts_too_kills(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,136 @@
+"""A rehearsal of `validate`, `test` or `predict`: batches of another size, then everything is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lightning_hp.rehearsal.loaders import copy_loaders, loader_roots, request_loaders
+from lightning_hp.rehearsal.namespace import misconfiguration
+from lightning_hp.rehearsal.silence import SilentLogger
+from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot, put_back_dict
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+def evaluation_loop(trainer: pl.Trainer) -> Any:
+    """The loop that ``validate``, ``test`` or ``predict`` runs."""
+    return getattr(trainer, _loop_name(trainer))
+
+
+def _loop_name(trainer: Any) -> str:
+    return f"{trainer.state.fn.value}_loop"
+
+
+class EvaluationRehearsal:
+    """Batches of ``validate``, ``test`` or ``predict`` that leave no trace; a context manager.
+
+    An understudy of the loop stands in for it, as in a :class:`~lightning_hp.rehearsal.Rehearsal`. Each :meth:`step` is
+    one batch, by Lightning's own code. Metrics are updated, never computed: nothing is exchanged between processes.
+
+    Args:
+        trainer: A Trainer inside ``validate``, ``test`` or ``predict``, at the hook ``on_*_start``.
+        pl_module: Its module.
+
+    Raises:
+        MisconfigurationException: On entry, if there is no batch.
+
+    """
+
+    def __init__(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.trainer: Any = trainer
+        self._module = pl_module
+        self._name = _loop_name(trainer)
+        self._users_loop: Any = evaluation_loop(trainer)
+        self._loop: Any = None
+        self._batch: int | None = None
+        self._undo = ExitStack()
+
+    def __enter__(self) -> EvaluationRehearsal:
+        trainer = self.trainer
+        with ExitStack() as undo:
+            undo.callback(RandomStreams(trainer.strategy.root_device).restore)
+            undo.callback(put_back_dict, vars(trainer), dict(vars(trainer)))
+            datamodule = getattr(trainer, "datamodule", None)
+            owners = [self._module, trainer.precision_plugin]
+            self._state = Snapshot(*owners, data=[] if datamodule is None else [datamodule])
+            undo.callback(self._state.restore)
+            loaders = copy_loaders(request_loaders(trainer, self._users_loop._data_source))
+            undo.callback(Snapshot(data=loader_roots(loaders)).restore)
+            trainer.callbacks = []
+            trainer._loggers = [SilentLogger(logger) for logger in trainer.loggers]
+            undo.callback(self._end_workers)
+            self._begin(loaders)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._undo.close()
+
+    def restart(self, build: Callable[[], Any], accumulate_grad_batches: int | None = None) -> None:
+        """As :meth:`Rehearsal.restart <lightning_hp.rehearsal.Rehearsal.restart>`; nothing is accumulated here."""
+        self._end_workers()
+        self._state.restore()
+        setattr(self.trainer, self._name, self._users_loop)
+        self._begin(build())
+
+    def step(self) -> None:
+        """Runs one batch; at the end of the data, the first one again."""
+        loop = self._loop
+        try:
+            batch, batch_idx, dataloader_idx = next(loop._data_fetcher)
+        except StopIteration:
+            loop.reset()
+            batch, batch_idx, dataloader_idx = next(loop._data_fetcher)
+        sizes = (leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0)
+        self._batch = next(sizes, None)
+        run = loop._predict_step if self._name == "predict_loop" else loop._evaluation_step
+        run(batch, batch_idx, dataloader_idx, None)
+
+    def validate(self) -> bool:
+        """There is no other loop to come."""
+        return False
+
+    @property
+    def num_samples(self) -> int | None:
+        """Samples of the last batch; ``None`` if it holds no tensor."""
+        return self._batch
+
+    @property
+    def first_batch(self) -> int | None:
+        """The same: a step is one batch."""
+        return self._batch
+
+    @property
+    def loaders(self) -> list[Any]:
+        """The loaders, as the strategy has prepared them."""
+        return list(self._loop._combined_loader.flattened)
+
+    def _begin(self, loaders: Any) -> None:
+        trainer, users_loop = self.trainer, self._users_loop
+        kwargs: dict[str, Any] = {"inference_mode": users_loop.inference_mode}
+        if self._name != "predict_loop":
+            kwargs |= {"trainer_fn": users_loop._trainer_fn, "stage": users_loop._stage, "verbose": False}
+        self._loop = type(users_loop)(trainer, **kwargs)
+        self._loop._data_source = type(users_loop._data_source)(loaders, users_loop._data_source.name)
+        setattr(trainer, self._name, self._loop)
+        trainer._logger_connector = type(trainer._logger_connector)(trainer)
+        self._loop.setup_data()
+        if self._loop._combined_loader is None or self._loop.skip:
+            raise misconfiguration(trainer, "Expected batches to rehearse, got none. Give a loader with data.")
+        self._loop.reset()
+        if type(self._loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher":
+            raise misconfiguration(
+                trainer,
+                "Expected a step that takes a batch, got one that takes `dataloader_iter`. Set the size by hand.",
+            )
+        self._loop.on_run_start()
+
+    def _end_workers(self) -> None:
+        if self._loop is not None and self._loop._data_fetcher is not None:
+            self._loop._data_fetcher.teardown()

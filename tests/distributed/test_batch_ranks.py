@@ -1,0 +1,24 @@
+"""BatchSizeScaler on two gloo processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.test_two_ranks import needs_streams, two_ranks
+
+
+@pytest.mark.parametrize(
+    "scenario", ["ddp", "classes", "joint", pytest.param("fsdp2", marks=needs_streams), "nothing_fits"]
+)
+def test_processes_agree(scenario: str, tmp_path: Path) -> None:
+    for code, output in two_ranks(scenario, tmp_path, timeout=240, module="tests.distributed.batch_ranks"):
+        assert code == 0, output[-3000:]
+        assert output.rstrip().endswith("done")
+
+
+def test_a_bug_on_one_process_ends_both(tmp_path: Path) -> None:
+    outputs = two_ranks("one_rank_fails", tmp_path, timeout=120, module="tests.distributed.batch_ranks")
+    assert all(code != 0 for code, _ in outputs)
+    assert "a bug on one rank" in outputs[1][1]
