@@ -289,9 +289,12 @@ def _memory(choice: Choice, trials: BatchTrials) -> BatchBound:
     detail = f"{room}{trials.budget.source}"
     if choice.limit is None:
         largest = trials.fitted[-1]
+        above = [trial.batch_size for trial in trials.trials if not trial.fitted and trial.batch_size > largest]
+        if above:
+            return BatchBound("memory", "at most", None, f"between {largest} and {min(above)}, {detail}")
         peak = dict(trials.peaks).get(largest)
-        taken = "fits" if peak is None else f"takes {peak / 2**20:.0f} MiB"
-        return BatchBound("memory", "at most", None, f"not reached, {largest} {taken} of {detail}")
+        taken = "fits, " if peak is None else f"takes {peak / 2**20:.0f} MiB of "
+        return BatchBound("memory", "at most", None, f"not reached, {largest} {taken}{detail}")
     return BatchBound("memory", "at most", choice.limit, detail)
 
 
