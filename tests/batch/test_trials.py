@@ -13,8 +13,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lightning_hp.batch_choice import Wanted, choose_batch_size
-from lightning_hp.batch_trials import CAREFUL, BatchTrials
+from lightning_hp.batch.choice import Wanted, choose_batch_size
+from lightning_hp.batch.trials import CAREFUL, BatchTrials
 from lightning_hp.memory import Budget, Peak
 
 MIB = 2**20
@@ -56,8 +56,8 @@ class Machine:
         self.run = []
         self.accumulated = []
         self.validated = []
-        monkeypatch.setattr("lightning_hp.batch_trials.time.perf_counter", lambda: self.clock)
-        monkeypatch.setattr("lightning_hp.batch_trials.apart", lambda trainer: nullcontext())
+        monkeypatch.setattr("lightning_hp.batch.trials.time.perf_counter", lambda: self.clock)
+        monkeypatch.setattr("lightning_hp.batch.trials.apart", lambda trainer: nullcontext())
         monkeypatch.setattr("lightning_hp.memory.release.release_memory", lambda device: None)
 
     def loaders(self, size):

@@ -23,7 +23,7 @@ TOLERANCE = 0.02
 
 
 class Trials(Protocol):
-    """What is asked of trials; see [`BatchTrials`][lightning_hp.batch_trials.BatchTrials]."""
+    """What is asked of trials; see [`BatchTrials`][lightning_hp.batch.trials.BatchTrials]."""
 
     @property
     def fitted(self) -> list[int]:

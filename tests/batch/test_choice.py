@@ -9,7 +9,7 @@ from collections import defaultdict
 
 import pytest
 
-from lightning_hp.batch_choice import TOLERANCE, Wanted, choose_batch_size
+from lightning_hp.batch.choice import TOLERANCE, Wanted, choose_batch_size
 from lightning_hp.functional import predict_batch_size
 
 LIMITS = range(1, 3001)

@@ -21,12 +21,12 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_hp.batch_bounds import Asked, Bounds
-from lightning_hp.batch_choice import Choice
+from lightning_hp.batch.bounds import Asked, Bounds
+from lightning_hp.batch.choice import Choice
 from lightning_hp.data import ClassBalancedBatchSampler, NoClasses
 from lightning_hp.functional import batch_size_for_coverage, coverage_probability
 from lightning_hp.results import BatchTrial
-from tests.test_batch_trials import Trainer
+from tests.batch.test_trials import Trainer
 
 
 def asked(**changes):
