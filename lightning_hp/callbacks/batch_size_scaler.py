@@ -27,7 +27,7 @@ from lightning_hp.hyperparameters import (
     renew_optimizers,
     write_home,
 )
-from lightning_hp.memory import memory_meter
+from lightning_hp.memory import memory_meter, swift_collections
 from lightning_hp.plotting import plot_batch_size
 from lightning_hp.rehearsal import Rehearsal, is_resuming, misconfiguration, rehearse_alone
 from lightning_hp.reporting import log_figure, log_hyperparams, log_scalars, log_table
@@ -344,7 +344,7 @@ class BatchSizeScaler(pl.Callback):
         learning_rate: LearningRate | None,
     ) -> BatchSizeResult:
         started = time.monotonic()
-        with progress_bar(trainer, "Finding the batch size", "sizes") as on_trial:
+        with progress_bar(trainer, "Finding the batch size", "sizes") as on_trial, swift_collections():
             meter = memory_meter(trainer.strategy.root_device, self._memory_share)
             with Rehearsal(trainer, pl_module) as rehearsal:
                 bounds = Bounds.read(self._asked, rehearsal, batch_size)
