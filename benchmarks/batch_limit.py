@@ -24,7 +24,7 @@ from benchmarks.batch_search import MAX_VAL, METHODS, Data, Search, Subject, sea
 from benchmarks.tasks import cnn
 from lightning_hp.memory.limits import status
 
-ROOMS = (384, 768)  # MiB
+ROOMS = (512, 1024)  # MiB
 EXACT = 0.01
 
 
@@ -35,7 +35,7 @@ def wide(width: int, depth: int) -> nn.Module:
 
 
 SUBJECTS = (
-    Subject("wide MLP 64-2048-10", partial(wide, 2048, 8), (64,)),
+    Subject("wide MLP 64-8192-10", partial(wide, 8192, 4), (64,)),
     Subject("CNN with BatchNorm 14x14", partial(cnn, 16, 10), (1, 14, 14)),
 )
 

@@ -252,7 +252,8 @@ def hushed() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-LIMITS = (24, 100, 300, 777, 1024, 3000, 6500)
+LIMITS = (100, 300, 777, 1024, 3000, 6500)
+REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -292,7 +293,7 @@ class Wall:
     ratio: float
 
 
-def run_wall(subjects: Sequence[Subject] = (MLP, CNN), limit: int = 777, repeats: int = 5) -> list[Wall]:
+def run_wall(subjects: Sequence[Subject] = (MLP, CNN), limit: int = 777, repeats: int = REPEATS) -> list[Wall]:
     """All methods in turn, several rounds; each is compared with ours of the same round."""
     walls = []
     for subject in subjects:
