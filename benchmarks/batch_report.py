@@ -119,6 +119,8 @@ def _injected(found: Sequence[Injected]) -> str:
 
 
 def _wall(walls: Sequence[Wall]) -> str:
+    if not walls:
+        return "Not measured yet: `python -m benchmarks --only batch_wall` on a quiet machine."
     rows = [["model", "method", "size found", "seconds", "ratio"]]
     for wall in walls:
         ratio = "1" if wall.method == OURS else f"{wall.ratio:.2f}"

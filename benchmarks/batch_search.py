@@ -252,7 +252,7 @@ def hushed() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-LIMITS = (100, 300, 777, 1024, 3000, 6500)
+LIMITS = (100, 777, 1024, 3000, 6500)
 REPEATS = 5
 
 

@@ -7,11 +7,15 @@ import statistics
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
 from benchmarks.lr_scaling import BASE_BATCH, JOBS, NAMES, PICKING_SEEDS, RULES, SEEDS, TIMES, Run, differences
 from benchmarks.report import FOLDER, table, versions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Colour, dash and marker say the same thing.
 STYLES = {
@@ -22,6 +26,8 @@ STYLES = {
     "linear, warm-up": ("#c8372d", "--", "^"),
     "retuned": ("#222222", "-", "D"),
 }
+
+LOWEST = (-12.0, -25.0)  # points, above and below
 
 PAGE = """\
 # The learning rate that goes with a larger batch
@@ -63,7 +69,9 @@ seeds, else the picked ones would be flattered, as the middle of the top of the 
 All trainings see exactly as many samples, in full batches, with a cosine decay to zero over the whole training.
 
 The tasks are small and the trainings short: at {most} times the batch {fewest} to {many} steps are left, and what even
-the retuned rate loses there is lost for want of steps. Two points between two rules on one task can be chance.
+the retuned rate loses there is lost for want of steps. Two points between two rules on one task can be chance, and so
+can a training that diverges or not at a rate on the edge of what can be trained. `lr_scaling="auto"` says what this
+table says: linear for SGD, the square root for Adam and its kin.
 
 `python -m benchmarks --only lr_scaling` repeats it (some 15 minutes on two cores); every run is in `lr_scaling.json`.
 Measured on {date} with {versions}, on one CPU thread each.
@@ -146,6 +154,14 @@ def _every(runs: Sequence[Run], jobs: Sequence[str]) -> str:
     return table(rows)
 
 
+def _plot(ax: Axes, values: Sequence[float], lowest: float, style: dict[str, Any]) -> None:
+    """A line; what lies below the picture is drawn at its border, with its value."""
+    ax.plot(TIMES, [max(value, lowest) for value in values], clip_on=False, **style)
+    for times, value in zip(TIMES, values, strict=True):
+        if value < lowest:
+            ax.annotate(f"{value:.0f}", (times, lowest), (-8, 4), textcoords="offset points", ha="right", fontsize=9)
+
+
 def draw(runs: Sequence[Run], path: Path) -> None:
     """A column for each optimizer: above the mean over the tasks, below the task that loses most."""
     figure = Figure(figsize=(11, 7.2), layout="constrained")
@@ -155,11 +171,12 @@ def draw(runs: Sequence[Run], path: Path) -> None:
             color, dash, marker = STYLES[rule]
             lost = [differences(runs, optimizer, rule, times) for times in TIMES]
             style = {"color": color, "ls": dash, "marker": marker, "ms": 5, "lw": 1.8, "label": rule}
-            axes[0, column].errorbar(TIMES, [one.mean for one in lost], [one.error for one in lost], capsize=2, **style)
-            axes[1, column].plot(TIMES, [one.worst for one in lost], **style)
+            _plot(axes[0, column], [one.mean for one in lost], LOWEST[0], style)
+            _plot(axes[1, column], [one.worst for one in lost], LOWEST[1], style)
         axes[0, column].set_title(name)
         axes[1, column].set_xlabel(f"times the batch of {BASE_BATCH}")
         for ax in axes[:, column]:
+            ax.set_ylim(LOWEST[0] if ax is axes[0, column] else LOWEST[1], 1.0)
             ax.axhline(0.0, color="#bbbbbb", lw=0.8, zorder=0)
             ax.set_xscale("log", base=2)
             ax.set_xticks(TIMES, [f"{times}" for times in TIMES])

@@ -126,9 +126,14 @@ def test_swift_collections_end_with_an_error_and_free_what_was_garbage_before() 
             self.itself = self
 
     node = weakref.ref(Node())
-    with pytest.raises(KeyError), swift_collections():
-        assert node() is None  # else it would be kept until the end
-        raise KeyError
+
+    def fail() -> None:
+        with swift_collections():
+            assert node() is None  # else it would be kept until the end
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert gc.get_freeze_count() == 0
 
 
