@@ -111,7 +111,7 @@ def write_regret(runs: Sequence[Run], check: str) -> None:
         check=check,
         stale=f"The truth of {', '.join(stale)} was trained on other data than is installed here.\n" if stale else "",
         date=date.today().isoformat(),
-        versions=_versions(),
+        versions=versions(),
     )
     (FOLDER / "lr_finder.md").write_text(page)
 
@@ -125,7 +125,7 @@ def write_step_cost(costs: Iterable[Cost]) -> None:
         if cost.driver == "Trainer.fit":
             ratio = "1"
         rows.append([cost.job, cost.driver, f"{cost.step_ms:.3f}", ratio, f"{cost.rest_ms:.0f}"])
-    page = STEP_COST_PAGE.format(table=_table(rows), date=date.today().isoformat(), versions=_versions())
+    page = STEP_COST_PAGE.format(table=table(rows), date=date.today().isoformat(), versions=versions())
     (FOLDER / "step_cost.md").write_text(page)
 
 
@@ -136,8 +136,8 @@ def write_sam_cost(costs: Iterable[SamCost], peaks: Mapping[str, float]) -> None
     for cost in costs:
         over = f"{cost.over:+.1%} ({cost.over_low:+.1%} to {cost.over_high:+.1%})" if cost.over_low else "0"
         rows.append([cost.job, cost.driver, f"{cost.step_ms:.2f}", over, f"{peaks[cost.driver]:.2f}"])
-    versions = f"{_versions()}, pytorch_optimizer {version('pytorch_optimizer')}"
-    page = SAM_COST_PAGE.format(table=_table(rows), date=date.today().isoformat(), versions=versions)
+    known = versions((*PACKAGES, "pytorch_optimizer"))
+    page = SAM_COST_PAGE.format(table=table(rows), date=date.today().isoformat(), versions=known)
     (FOLDER / "sam_cost.md").write_text(page)
 
 
@@ -155,7 +155,7 @@ def _summary_table(summaries: Iterable[Summary]) -> str:
         ]
         for line in summaries
     ]
-    return _table([head, *rows])
+    return table([head, *rows])
 
 
 def _task_table(runs: Sequence[Run]) -> str:
@@ -171,14 +171,16 @@ def _task_table(runs: Sequence[Run]) -> str:
                 regrets = [run.regret for run in here if run.regret is not None]
                 row.append(f"{sum(regrets) / len(regrets):.1f} / {max(regrets):.1f}" if regrets else "refused")
             rows.append(row)
-    return _table(rows)
+    return table(rows)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table; the first is its head."""
     head, *body = rows
     lines = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _versions() -> str:
-    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])
+def versions(packages: Iterable[str] = PACKAGES) -> str:
+    """Python and packages with their versions, in words."""
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)])

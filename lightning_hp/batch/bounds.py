@@ -273,8 +273,8 @@ def refuse_what_cannot_be_reached(trainer: Any, bounds: Bounds) -> None:
     if bounds.least > bounds.highest[0]:
         raise misconfiguration(
             trainer,
-            f"Expected batches of {bounds.least} samples or more, which the batch sampler needs, but {bounds.highest[1]}"
-            f" allows {bounds.highest[0]}. Raise `max_val`, or lower `min_per_class` of the sampler.",
+            f"Expected batches of {bounds.least} samples or more, which the batch sampler needs, but"
+            f" {bounds.highest[1]} allows {bounds.highest[0]}. Raise `max_val`, or ask the sampler for less.",
         )
     if total is None:
         return

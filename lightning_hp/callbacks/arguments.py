@@ -8,12 +8,12 @@ from typing import Any
 
 def is_count(value: Any, least: int) -> bool:
     """Whether ``value`` is an int of at least ``least``."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and bool(value >= least)
+    return isinstance(value, (int, Integral)) and not isinstance(value, bool) and int(value) >= least
 
 
 def is_between(value: Any, low: float, high: float) -> bool:
     """Whether ``value`` is a number from ``low`` to ``high``, both included."""
-    return isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
+    return isinstance(value, (int, float, Real)) and not isinstance(value, bool) and low <= float(value) <= high
 
 
 def expect(holds: bool, what: str, got: Any) -> None:

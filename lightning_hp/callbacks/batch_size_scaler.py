@@ -42,7 +42,7 @@ class BatchSizeScaler(pl.Callback):
     epoch shorter and only takes steps away; **raised** until every class comes ``min_per_class`` times in an optimizer
     step; **lowered** to what memory, the data and ``max_val`` allow. No size is set that was not run, with a batch of
     the validation. Then everything is put back, bit for bit, the size is set, and with k times the samples in a step
-    the learning rate becomes k times as large.
+    the learning rate becomes k times as large (for Adam and its kin by the square root of k).
 
     The size is set where your loaders take it from: an attribute or hyperparameter ``batch_size`` of the model or the
     datamodule that they follow, or else the loaders themselves, which are rebuilt with the same dataset, sampler,
@@ -63,7 +63,7 @@ class BatchSizeScaler(pl.Callback):
             the learning rate stays. ``None``: free.
         base_batch_size: The effective batch size that your learning rate is right for, >= 1. ``None``: the present one.
         lr_scaling: ``"linear"``: k times the batch, k times the rate; ``"sqrt"``: its square root times; ``"auto"``:
-            ``"sqrt"`` for Adam and its kin, else ``"linear"``; ``None``: the rate stays.
+            ``"sqrt"`` for Adam and its kin, else ``"linear"``, as measured; ``None``: the rate stays.
         warmup: Raise the rate from the base rate over the first epochs: ``True`` for as long as is advised (five epochs
             from k = 8 on under linear scaling, a tenth of the training at most), or a number of optimizer steps.
         objective: ``"throughput"``: as above; ``"memory"``: the largest batch that the bounds allow.
@@ -139,7 +139,7 @@ class BatchSizeScaler(pl.Callback):
         num_classes: int | None = None,
         effective_batch_size: int | None = None,
         base_batch_size: int | None = None,
-        lr_scaling: Scaling | None = "linear",
+        lr_scaling: Scaling | None = "auto",
         warmup: bool | int = False,
         objective: Objective = "throughput",
         init_val: int = 8,

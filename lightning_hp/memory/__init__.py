@@ -2,6 +2,15 @@
 
 from lightning_hp.memory.meter import Budget, MemoryMeter, Peak, memory_meter
 from lightning_hp.memory.oom import is_out_of_memory
-from lightning_hp.memory.release import attempt, release_memory
+from lightning_hp.memory.release import attempt, release_memory, swift_collections
 
-__all__ = ["Budget", "MemoryMeter", "Peak", "attempt", "is_out_of_memory", "memory_meter", "release_memory"]
+__all__ = [
+    "Budget",
+    "MemoryMeter",
+    "Peak",
+    "attempt",
+    "is_out_of_memory",
+    "memory_meter",
+    "release_memory",
+    "swift_collections",
+]

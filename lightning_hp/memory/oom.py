@@ -24,6 +24,8 @@ _WORDS = (
     # The host: torch's allocator on Linux and macOS, on Windows, and C++ itself
     r"\bDefaultCPUAllocator: (?:can't allocate memory|not enough memory)\b",
     r"\bstd::bad_alloc\b",
+    # oneDNN, where nothing is left for its code or its scratchpad; "a primitive descriptor" is what it does not support
+    r"^could not (?:create|execute) a primitive$",
     # Batches that travel through shared memory
     r"\bunable to mmap \d+ bytes\b.*: Cannot allocate memory \(12\)",
     r"\bTorch: unable to mmap memory: you tried to mmap\b",

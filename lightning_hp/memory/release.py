@@ -7,7 +7,8 @@ import functools
 import gc
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -77,6 +78,34 @@ def release_memory(device: torch.device | str) -> None:
     if empty_cache is not None:
         empty_cache()
     trim_heap()
+
+
+@contextmanager
+def swift_collections() -> Iterator[None]:
+    """Within, a full garbage collection looks only at what was made within, so that :func:`release_memory` is swift.
+
+    What is there at the start is set aside, garbage among it collected before. A program with torch and Lightning in it
+    holds half a million objects, which a collection else goes through after each failed trial.
+
+    Costs one full collection, 0.1 s to 1 s with a large program. Does nothing where objects were set aside already, by
+    the user: they could not be told apart at the end.
+
+    Source: ``gc.freeze`` of CPython.
+
+    Example:
+        >>> with swift_collections():
+        ...     release_memory("cpu")
+
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def trim_heap() -> None:

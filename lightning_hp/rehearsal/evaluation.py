@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -69,8 +70,10 @@ class EvaluationRehearsal:
             self._undo = undo.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._undo.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.__exit__(kind, error, trace)
 
     def restart(self, build: Callable[[], Any], accumulate_grad_batches: int | None = None) -> None:
         """As :meth:`Rehearsal.restart <lightning_hp.rehearsal.Rehearsal.restart>`; nothing is accumulated here."""

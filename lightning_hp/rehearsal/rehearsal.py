@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,8 +80,10 @@ class Rehearsal:
             self._undo = undo.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._undo.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.__exit__(kind, error, trace)
 
     def step(self) -> Tensor:
         """Runs one optimizer step, over as many batches as it takes with gradient accumulation.

@@ -54,6 +54,8 @@ OUT_OF_MEMORY = [
     ),
     "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to allocate 96 bytes.",
     "std::bad_alloc",
+    "could not create a primitive",
+    "could not execute a primitive",
     "unable to mmap 1073741824 bytes from file </torch_12_34_0>: Cannot allocate memory (12)",
     "unable to write to file </torch_12_34_0>: No space left on device (28)",
     "unable to allocate shared memory(shm) for file </torch_12_34_0>: No space left on device (28)",

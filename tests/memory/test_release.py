@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_hp.memory import attempt, release, release_memory
+from lightning_hp.memory import attempt, release, release_memory, swift_collections
 from lightning_hp.memory.host import resident
 
 MIB = 2**20
@@ -100,3 +100,49 @@ def test_what_malloc_keeps_goes_back_to_the_system() -> None:
 
 def test_a_device_without_a_module_is_no_error() -> None:
     release_memory("meta")
+
+
+def test_a_swift_collection_takes_what_was_made_within_and_leaves_alone_what_was_there() -> None:
+    class Node:
+        """Of a cycle, which only a collection frees."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+    known = len(gc.get_objects())
+    with swift_collections():
+        assert len(gc.get_objects()) < known / 2
+        node = weakref.ref(Node())
+        assert node() is not None
+        release_memory("cpu")
+        assert node() is None
+    assert gc.get_freeze_count() == 0
+    assert len(gc.get_objects()) > known / 2
+
+
+def test_swift_collections_end_with_an_error_and_free_what_was_garbage_before() -> None:
+    class Node:
+        def __init__(self) -> None:
+            self.itself = self
+
+    node = weakref.ref(Node())
+
+    def fail() -> None:
+        with swift_collections():
+            assert node() is None  # else it would be kept until the end
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_the_user_set_aside_stays_aside() -> None:
+    gc.freeze()
+    try:
+        aside = gc.get_freeze_count()
+        with swift_collections():
+            assert gc.get_freeze_count() == aside
+        assert gc.get_freeze_count() == aside
+    finally:
+        gc.unfreeze()
