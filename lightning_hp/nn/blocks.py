@@ -30,9 +30,10 @@ def is_norm(module: nn.Module) -> bool:
 def blocks_of(backbone: nn.Module) -> list[Block]:
     """Name and parameters of each block of a backbone, in the order in which it registers them: input first.
 
-    A list of layers is as many blocks as it has layers; a module that holds more than half of all parameters is opened;
-    everything else is one block. A normalisation layer goes with the block before it, and parameters that belong to an
-    opened module itself (a class token, position embeddings) with the first block in it.
+    The layers of a list (``Sequential``, ``ModuleList``) are blocks, whether the list is the backbone's own or inside a
+    part of it such as its encoder; lists inside such a layer are not opened. Everything else is one block. A
+    normalisation layer goes with the block before it, and parameters that belong to an opened module itself (a class
+    token, position embeddings) with the first block in it.
 
     Args:
         backbone: A module with parameters.
@@ -45,15 +46,15 @@ def blocks_of(backbone: nn.Module) -> list[Block]:
     """
     blocks: list[Block] = []
     waiting: list[Parameter] = []
-    half = _size(backbone) / 2
 
-    def add(name: str, module: nn.Module) -> None:
-        children = [(child_name, child) for child_name, child in module.named_children() if _size(child)]
+    def add(name: str, module: nn.Module, *, always: bool, in_list: bool) -> None:
+        children = _with_parameters(module)
         is_list = type(module) in _LISTS and len(children) > 1
-        if children and (is_list or _size(module) > half):
+        if children and (always or is_list or (not in_list and any(map(_is_list_of_layers, module.modules())))):
             waiting.extend(module.parameters(recurse=False))
-            for child_name, child in children:
-                add(f"{name}.{child_name}" if name else child_name, child)
+            for child_name, child in children.items():
+                path = f"{name}.{child_name}" if name else child_name
+                add(path, child, always=len(children) == 1 and not in_list, in_list=in_list or is_list)
             return
         parameters = [*waiting, *module.parameters()]
         waiting.clear()
@@ -62,7 +63,7 @@ def blocks_of(backbone: nn.Module) -> list[Block]:
         else:
             blocks.append((name, parameters))
 
-    add("", backbone)
+    add("", backbone, always=True, in_list=False)
     return blocks
 
 
@@ -91,5 +92,11 @@ def stages_of(backbone: nn.Module, num_stages: int) -> list[list[Block]]:
     return [blocks[low:high] for high, low in pairwise(ends)]
 
 
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _is_list_of_layers(module: nn.Module) -> bool:
+    """Whether it is a list of several layers of one kind."""
+    children = _with_parameters(module).values()
+    return type(module) in _LISTS and len(children) > 1 and len({type(child) for child in children}) == 1
+
+
+def _with_parameters(module: nn.Module) -> dict[str, nn.Module]:
+    return {name: child for name, child in module.named_children() if any(True for _ in child.parameters())}
