@@ -62,8 +62,8 @@ class BackboneFreezing(Callback):
             FSDP2.
 
     Costs less than training everything, as long as something is frozen: no gradient, no optimizer state, and below the
-    lowest trained stage neither activations nor a backward pass. With DDP the reducer is built anew at each change,
-    some 0.1 s, and gradients of what is frozen are not exchanged.
+    lowest trained stage neither activations nor a backward pass. With DDP gradients of what is frozen are not
+    exchanged, and DDP is built anew at each change, which takes as long as at the start.
 
     Where it does not help: a backbone with random weights, which has nothing to protect; much data that differs from
     that of the pretraining, where a frozen phase only costs time.
@@ -133,7 +133,10 @@ class BackboneFreezing(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy holds the settings, not the parameters of the run that it was taken in."""
-        return {**self.__dict__, "_freezer": Freezer(), "_schedule": None, "_said": None}
+        of_this_run = {"_freezer": Freezer(), "_schedule": None, "_said": None}
+        # `log` and `log_dict` are the module's own: Lightning hangs them here, and the whole module would come along.
+        settings = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
+        return {**settings, **of_this_run}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses what it cannot act on. Nothing is frozen yet: optimizers may still be built anew."""

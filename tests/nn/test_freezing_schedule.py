@@ -58,7 +58,13 @@ def test_the_layers_of_a_hugging_face_model_are_blocks() -> None:
 
 @pytest.mark.parametrize(
     ("build", "num_blocks"),
-    [(swin_t, 12 + 3 + 1), (convnext_tiny, 18 + 1 + 3), (mobilenet_v3_small, 13), (densenet121, 1 + 4 + 3), (vgg11_bn, 8)],
+    [
+        (swin_t, 12 + 3 + 1),
+        (convnext_tiny, 18 + 1 + 3),
+        (mobilenet_v3_small, 13),
+        (densenet121, 1 + 4 + 3),
+        (vgg11_bn, 8),
+    ],
 )
 def test_the_layers_of_other_networks_are_blocks(build: Any, num_blocks: int) -> None:
     """The numbers are those of the papers' tables: layers, the stem, what merges patches or makes maps smaller."""
@@ -81,7 +87,7 @@ def test_every_parameter_is_in_one_block(build: Any) -> None:
         sizes = [len(stage) for stage in stages]
         assert len(stages) == num_stages
         assert max(sizes) - min(sizes) <= 1
-        assert sum(reversed(names(stages)), []) == [name for name, _ in blocks_of(net)]
+        assert [name for stage in reversed(names(stages)) for name in stage] == [name for name, _ in blocks_of(net)]
 
 
 def test_more_stages_than_blocks_are_refused() -> None:
