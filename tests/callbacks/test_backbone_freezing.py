@@ -536,6 +536,33 @@ def test_other_precisions_and_accumulation(trainer: Any) -> None:
     assert changed(fit([BackboneFreezing(1)], max_epochs=2, **trainer()), start) == len(start)
 
 
+class TwoOptimizers(Model):
+    """Toggles, which sets and resets `requires_grad` of everything."""
+
+    def __init__(self) -> None:
+        super().__init__(manual=True)
+        self.other = nn.Linear(16, NUM_CLASSES)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for optimizer, head in zip(self.optimizers(), (self.head, self.other), strict=True):
+            self.toggle_optimizer(optimizer)
+            loss = nn.functional.cross_entropy(head(self.backbone(batch[0])), batch[1])
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> Any:
+        ours = [*self.backbone.parameters(), *self.head.parameters()]
+        return [torch.optim.AdamW(ours, lr=LR), torch.optim.AdamW(self.other.parameters(), lr=LR)]
+
+
+def test_toggled_optimizers_do_not_wake_what_is_frozen() -> None:
+    start = copy.deepcopy(dict(make_backbone().state_dict()))
+    assert changed(fit([BackboneFreezing(1)], TwoOptimizers(), max_epochs=1), start) == 0
+    assert changed(fit([BackboneFreezing(1)], TwoOptimizers(), max_epochs=2), start) == len(start)
+
+
 def test_it_says_what_is_trained_and_logs_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = TensorBoardLogger(tmp_path)
     with caplog.at_level("INFO"):
