@@ -1,10 +1,10 @@
-"""What bounds a batch size besides memory and speed: the classes, the data, the user; and every bound in words."""
+"""What bounds a batch size besides memory and speed: the classes, the data, the user."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -14,11 +14,6 @@ from lightning_hp.functional.batch_grid import RoundTo
 from lightning_hp.functional.class_coverage import batch_size_for_coverage, coverage_probability
 from lightning_hp.hyperparameters import BatchSize
 from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal, batch_size_of, misconfiguration, samples_of
-from lightning_hp.results import BatchBound
-
-if TYPE_CHECKING:
-    from lightning_hp.batch.trials import BatchTrials
-
 
 Scaling = Literal["linear", "sqrt", "auto"]
 
@@ -59,8 +54,12 @@ class Bounds:
         samples: Samples of an epoch on one process, or ``None`` if that is not known.
         epochs: Epochs of the training, or ``None`` if it has no such end.
         least: The smallest batch that the loader can form.
+        drops_last: Whether an epoch leaves out the last batch where it is not full.
+        interval: Batches that an epoch needs, since the Trainer validates after so many, or ``None``.
         classes: The classes of the training set, or why they are not known.
-        is_scheduled: Whether a GradientAccumulationScheduler sets the accumulation, so that nobody else may.
+        may_accumulate: Whether the accumulation may be changed: no GradientAccumulationScheduler sets it, and it is
+            Lightning that steps.
+        has_batch_norm: Whether a batch of one sample would be an error.
 
     """
 
@@ -70,47 +69,59 @@ class Bounds:
     world_size: int
     samples: int | None
     epochs: int | None
-    least: int
     classes: ClassCounts | NoClasses
-    is_scheduled: bool
+    least: int = 1
+    drops_last: bool = False
+    interval: int | None = None
+    may_accumulate: bool = True
+    has_batch_norm: bool = False
 
     @classmethod
     def read(cls, asked: Asked, rehearsal: Rehearsal, batch_size: BatchSize) -> Bounds:
         """Reads them off the loaders of an open rehearsal.
 
         Raises:
-            MisconfigurationException: If ``effective_batch_size`` cannot be shared out.
+            MisconfigurationException: If ``effective_batch_size`` cannot be reached, or ``max_val`` is less than the
+                smallest batch that the loader can form.
 
         """
         trainer, value = rehearsal.trainer, batch_size.value
         loaders = rehearsal.loaders
-        is_scheduled = any(
-            base.__name__ == "GradientAccumulationScheduler" for one in trainer.callbacks for base in type(one).__mro__
-        )
-        if asked.effective_batch_size is not None:
-            _refuse_to_share_out(trainer, asked.effective_batch_size, is_scheduled)
-        samples = _samples(loaders, value)
+        module = trainer.lightning_module
+        samples = min(_samples(loaders, value), default=None)
         if samples is not None and isinstance(trainer.limit_train_batches, float):
             samples = int(samples * trainer.limit_train_batches)
-        return cls(
+        batch_samplers = [getattr(loader, "batch_sampler", None) for loader in loaders]
+        bounds = cls(
             asked=asked,
             value=value,
             accumulate=trainer.accumulate_grad_batches,
             world_size=trainer.world_size,
             samples=samples,
             epochs=None if trainer.max_epochs in (None, -1) else trainer.max_epochs,
-            least=max(getattr(getattr(loader, "batch_sampler", None), "least_batch_size", 1) for loader in loaders),
             classes=_read_classes(asked, batch_size.first_loader, trainer.world_size),
-            is_scheduled=is_scheduled,
+            least=max(getattr(one, "least_batch_size", 1) for one in batch_samplers),
+            drops_last=any(bool(getattr(one, "drop_last", False)) for one in batch_samplers),
+            interval=_validation_interval(trainer),
+            may_accumulate=module.automatic_optimization and not _is_scheduled(trainer),
+            has_batch_norm=any(isinstance(child, _BatchNorm) for child in module.modules()),
         )
+        refuse_what_cannot_be_reached(trainer, bounds)
+        return bounds
 
     @classmethod
     def of_evaluation(cls, asked: Asked, rehearsal: EvaluationRehearsal, batch_size: BatchSize) -> Bounds:
         """Those of a loop that does not train: memory, speed, data and user."""
         asked = replace(asked, min_per_class=0, min_steps_per_epoch=1, effective_batch_size=None)
+        # The loaders come one after another, so the largest has the say.
+        samples = max(_samples(rehearsal.loaders, batch_size.value), default=None)
         nothing = NoClasses("nothing is trained")
-        samples = _samples(rehearsal.loaders, batch_size.value)
-        return cls(asked, batch_size.value, 1, rehearsal.trainer.world_size, samples, None, 1, nothing, False)
+        return cls(asked, batch_size.value, 1, rehearsal.trainer.world_size, samples, None, nothing)
+
+    @property
+    def trains(self) -> bool:
+        """Whether there are optimizer steps to count."""
+        return not (isinstance(self.classes, NoClasses) and self.classes.reason == "nothing is trained")
 
     @property
     def share(self) -> int | None:
@@ -127,11 +138,13 @@ class Bounds:
         if self.samples is None:
             return None
         most = self.samples
-        if self.share is None:
-            most //= self.asked.min_steps_per_epoch * self.accumulate
+        if self.trains and self.share is None:
+            steps = self.asked.min_steps_per_epoch
             if self.epochs is not None:
-                most = min(most, self.samples * self.epochs // (self.asked.min_training_steps * self.accumulate))
-        return max(1, most, min(self.value, self.samples))
+                steps = max(steps, -(-self.asked.min_training_steps // self.epochs))
+            most //= steps * self.accumulate
+        most = max(1, most, min(self.value, self.samples))
+        return most if self.interval is None else max(1, min(most, self.samples // self.interval))
 
     @property
     def highest(self) -> tuple[int, str]:
@@ -171,6 +184,7 @@ class Bounds:
             round_to=self.asked.round_to if self.share is None else 1,
             margin=self.asked.margin,
             share_of=self.share,
+            leaves_no_one=self.samples if self.has_batch_norm and not self.drops_last else None,
         )
 
     def accumulation(self, choice: Choice) -> int:
@@ -179,7 +193,7 @@ class Bounds:
         if self.share is not None:
             return self.share // size
         step = size * self.accumulate * self.world_size
-        if choice.limit is None or step >= self.needed or self.is_scheduled:
+        if choice.limit is None or step >= self.needed or not self.may_accumulate:
             return self.accumulate
         enough = -(-self.needed // (size * self.world_size))
         if self.samples is None:
@@ -196,6 +210,8 @@ class Bounds:
             return 1.0
         if counts.no_coverage:
             return None
+        if self.samples is not None:  # a step ends with the epoch
+            step = min(step, self.samples * self.world_size)
         replacement = counts.replacement or step > counts.present.sum()
         return coverage_probability(step, counts.present, least, replacement=replacement)
 
@@ -211,70 +227,37 @@ class Bounds:
         """Optimizer steps of an epoch at a size, if that is known."""
         if self.samples is None:
             return None
-        batches = self.samples // size
+        batches = self.samples // size if self.drops_last else -(-self.samples // size)
         if isinstance(trainer.limit_train_batches, int):
             batches = min(batches, trainer.limit_train_batches)
-        return max(1, batches // accumulate)
+        return max(1, -(-batches // accumulate))  # Lightning steps at the last batch in any case
 
-    def rows(self, choice: Choice, trials: BatchTrials) -> tuple[BatchBound, ...]:
-        """Every bound in words."""
-        bounds = [_memory(choice, trials), self._classes(), _throughput(choice, trials, self.asked.within)]
-        if self.most_of_data is not None:
-            steps = (
-                f", {self.asked.min_steps_per_epoch} steps an epoch and {self.asked.min_training_steps} in all wanted"
-            )
-            detail = f"{self.samples} samples" + (steps if self.share is None else "")
-            bounds.append(BatchBound("data", "at most", self.most_of_data, detail))
-        bounds.append(BatchBound("max_val", "at most", self.asked.max_val, "yours"))
-        return tuple(bounds)
-
-    def notes(self, module: Any, choice: Choice, accumulate: int) -> list[str]:
-        """What to know about the classes and about accumulation."""
-        size = choice.batch_size or 1
-        step = size * accumulate * self.world_size
-        notes = []
-        if step < self.needed:
-            notes.append(
-                f"The classes want {self.needed} samples in an optimizer step and get {step}: see the bounds, or draw"
-                " balanced batches with ClassBalancedBatchSampler."
-            )
-        if accumulate > 1 and any(isinstance(child, _BatchNorm) for child in module.modules()):
-            notes.append(f"Batch normalisation sees the micro-batch of {size}, not the {step} samples of a step.")
-        if isinstance(self.classes, ClassCounts) and len(self.classes.present):
-            rarest = step * float(self.classes.present.min() / self.classes.present.sum())
-            if not self.classes.guaranteed and rarest < self.asked.min_per_class <= step / len(self.classes.present):
-                notes.append(f"The classes are not balanced: the rarest comes {rarest:.2g} times in a step on average.")
-        if self.share is not None and size < (choice.knee or 1):
-            notes.append(f"{self.share} has few divisors: its largest that fits is {size}, which is slow.")
-        return notes
-
-    def _classes(self) -> BatchBound:
-        counts, least = self.classes, self.asked.min_per_class
-        if isinstance(counts, NoClasses):
-            return BatchBound("classes", "at least", None, f"not known: {counts.reason}")
-        if not least:
-            return BatchBound("classes", "at least", None, "nothing asked")
-        if counts.guaranteed >= least:
-            return BatchBound("classes", "at least", None, f"every batch holds every class {counts.guaranteed} times")
-        where = f"{len(counts.present)} classes from {counts.source}"
-        how = f"{least} of each on average"
-        if self.asked.coverage is not None and not counts.no_coverage:
-            how = f"{least} of each with probability {self.asked.coverage:g}"
-        micro = self.wanted.at_least if self.share is None else -(-self.needed // self.world_size)
-        detail = f"{how}, {where}: {self.needed} samples a step" + (
-            f". {counts.no_coverage}" if counts.no_coverage else ""
-        )
-        return BatchBound("classes", "at least", micro, detail)
+    def base(self) -> int:
+        """Samples of an optimizer step of the training as it came."""
+        if self.asked.base_batch_size is not None:
+            return self.asked.base_batch_size
+        step = self.value * self.accumulate
+        return (step if self.samples is None else min(step, self.samples)) * self.world_size
 
 
-def _samples(loaders: list[Any], value: int) -> int | None:
-    """Samples of an epoch, by the loader that has the fewest batches: one with smaller batches needs fewer for them."""
-    known = [
+def _samples(loaders: list[Any], value: int) -> list[int]:
+    """Samples of an epoch of each loader, where known; one with smaller batches needs fewer for the same number."""
+    return [
         samples * value // (batch_size_of(loader) or value)
         for loader in loaders
         if (samples := samples_of(loader)) is not None
     ]
-    return min(known, default=None)
+
+
+def _is_scheduled(trainer: Any) -> bool:
+    names = {base.__name__ for callback in trainer.callbacks for base in type(callback).__mro__}
+    return "GradientAccumulationScheduler" in names
+
+
+def _validation_interval(trainer: Any) -> int | None:
+    """Lightning refuses an epoch that is shorter than the batches after which it validates."""
+    by_epoch = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches > 0
+    return trainer.val_check_interval if by_epoch and isinstance(trainer.val_check_interval, int) else None
 
 
 def _read_classes(asked: Asked, loader: Any, world_size: int) -> ClassCounts | NoClasses:
@@ -284,38 +267,37 @@ def _read_classes(asked: Asked, loader: Any, world_size: int) -> ClassCounts | N
     return class_counts(loader, asked.num_classes, allow_pass=asked.read_labels, max_seconds=patience)
 
 
-def _memory(choice: Choice, trials: BatchTrials) -> BatchBound:
-    room = "" if trials.room == math.inf else f"{trials.room / 2**20:.0f} MiB, "
-    detail = f"{room}{trials.budget.source}"
-    if choice.limit is None:
-        largest = trials.fitted[-1]
-        above = [trial.batch_size for trial in trials.trials if not trial.fitted and trial.batch_size > largest]
-        if above:
-            return BatchBound("memory", "at most", None, f"between {largest} and {min(above)}, {detail}")
-        peak = dict(trials.peaks).get(largest)
-        taken = "fits, " if peak is None else f"takes {peak / 2**20:.0f} MiB of "
-        return BatchBound("memory", "at most", None, f"not reached, {largest} {taken}{detail}")
-    return BatchBound("memory", "at most", choice.limit, detail)
-
-
-def _throughput(choice: Choice, trials: BatchTrials, within: float) -> BatchBound:
-    best = max(sorted(speeds)[len(speeds) // 2] for speeds in trials.speeds.values())
-    if not choice.is_flat:
-        largest = max(trials.speeds)
-        return BatchBound("throughput", "fast from", choice.knee, f"still rising at {largest}, {best:.4g} samples/s")
-    return BatchBound("throughput", "fast from", choice.knee, f"within {within:.0%} of {best:.4g} samples/s")
-
-
-def _refuse_to_share_out(trainer: Any, effective_batch_size: int, is_scheduled: bool) -> None:
-    if effective_batch_size % trainer.world_size:
+def refuse_what_cannot_be_reached(trainer: Any, bounds: Bounds) -> None:
+    """Raises ``MisconfigurationException`` for what no batch size can fulfil."""
+    total, world_size = bounds.asked.effective_batch_size, bounds.world_size
+    if bounds.least > bounds.highest[0]:
         raise misconfiguration(
             trainer,
-            f"Expected `effective_batch_size` to be a multiple of the {trainer.world_size} processes, got"
-            f" {effective_batch_size}.",
+            f"Expected batches of {bounds.least} samples or more, which the batch sampler needs, but {bounds.highest[1]}"
+            f" allows {bounds.highest[0]}. Raise `max_val`, or lower `min_per_class` of the sampler.",
         )
-    if is_scheduled:
+    if total is None:
+        return
+    if total % world_size:
+        raise misconfiguration(
+            trainer, f"Expected `effective_batch_size` to be a multiple of the {world_size} processes, got {total}."
+        )
+    if not bounds.may_accumulate:
         raise misconfiguration(
             trainer,
             "Expected to set the accumulation for `effective_batch_size`, got a GradientAccumulationScheduler that sets"
-            " it too. Use one of them.",
+            " it too, or a module that steps by hand. Use one of them.",
+        )
+    if bounds.samples is not None and total > bounds.samples * world_size:
+        raise misconfiguration(
+            trainer,
+            f"Expected `effective_batch_size` to be at most the {bounds.samples * world_size} samples of an epoch, got"
+            f" {total}: an optimizer step ends with the epoch.",
+        )
+    lowest, highest, share = bounds.wanted.lowest, bounds.highest[0], total // world_size
+    if not any(share % size == 0 for size in range(lowest, highest + 1)):
+        raise misconfiguration(
+            trainer,
+            f"Expected {share} samples of a process to be a multiple of a batch from {lowest} to {highest}, but none"
+            " divides it. Choose an `effective_batch_size` with more divisors, such as a power of two.",
         )

@@ -57,6 +57,7 @@ class Wanted:
         round_to: As for :func:`~lightning_hp.functional.search_batch_size`.
         margin: Share to take off a limit that memory sets.
         share_of: Sizes have to divide this number, so that accumulated batches come to it; ``None``: any size.
+        leaves_no_one: Samples of which no size may leave a last batch of a single one; ``None``: no such care.
 
     """
 
@@ -69,6 +70,7 @@ class Wanted:
     round_to: RoundTo = 1
     margin: float = 0.0
     share_of: int | None = None
+    leaves_no_one: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,17 @@ class _Choosing:
             if self.failed is not None:  # what is left below it may have another knee
                 self.climb(max((size for size in self.trials.fitted if size <= self.top), default=0))
             self.look_back()
-        size = self.take()
-        while size is not None and not self.trials.fits(size, validate=True):
+        choice = self.choice()
+        while choice.batch_size is not None and not self.trials.fits(choice.batch_size, validate=True):
             # The validation, or a second look, takes more than the steps did.
-            self.failed = size
-            self.search(max(size // 2, self.grid.lowest), size, validate=True)
-            size = self.take()
+            self.failed = choice.batch_size
+            self.search(max(self.failed // 2, self.grid.lowest), self.failed, validate=True)
+            choice = self.choice()
+        return choice
+
+    def choice(self) -> Choice:
+        """What follows from all that is known now."""
+        size = self.take()
         if size is None:
             return Choice(None, "memory")
         return Choice(size, self.reason(size), self.knee(), self.is_flat(), self.limit)
@@ -228,9 +235,12 @@ class _Choosing:
         if not (top := self.top):
             return None
         if self.wanted.share_of is None:
-            return min(self.target(), top)
-        shares = [size for size in range(1, top + 1) if self.wanted.share_of % size == 0]
-        return next((size for size in shares if size >= self.target()), shares[-1])
+            size = min(self.target(), top)
+            samples = self.wanted.leaves_no_one
+            one_left = samples is not None and size > self.grid.lowest and samples % size == 1
+            return self.grid.down(size - 1) if one_left else size
+        shares = [size for size in range(self.grid.lowest, top + 1) if self.wanted.share_of % size == 0]
+        return next((size for size in shares if size >= self.target()), shares[-1] if shares else None)
 
     def reason(self, size: int) -> str:
         """What decided."""

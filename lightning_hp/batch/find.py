@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_hp.batch.bounds import Asked, Bounds
 from lightning_hp.batch.choice import choose_batch_size
 from lightning_hp.batch.trials import BatchTrials
+from lightning_hp.batch.words import describe_bounds, notes_on
 from lightning_hp.before_training import progress_bar
 from lightning_hp.functional.lr_scaling import scale_lr, scaling_advice, scaling_rule
 from lightning_hp.functional.lr_warmup import warmup_steps
@@ -65,15 +66,15 @@ def find_batch_size(
         accumulate_grad_batches=accumulate,
         world_size=trainer.world_size,
         decided_by=bounds.highest[1] if choice.decided_by == "highest" else choice.decided_by,
-        bounds=bounds.rows(choice, trials),
+        bounds=describe_bounds(bounds, choice, trials),
         trials=tuple(trials.trials),
         batch_size_before=batch_size.value,
         batch_size_used=batch_size.value,
         accumulate_before=bounds.accumulate,
-        base_batch_size=asked.base_batch_size or batch_size.value * bounds.accumulate * trainer.world_size,
+        base_batch_size=bounds.base(),
         min_per_class=bounds.asked.min_per_class,
         class_probability=bounds.probability(step),
-        notes=tuple(bounds.notes(pl_module, choice, accumulate)),
+        notes=tuple(notes_on(bounds, choice, accumulate)),
         num_steps=trials.num_steps,
         num_loader_builds=trials.num_loader_builds,
         seconds=time.monotonic() - started,

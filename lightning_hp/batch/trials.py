@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ from lightning_hp.rehearsal import (
     EvaluationRehearsal,
     Rehearsal,
     apart,
+    batch_size_of,
     can_step_apart,
+    forms_its_batches,
     misconfiguration,
     reduce_over_ranks,
 )
@@ -31,6 +33,9 @@ from lightning_hp.results import BatchTrial
 #: Peak memory is convex in the batch: a prediction from the last two points was up to 1.10 times too low on measured
 #: networks. Where running out cannot be survived, what is expected has to stay this far below the budget.
 CAREFUL = 0.8
+
+# Steps that take no time to speak of are timed for so many seconds, or so many times.
+_SECONDS, _STEPS = 0.05, 10
 
 # With gradients of an earlier batch in memory, a third batch takes what the second one took.
 _ACCUMULATION = 2
@@ -48,7 +53,7 @@ class BatchTrials:
         batch_size: Gives the loaders of each size.
         meter: Measures the memory of each trial.
         steps_per_trial: Optimizer steps at each size, >= 2: one that is not timed, since optimizers make their state in
-            it, and those that are.
+            it, and those that are; of very fast ones some more.
         accumulate_grad_batches: Batches for one optimizer step in the training.
         on_trial: Called after each trial, for a progress bar.
 
@@ -103,9 +108,9 @@ class BatchTrials:
         expected = self._expected(size)
         known = size in dict(self.peaks)  # then it is no guess, and need not be careful
         if self._must_not_fail and expected is not None and expected > (self.room if known else self._careful):
-            self._remember(BatchTrial(size, False, reason=f"not run: {_mib(expected)} expected, {self._bound()}"))
+            self._remember(BatchTrial(size, False, reason=f"not run: {in_mib(expected)} expected, {self._bound()}"))
             return False
-        with self._meter.measure() as peak:
+        with self._meter.measure() as peak, _saying(f"BatchSizeScaler was trying a batch size of {size}."):
             seconds, error = self._attempt(size, validate)
         self._remember(self._agree(size, seconds, error, peak))
         return self.trials[-1].fitted
@@ -180,24 +185,29 @@ class BatchTrials:
         return speeds or [], error
 
     def _run(self, size: int, validate: bool) -> list[float]:
-        rehearsal, trainer = self._rehearsal, self._trainer
+        rehearsal = self._rehearsal
         self.num_loader_builds += 1
         rehearsal.restart(lambda: self._batch_size.loaders(size), self._accumulate)
-        speeds = []
+        speeds: list[float] = []
         with self._apart():
-            for position in range(self._steps):
-                started = time.perf_counter()
-                rehearsal.step()
-                self.num_steps += 1
-                _wait_for(trainer.strategy.root_device)
-                seconds = max(time.perf_counter() - started, 1e-9)
-                if position == 0:
-                    self._check_batch(size)
-                else:
-                    speeds.append((rehearsal.num_samples or size * self._accumulate) / seconds)
+            self._step()
+            self._check_batch(size)
+            timed = 0.0
+            while len(speeds) < self._steps - 1 or (timed < _SECONDS and len(speeds) < _STEPS):
+                seconds = self._step()
+                timed += seconds
+                speeds.append((rehearsal.num_samples or size * self._accumulate) / seconds)
         if validate:
             self._validate()
         return speeds
+
+    def _step(self) -> float:
+        """Runs one optimizer step; returns its seconds."""
+        started = time.perf_counter()
+        self._rehearsal.step()
+        self.num_steps += 1
+        _wait_for(self._trainer.strategy.root_device)
+        return max(time.perf_counter() - started, 1e-9)
 
     def _validate(self) -> None:
         with self._apart():
@@ -207,15 +217,19 @@ class BatchTrials:
         return nullcontext() if self._joint else apart(self._trainer)
 
     def _check_batch(self, size: int) -> None:
-        """The first batch of a pass is a full one."""
-        got = self._rehearsal.first_batch
-        if got is None or got == size:
+        """The batches are as large as they were meant to be: by the loader's word, and by the first of them."""
+        first = self._rehearsal.loaders[0]
+        wanted = round(size * self._batch_size.ratio)
+        told, got = batch_size_of(first), self._rehearsal.first_batch
+        if told is not None and abs(told - wanted) > 1:
+            got = told
+        elif forms_its_batches(first) or got is None or got == (told or wanted):
             return
         raise misconfiguration(
             self._trainer,
-            f"Expected batches of {size} samples from the loaders at batch size {size}, got one of {got}. Build them"
-            " with the batch size of the model or the datamodule, and check that the data holds that many samples for"
-            " each process; for a stream without a length, set `max_val`.",
+            f"Expected batches of {told or wanted} samples from the loaders at batch size {size}, got one of {got}."
+            " Build them with the batch size of the model or the datamodule, and no limit of their own; a batch sampler"
+            " of your own has to read its `batch_size` anew. For a stream that ends before, set `max_val`.",
         )
 
     def _agree(self, size: int, speeds: list[float], error: str | None, peak: Peak) -> BatchTrial:
@@ -227,7 +241,7 @@ class BatchTrials:
         if not ran:
             return BatchTrial(size, False, reason=error or "another process ran out of memory")
         if retries or highest > self.room:
-            over = "the allocator had no room left" if retries else f"{_mib(highest)} taken, {self._bound()}"
+            over = "the allocator had no room left" if retries else f"{in_mib(highest)} taken, {self._bound()}"
             return BatchTrial(size, False, peak_bytes=known, reason=over)
         speed = sorted(speeds)[len(speeds) // 2]
         (total,) = reduce_over_ranks(self._trainer, [speed], "min")
@@ -237,19 +251,32 @@ class BatchTrials:
         return bool(reduce_over_ranks(self._trainer, [float(holds)], "min")[0])
 
     def _bound(self) -> str:
-        return f"{_mib(self.room)} is what {self.budget.source} allows"
+        return f"{in_mib(self.room)} is what {self.budget.source} allows"
 
     def _remember(self, trial: BatchTrial) -> None:
         self.trials.append(trial)
         self._on_trial()
 
 
+@contextmanager
+def _saying(note: str) -> Iterator[None]:
+    """An error that passes carries the note, where the language knows notes."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "add_note"):
+            error.add_note(note)
+        raise
+
+
 def _or_infinity(number: float | None) -> float:
     return math.inf if number is None else float(number)
 
 
-def _mib(size: float) -> str:
-    return f"{size / 2**20:.0f} MiB"
+def in_mib(size: float) -> str:
+    """Bytes in words."""
+    mib = size / 2**20
+    return f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.2g} MiB"
 
 
 def _wait_for(device: torch.device) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 
 def is_count(value: Any, least: int) -> bool:
     """Whether ``value`` is an int of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, Integral) and not isinstance(value, bool) and bool(value >= least)
+
+
+def is_between(value: Any, low: float, high: float) -> bool:
+    """Whether ``value`` is a number from ``low`` to ``high``, both included."""
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
 
 
 def expect(holds: bool, what: str, got: Any) -> None:

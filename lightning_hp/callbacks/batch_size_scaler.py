@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
+from weakref import WeakKeyDictionary
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_hp.batch import Asked, Objective, Scaling, find_batch_size
 from lightning_hp.before_training import name_undecided_callbacks, reason_not_to_rehearse
-from lightning_hp.callbacks.arguments import expect, is_count
+from lightning_hp.callbacks.arguments import expect, is_between, is_count
 from lightning_hp.functional.batch_grid import RoundTo
 from lightning_hp.functional.lr_scaling import FEW_STEPS
 from lightning_hp.hyperparameters import (
@@ -26,6 +28,10 @@ from lightning_hp.plotting import plot_batch_size
 from lightning_hp.rehearsal import evaluation_loop, is_resuming, misconfiguration, rehearse_alone
 from lightning_hp.reporting import log_figure, log_hyperparams, log_scalars, log_table
 from lightning_hp.results import BatchSizeResult
+
+# The learning rate that was set in a module, and the samples of a step that it is right for: a second search over the
+# same module must not scale it twice.
+_RIGHT_FOR: WeakKeyDictionary[pl.LightningModule, tuple[float | None, int]] = WeakKeyDictionary()
 
 
 class BatchSizeScaler(pl.Callback):
@@ -160,14 +166,17 @@ class BatchSizeScaler(pl.Callback):
         optional |= {"base_batch_size": base_batch_size}
         for name, value in optional.items():
             expect(value is None or is_count(value, 1), f"`{name}` to be an int >= 1 or None", value)
-        expect(coverage is None or 0 < coverage < 1, "`coverage` > 0 and < 1, or None", coverage)
+        within_0_1 = coverage is None or (is_between(coverage, 0, 1) and coverage not in (0, 1))
+        expect(within_0_1, "`coverage` > 0 and < 1, or None", coverage)
         expect(lr_scaling is None or lr_scaling in get_args(Scaling), _one_of("lr_scaling", Scaling), lr_scaling)
         expect(isinstance(warmup, bool) or is_count(warmup, 1), "`warmup` to be a bool or steps >= 1", warmup)
         expect(objective in get_args(Objective), _one_of("objective", Objective), objective)
         expect(round_to == "power" or is_count(round_to, 1), "`round_to` to be an int >= 1 or 'power'", round_to)
-        expect(0 < within < 1, "`within` > 0 and < 1", within)
-        expect(0 < memory_share <= 1, "`memory_share` > 0 and <= 1", memory_share)
-        expect(0 <= margin < 1, "`margin` >= 0 and < 1", margin)
+        expect(is_between(within, 0, 1) and within not in (0, 1), "`within` > 0 and < 1", within)
+        expect(is_between(memory_share, 0, 1) and memory_share != 0, "`memory_share` > 0 and <= 1", memory_share)
+        expect(is_between(margin, 0, 1) and margin != 1, "`margin` >= 0 and < 1", margin)
+        for name, flag in (("read_labels", read_labels), ("update_attr", update_attr)):
+            expect(isinstance(flag, bool), f"`{name}` to be True or False", flag)
         for name, path in (("batch_arg_name", batch_arg_name), ("attr_name", attr_name)):
             expect(isinstance(path, str), f'`{name}` to be a name, or "" for the usual ones', path)
         self._asked = Asked(
@@ -197,6 +206,7 @@ class BatchSizeScaler(pl.Callback):
         self.result: BatchSizeResult | None = None
         # What was applied and where, in plain types: for a second `fit` and for a resumed run.
         self._applied: dict[str, Any] = {}
+        self._evaluated: BatchSize | None = None
         self._running_warmup: Warmup | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -213,6 +223,10 @@ class BatchSizeScaler(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Searches before the training, unless it continues one: then what was found is used again."""
         if is_resuming(trainer):
+            used = (
+                f"goes on with batch size {self._applied['batch_size']['batch_size']}" if self._applied else "is yours"
+            )
+            rank_zero_info(f"BatchSizeScaler: a resumed run does not search; the training {used}.")
             return
         if (why := reason_not_to_rehearse(trainer)) is not None:
             rank_zero_info(f"BatchSizeScaler: skipped, {why}; the batch size is yours.")
@@ -247,9 +261,19 @@ class BatchSizeScaler(pl.Callback):
                 is_on=lambda: self in trainer.callbacks,  # type: ignore[attr-defined]
             )
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Lightning does not tear down after an error."""
+        self._let_go(trainer)
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Lets go of the loaders and the optimizers of this run."""
+        self._let_go(trainer)
+
+    def _let_go(self, trainer: pl.Trainer) -> None:
         release_loaders(trainer)
+        if self._evaluated is not None:  # a size for an evaluation is not the training's
+            self._evaluated.revert()
+            self._evaluated = None
         if self._running_warmup is not None:
             self._running_warmup.remove()
             self._running_warmup = None
@@ -318,10 +342,14 @@ class BatchSizeScaler(pl.Callback):
         name_undecided_callbacks("BatchSizeScaler", trainer)
         batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name)
         learning_rate = self._learning_rate(trainer, pl_module, read_only=not self._update_attr)
-        lr = None if learning_rate is None else learning_rate.value
-        result = find_batch_size(trainer, pl_module, batch_size, self._asked, lr)
+        lr, asked = None if learning_rate is None else learning_rate.value, self._asked
+        scaled, step = _RIGHT_FOR.get(pl_module, (None, None))
+        if asked.base_batch_size is None and lr is not None and lr == scaled:
+            asked = replace(asked, base_batch_size=step)  # it was scaled before, and is not right for the loader's size
+        result = find_batch_size(trainer, pl_module, batch_size, asked, lr)
         if self._update_attr:
             result = self._apply(trainer, batch_size, learning_rate, result)
+            _RIGHT_FOR[pl_module] = result.lr_used, result.effective_batch_size
         self.result, self.optimal_batch_size = result, result.batch_size
         self._report(trainer, result)
         if self._update_attr:
@@ -343,6 +371,7 @@ class BatchSizeScaler(pl.Callback):
         batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name, evaluation_loop(trainer))
         result = find_batch_size(trainer, pl_module, batch_size, self._asked, lr=None)
         if self._update_attr:
+            self._evaluated = batch_size
             batch_size.apply(result.batch_size)
             result = result.used(result.batch_size, None)
         self.result, self.optimal_batch_size = result, result.batch_size
@@ -386,12 +415,13 @@ class BatchSizeScaler(pl.Callback):
     def _apply_again(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A second ``fit`` gets the user's loaders, and rebuilt optimizers whose rate may have no home."""
         batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name)
-        if batch_size.value == self._applied["batch_size"]["batch_size"]:
+        is_known = pl_module in _RIGHT_FOR
+        if is_known and batch_size.value == self._applied["batch_size"]["batch_size"]:
             return
         batch_size.apply(self._applied["batch_size"]["batch_size"])
         trainer.accumulate_grad_batches = self._applied["accumulate_grad_batches"]
         lr = self._applied["lr"]
-        if lr is None or self._applied["lr_home"]:
+        if lr is None or (is_known and self._applied["lr_home"]):
             renew_optimizers(trainer)
         else:
             LearningRate.locate(trainer, pl_module, self._attr_name).apply(lr, renew=True)

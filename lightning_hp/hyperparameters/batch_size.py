@@ -36,8 +36,9 @@ class BatchSize:
     Every size here is one process's share of one batch: the micro-batch.
 
     Attributes:
-        value: The batch size of the first training loader.
+        value: What is at home, or the batch size of the first training loader.
         first_loader: The first training loader, as the user made it.
+        ratio: Its batch size as a multiple of the value: a hook may build it with a share of what is at home.
         home: Where the module or datamodule keeps it, or ``None``.
 
     Example:
@@ -76,9 +77,11 @@ class BatchSize:
         first_loader: Any,
         home: NamedAttribute | None,
         companion: NamedAttribute | None,
+        ratio: float = 1.0,
     ) -> None:
         self.value = value
         self.first_loader = first_loader
+        self.ratio = ratio
         self.home = home
         self._trainer: Any = trainer
         self._module = pl_module
@@ -119,7 +122,8 @@ class BatchSize:
             )
         known = next((size for size in sizes if size is not None), None)
         if homes:
-            return cls(trainer, pl_module, loop, known or int(homes[0].read()), loaders[0], homes[0], None)
+            value = int(as_number(homes[0].read()) or 1)
+            return cls(trainer, pl_module, loop, value, loaders[0], homes[0], None, (known or value) / value)
         if batch_arg_name and loop._data_source.is_module():
             raise misconfiguration(
                 trainer,
@@ -185,6 +189,10 @@ class BatchSize:
             loop.reset()
         data.restore()
         streams.restore()
+
+    def revert(self) -> None:
+        """Puts back what the run came with."""
+        self._write(self._unit)
 
     def _write(self, batch_size: int) -> None:
         attribute = self.home or self._companion

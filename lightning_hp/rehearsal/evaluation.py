@@ -70,7 +70,7 @@ class EvaluationRehearsal:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._undo.close()
+        self._undo.__exit__(*error)
 
     def restart(self, build: Callable[[], Any], accumulate_grad_batches: int | None = None) -> None:
         """As :meth:`Rehearsal.restart <lightning_hp.rehearsal.Rehearsal.restart>`; nothing is accumulated here."""
@@ -134,3 +134,4 @@ class EvaluationRehearsal:
     def _end_workers(self) -> None:
         if self._loop is not None and self._loop._data_fetcher is not None:
             self._loop._data_fetcher.teardown()
+            self._loop._data_fetcher = None

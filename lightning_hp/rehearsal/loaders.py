@@ -75,13 +75,22 @@ def batch_size_of(loader: Any) -> int | None:
 
 def samples_of(loader: Any) -> int | None:
     """How many samples a loader draws in an epoch on this process, if that is known."""
-    sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    batch_sampler = getattr(loader, "batch_sampler", None)
     if isinstance(getattr(loader, "dataset", None), IterableDataset):
         return _length(loader.dataset)
-    if isinstance(loader, DataLoader) and type(batch_sampler) is BatchSampler:
-        return _length(sampler)
+    if isinstance(loader, DataLoader) and isinstance(batch_sampler, BatchSampler):
+        return _length(batch_sampler.sampler)
     batches, size = _length(loader), batch_size_of(loader)
     return None if batches is None or size is None else batches * size
+
+
+def forms_its_batches(loader: Any) -> bool:
+    """Whether torch alone forms the batches of a loader, so that they are as large as its batch size says."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return False
+    kind = type(loader.batch_sampler)
+    # Lightning wraps the batch sampler to predict.
+    return kind is BatchSampler or any(base.__name__ == "_IndexBatchSamplerWrapper" for base in kind.__mro__)
 
 
 def resize_loaders(loaders: Any, batch_size: int, unit: int) -> Any:

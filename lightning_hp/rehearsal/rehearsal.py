@@ -81,7 +81,7 @@ class Rehearsal:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._undo.close()
+        self._undo.__exit__(*error)
 
     def step(self) -> Tensor:
         """Runs one optimizer step, over as many batches as it takes with gradient accumulation.
@@ -272,6 +272,7 @@ class Rehearsal:
     def _end_workers(self) -> None:
         if self._loop is not None and self._loop._data_fetcher is not None:
             self._loop._data_fetcher.teardown()
+            self._loop._data_fetcher = None
 
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:

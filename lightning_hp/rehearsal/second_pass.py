@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_hp.rehearsal.namespace import misconfiguration
+from lightning_hp.rehearsal.ranks import is_apart
 from lightning_hp.rehearsal.side_effects import SideEffects
 from lightning_hp.rehearsal.silence import SilentLogger
 from lightning_hp.rehearsal.snapshot import RandomStreams, put_back_dict
@@ -146,7 +147,7 @@ class SecondPass:
         ddp = self._trainer.strategy.model
         if isinstance(ddp, DistributedDataParallel):
             self._sync = ddp.require_backward_grad_sync
-            ddp.require_backward_grad_sync = synchronise or bool(ddp.static_graph)
+            ddp.require_backward_grad_sync = (synchronise or bool(ddp.static_graph)) and not is_apart(self._trainer)
 
     def _synchronise_as_planned(self) -> None:
         """The backward passes from here on reach the other processes when Lightning wants them to."""
