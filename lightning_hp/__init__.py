@@ -13,7 +13,7 @@ from lightning_hp import functional
 from lightning_hp.results import BatchBound, BatchSizeResult, BatchTrial, LRFindResult
 
 if TYPE_CHECKING:
-    from lightning_hp.callbacks import SAM, BatchSizeScaler, LRFinder
+    from lightning_hp.callbacks import SAM, BackboneFreezing, BatchSizeScaler, LRFinder
     from lightning_hp.data import ClassBalancedBatchSampler
     from lightning_hp.nn import Backbone, ClassifierHead, InferenceSpeed
 
@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - plain order; ruff takes SAM for a constant
     "Backbone",
+    "BackboneFreezing",
     "BatchBound",
     "BatchSizeResult",
     "BatchSizeScaler",
@@ -36,6 +37,7 @@ __all__ = [  # noqa: RUF022 - plain order; ruff takes SAM for a constant
 
 _ON_FIRST_USE = {
     "Backbone": "lightning_hp.nn",
+    "BackboneFreezing": "lightning_hp.callbacks",
     "BatchSizeScaler": "lightning_hp.callbacks",
     "ClassBalancedBatchSampler": "lightning_hp.data",
     "ClassifierHead": "lightning_hp.nn",

@@ -15,7 +15,7 @@ from lightning_hp.functional.lr_scaling import scale_lr, scaling_advice, scaling
 from lightning_hp.functional.lr_warmup import warmup_steps
 from lightning_hp.hyperparameters import BatchSize
 from lightning_hp.memory import memory_meter, swift_collections
-from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal, misconfiguration
+from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal, at_heaviest, misconfiguration
 from lightning_hp.results import BatchSizeResult
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def find_batch_size(
     kind: Any = Rehearsal if in_training else EvaluationRehearsal
     read = Bounds.read if in_training else Bounds.of_evaluation
     bar = progress_bar(trainer, "Finding the batch size", "sizes")
-    with swift_collections(), bar as on_trial, kind(trainer, pl_module) as rehearsal:
+    with swift_collections(), bar as on_trial, at_heaviest(trainer), kind(trainer, pl_module) as rehearsal:
         bounds = read(asked, rehearsal, batch_size)
         # Made in here: the copy of the weights that a rehearsal keeps is no part of the training.
         meter = memory_meter(trainer.strategy.root_device, asked.memory_share)

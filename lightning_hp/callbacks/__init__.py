@@ -1,7 +1,8 @@
 """The callbacks: when to act, what to log. The maths is in ``functional``, the steps are run by ``rehearsal``."""
 
+from lightning_hp.callbacks.backbone_freezing import BackboneFreezing
 from lightning_hp.callbacks.batch_size_scaler import BatchSizeScaler
 from lightning_hp.callbacks.lr_finder import LRFinder
 from lightning_hp.callbacks.sam import SAM
 
-__all__ = ["BatchSizeScaler", "LRFinder", "SAM"]  # noqa: RUF022 - plain order; ruff takes SAM for a constant
+__all__ = ["BackboneFreezing", "BatchSizeScaler", "LRFinder", "SAM"]  # noqa: RUF022 - plain order; ruff takes SAM for a constant

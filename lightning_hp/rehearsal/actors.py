@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from pytorch_lightning import Callback
@@ -42,6 +44,21 @@ def changes_gradients(callback: Any) -> bool:
 def gradient_callbacks(trainer: Any) -> list[Any]:
     """The callbacks of a Trainer that act in a rehearsal."""
     return [callback for callback in trainer.callbacks if changes_gradients(callback)]
+
+
+@contextmanager
+def at_heaviest(trainer: Any) -> Iterator[None]:
+    """Lets the callbacks that act in a rehearsal show the step of theirs that takes the most memory.
+
+    What is measured now has to hold for the whole training. A callback whose steps grow in the course of it, one that
+    unfreezes layers for instance, offers a context manager ``heaviest_step(trainer)``: within it every step is as large
+    as its largest one will be.
+    """
+    with ExitStack() as stack:
+        for callback in gradient_callbacks(trainer):
+            if hasattr(callback, "heaviest_step"):
+                stack.enter_context(callback.heaviest_step(trainer))
+        yield
 
 
 def undecided_callbacks(trainer: Any) -> list[str]:

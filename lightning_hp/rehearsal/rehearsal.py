@@ -21,6 +21,7 @@ from lightning_hp.rehearsal.actors import gradient_callbacks
 from lightning_hp.rehearsal.loaders import copy_loaders, loader_roots, request_loaders
 from lightning_hp.rehearsal.namespace import lightning_module_of, misconfiguration
 from lightning_hp.rehearsal.recorder import LossRecorder
+from lightning_hp.rehearsal.reducer import reshard
 from lightning_hp.rehearsal.refusals import refuse_one_way_data, refuse_what_cannot_be_rehearsed
 from lightning_hp.rehearsal.silence import SilentLogger
 from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot, put_back_dict
@@ -186,7 +187,7 @@ class Rehearsal:
             undo.callback(put_back_dict, vars(owner), dict(vars(owner)))
         self._state = Snapshot(*self._owners_of_state(), data=[d for d in [trainer.datamodule] if d is not None])
         undo.callback(self._state.restore)
-        undo.callback(_reshard, self._module)
+        undo.callback(reshard, self._module)
         loop = trainer.fit_loop
         ready = loop._combined_loader
         loaders = copy_loaders(request_loaders(trainer, loop._data_source) if ready is None else ready)
@@ -275,14 +276,6 @@ class Rehearsal:
         if self._loop is not None and self._loop._data_fetcher is not None:
             self._loop._data_fetcher.teardown()
             self._loop._data_fetcher = None
-
-
-def _reshard(module: torch.nn.Module) -> None:
-    """Between forward and backward FSDP2 holds gathered weights: after a failure there, back to the shards."""
-    for child in module.modules():
-        reshard = getattr(child, "reshard", None)
-        if callable(reshard) and hasattr(child, "unshard"):
-            reshard()
 
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:

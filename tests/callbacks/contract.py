@@ -20,7 +20,7 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_hp import SAM, BatchSizeScaler, LRFinder
+from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, LRFinder
 from lightning_hp.rehearsal import Rehearsal
 from tests.training import BATCH_SIZE, NUM_SAMPLES, Net, Samples, Stream
 
@@ -78,6 +78,7 @@ MEMBERS = [
         refuses=frozenset({"stateful_loader"}),
     ),
     Member("sam_of_radius_0", idle=lambda: SAM(rho=0.0)),
+    Member("backbone_freezing_of_0_epochs", idle=lambda: BackboneFreezing(unfreeze_at_epoch=0, backbone="body")),
 ]
 
 
@@ -250,6 +251,12 @@ TRAININGS = [
         callbacks=lambda: [SAM(rho=1.0, adaptive=True, every=2)],
     ),
     Training("freezing", loader=lambda: loader(shuffle=True), callbacks=lambda: [FreezeBody()]),
+    Training(
+        "backbone_freezing",
+        {"batch_norm": True, "dropout": 0.3, "groups": True},
+        loader=lambda: loader(shuffle=True),
+        callbacks=lambda: [BackboneFreezing(unfreeze_at_epoch=1, backbone="body")],
+    ),
     Training(
         "reload_every_epoch",
         loader=lambda: None,
