@@ -23,6 +23,7 @@ from torch.utils.data import (
 
 from lightning_hp.batch.bounds import Asked, Bounds
 from lightning_hp.batch.choice import Choice
+from lightning_hp.batch.words import describe_bounds, notes_on
 from lightning_hp.data import ClassBalancedBatchSampler, NoClasses
 from lightning_hp.functional import batch_size_for_coverage, coverage_probability
 from lightning_hp.results import BatchTrial
@@ -57,11 +58,22 @@ def dataset(samples, classes=5):
     return TensorDataset(torch.zeros(samples, 2), torch.arange(samples) % classes)
 
 
-def rehearsal(*loaders, limit=1.0, accumulate=1, world_size=1, max_epochs=1, callbacks=()):
+class Module(torch.nn.Sequential):
+    automatic_optimization = True
+
+
+def rehearsal(
+    *loaders, limit=1.0, accumulate=1, world_size=1, max_epochs=1, callbacks=(), module=None, val_check_interval=1.0
+):
     trainer = Trainer(world_size)
+    module = module or Module(torch.nn.Linear(2, 2))
     vars(trainer).update(
         callbacks=list(callbacks),
         limit_train_batches=limit,
+        limit_val_batches=1.0,
+        val_check_interval=val_check_interval,
+        check_val_every_n_epoch=1,
+        lightning_module=module,
         accumulate_grad_batches=accumulate,
         fit_loop=SimpleNamespace(max_epochs=max_epochs, max_steps=-1, epoch_loop=SimpleNamespace(max_steps=-1)),
     )
@@ -73,10 +85,9 @@ def found(loader, value):
     return SimpleNamespace(value=value, first_loader=loader)
 
 
-def read(loader, value=None, *, limit=1.0, accumulate=1, world_size=1, max_epochs=1, callbacks=(), **changes):
-    place = rehearsal(
-        loader, limit=limit, accumulate=accumulate, world_size=world_size, max_epochs=max_epochs, callbacks=callbacks
-    )
+def read(loader, value=None, **changes):
+    of_trainer = {"limit", "accumulate", "world_size", "max_epochs", "callbacks", "module", "val_check_interval"}
+    place = rehearsal(loader, **{name: changes.pop(name) for name in of_trainer & changes.keys()})
     return Bounds.read(asked(**changes), place, found(loader, value or loader.batch_size))
 
 
@@ -128,7 +139,7 @@ def test_a_number_of_batches_leaves_the_samples_and_bounds_the_steps():
     assert bounds.samples == 1000
     trainer = rehearsal(limit=7).trainer
     assert [bounds.steps_per_epoch(trainer, size, 1) for size in (10, 500, 1000)] == [7, 2, 1]
-    assert bounds.steps_per_epoch(trainer, 10, 4) == 1
+    assert bounds.steps_per_epoch(trainer, 10, 4) == 2  # the last batch of an epoch is stepped with in any case
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -242,14 +253,14 @@ def test_batches_that_hold_every_class_need_nothing():
     loader = DataLoader(dataset(1000), batch_sampler=sampler)
     bounds = read(loader, 20, min_per_class=1)
     assert (bounds.needed, bounds.probability(20)) == (0, 1.0)
-    assert any("holds every class" in str(row) for row in bounds.rows(chosen(20), trials(20)))
+    assert any("holds every class" in str(row) for row in describe_bounds(bounds, chosen(20), trials(20)))
 
 
 def test_classes_that_are_not_known_bound_nothing_and_say_why():
     data = TensorDataset(torch.rand(100, 2), torch.rand(100))  # a regression
     bounds = read(DataLoader(data, 4))
     assert (bounds.needed, bounds.probability(50)) == (0, None)
-    (row,) = [row for row in bounds.rows(chosen(8), trials(8)) if row.name == "classes"]
+    (row,) = [row for row in describe_bounds(bounds, chosen(8), trials(8)) if row.name == "classes"]
     assert row.size is None
     assert row.detail.startswith("not known: ")
     assert read(DataLoader(Stream(), 4), num_classes=9).needed == 27
@@ -321,7 +332,7 @@ def trials(*sizes, peaks=(), failed=(), room=math.inf):
 
 
 def rows(bounds, choice, run):
-    return {row.name: row for row in bounds.rows(choice, run)}
+    return {row.name: row for row in describe_bounds(bounds, choice, run)}
 
 
 def test_every_bound_has_a_row():
@@ -350,26 +361,80 @@ def test_a_limit_that_was_seen_and_not_searched_is_not_called_unreached():
     """Where the throughput is flat below a size that failed, nobody has to know the limit to a sample."""
     bounds = read(DataLoader(dataset(1000), 2))
     detail = rows(bounds, chosen(32), trials(32, 64, failed=[128], room=2**30))["memory"].detail
-    assert detail == "between 64 and 128, 1024 MiB, free memory"
+    assert detail == "between 64 and 128, out of memory"
 
 
 def test_a_throughput_that_still_rises_says_so():
     bounds = read(DataLoader(dataset(1000), 2))
     rising = Choice(64, "memory", 64, is_flat=False, limit=64)
     assert rows(bounds, rising, trials(32, 64))["throughput"].detail == "still rising at 64, 64 samples/s"
-    assert rows(bounds, chosen(32), trials(32, 64))["throughput"].detail == "within 5% of 64 samples/s"
+    assert rows(bounds, chosen(32), trials(32, 64))["throughput"].detail == "within 5% of 64 samples/s at 64"
 
 
 def test_notes():
-    plain, normalised = torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)
     bounds = read(DataLoader(dataset(1000, 40), 2))
-    assert "want 120 samples in an optimizer step and get 80" in bounds.notes(plain, chosen(8), 10)[0]
-    assert bounds.notes(plain, chosen(64), 2) == []
-    assert "sees the micro-batch of 64, not the 128" in bounds.notes(normalised, chosen(64), 2)[0]
+    assert "want 120 samples in an optimizer step and get 80" in notes_on(bounds, chosen(8), 10)[0]
+    assert notes_on(bounds, chosen(64), 2) == []
+    normalised = read(DataLoader(dataset(1000, 40), 2), module=Module(torch.nn.BatchNorm1d(2)))
+    assert "sees the micro-batch of 64, not the 128" in notes_on(normalised, chosen(64), 2)[0]
     rare = TensorDataset(torch.zeros(1000, 1), (torch.arange(1000) % 100 == 0).long())
-    assert "the rarest comes 0.64 times" in read(DataLoader(rare, 2)).notes(plain, chosen(64), 1)[0]
-    shared = read(DataLoader(dataset(1000), 2), effective_batch_size=97, min_per_class=0)
-    assert "97 has few divisors: its largest that fits is 1" in shared.notes(plain, chosen(1, knee=64), 97)[0]
+    assert "the rarest comes 0.64 times" in notes_on(read(DataLoader(rare, 2)), chosen(64), 1)[0]
+    shared = read(DataLoader(dataset(1000), 2), effective_batch_size=134, min_per_class=0)
+    assert (
+        "Of the divisors of 134 the largest that fits is 2; up to 64 would"
+        in notes_on(shared, chosen(2, knee=64), 67)[0]
+    )
+    even = read(DataLoader(dataset(1000), 2), effective_batch_size=256, min_per_class=0)
+    assert notes_on(even, chosen(64, limit=97, knee=96), 4) == []
+
+
+def test_an_effective_batch_that_no_batch_divides_is_refused_before_any_step():
+    """257 is a prime: what is left is a batch of one, which batch normalisation cannot take."""
+    with pytest.raises(
+        MisconfigurationException, match="257 samples of a process to be a multiple of a batch from 2 to"
+    ):
+        read(DataLoader(dataset(1000), 2), effective_batch_size=257, max_val=100)
+
+
+def test_an_effective_batch_of_more_than_an_epoch_is_refused():
+    with pytest.raises(MisconfigurationException, match="at most the 1000 samples of an epoch, got 1024"):
+        read(DataLoader(dataset(1000), 2), effective_batch_size=1024)
+
+
+def test_a_module_that_steps_by_hand_is_not_accumulated_for():
+    module = Module(torch.nn.Linear(2, 2))
+    module.automatic_optimization = False
+    bounds = read(DataLoader(dataset(10_000, 40), 2), module=module)
+    assert bounds.accumulation(chosen(8, limit=8)) == 1
+    with pytest.raises(MisconfigurationException, match="a module that steps by hand"):
+        read(DataLoader(dataset(1000), 2), module=module, effective_batch_size=64)
+
+
+def test_a_validation_after_so_many_batches_wants_them_in_an_epoch():
+    bounds = read(DataLoader(dataset(1000), 2), val_check_interval=200)
+    assert bounds.most_of_data == 5
+    assert "the validation comes after 200 batches" in rows(bounds, chosen(4), trials(4))["data"].detail
+    assert read(DataLoader(dataset(1000), 2), val_check_interval=0.5).most_of_data == 100
+
+
+def test_no_last_batch_of_one_where_batch_normalisation_could_not_take_it():
+    normalised = {"module": Module(torch.nn.BatchNorm1d(2))}
+    assert read(DataLoader(dataset(1001), 2), **normalised).wanted.leaves_no_one == 1001
+    assert read(DataLoader(dataset(1001), 2, drop_last=True), **normalised).wanted.leaves_no_one is None
+    assert read(DataLoader(dataset(1001), 2)).wanted.leaves_no_one is None
+
+
+def test_the_base_is_no_more_than_an_epoch_has():
+    assert read(DataLoader(dataset(1000), 1024)).base() == 1000
+    assert read(DataLoader(dataset(1000), 32), accumulate=4, world_size=2).base() == 256
+    assert read(DataLoader(dataset(1000), 32), base_batch_size=64).base() == 64
+
+
+def test_a_sampler_that_needs_more_than_is_allowed_is_refused():
+    data = dataset(1000)
+    given = DataLoader(data, batch_sampler=ClassBalancedBatchSampler(data, 20, min_per_class=2))
+    with pytest.raises(MisconfigurationException, match=r"batches of 10 samples or more, .* max_val allows 4"):
+        read(given, 20, max_val=4)
 
 
 # --- steps
@@ -380,9 +445,9 @@ def test_steps_of_a_training_as_its_loaders_have_them():
         data = dataset(samples)
         bounds = read(DataLoader(data, 2))
         trainer = rehearsal(max_epochs=3).trainer
-        batches = BatchSampler(SequentialSampler(data), size, drop_last=True)
-        assert bounds.steps_per_epoch(trainer, size, accumulate) == max(1, len(batches) // accumulate)
-        assert bounds.num_training_steps(trainer, size, accumulate) == 3 * max(1, len(batches) // accumulate)
+        steps = math.ceil(len(BatchSampler(SequentialSampler(data), size, drop_last=False)) / accumulate)
+        assert bounds.steps_per_epoch(trainer, size, accumulate) == steps
+        assert bounds.num_training_steps(trainer, size, accumulate) == 3 * steps
     trainer = rehearsal(max_epochs=-1).trainer
     assert bounds.num_training_steps(trainer, 4, 1) == math.inf
     assert read(DataLoader(Stream(), 2)).steps_per_epoch(trainer, 4, 1) is None

@@ -53,15 +53,13 @@ class Machine:
         self.gives = {}
         self.has_validation = True
         self.clock = 0.0
+        self.loaders = [object()]  # does not tell its batch size
         self.run = []
         self.accumulated = []
         self.validated = []
         monkeypatch.setattr("lightning_hp.batch.trials.time.perf_counter", lambda: self.clock)
         monkeypatch.setattr("lightning_hp.batch.trials.apart", lambda trainer: nullcontext())
         monkeypatch.setattr("lightning_hp.memory.release.release_memory", lambda device: None)
-
-    def loaders(self, size):
-        return ("loaders", size)
 
     def restart(self, build, accumulate_grad_batches):
         _, self.size = build()
@@ -93,7 +91,8 @@ class Machine:
             peak.retries, peak.ooms = self.retries.get(self.size, 0), self.ooms.get(self.size, 0)
 
     def trials(self, steps=3, accumulate=1, on_trial=lambda: None):
-        return BatchTrials(self, self, self, steps, accumulate, on_trial)
+        batch_size = SimpleNamespace(loaders=lambda size: ("loaders", size), ratio=1.0)
+        return BatchTrials(self, batch_size, self, steps, accumulate, on_trial)
 
 
 @pytest.fixture
