@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import lightning_hp
 from lightning_hp.functional.checks import check_whole
+from lightning_hp.hyperparameters import stated_batch_size
 from lightning_hp.module.mixin import ClassifierMixin
 from lightning_hp.module.parameter_groups import check_paths
 from lightning_hp.module.plain import plain
@@ -21,10 +22,19 @@ from lightning_hp.nn import Backbone, ClassifierHead
 from lightning_hp.nn.head import Task
 from lightning_hp.nn.pooling import Pooling
 from lightning_hp.nn.sources import is_source
+from lightning_hp.rehearsal import batch_size_of
 from lightning_hp.reporting import log_run
 
 #: Whether weights come from a checkpoint, so that those of the pretraining need not be fetched.
 _IS_LOADING: ContextVar[bool] = ContextVar("is_loading", default=False)
+
+_OF_THE_MIXIN = tuple(
+    name
+    for name, parameter in inspect.signature(ClassifierMixin).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+)
+
+_STAGES = ("val", "train", "test")
 
 # Who tunes and trains, in the order in which they act, and the argument that asks for it.
 _SUITE = {"find_batch_size": "BatchSizeScaler", "find_lr": "LRFinder", "sam": "SAM"}
@@ -47,8 +57,8 @@ class Classifier(ClassifierMixin, pl.LightningModule):
         pooling: How features are pooled, see [`Backbone`][lightning_hp.Backbone].
         task: ``"multiclass"``, ``"binary"`` (one logit) or ``"multilabel"``.
         lr: The learning rate, > 0: that of the head.
-        batch_size: For loaders that are built with it, ``DataLoader(data, model.batch_size)``. ``None``: that of the
-            training loader is recorded when the training starts.
+        batch_size: For loaders that are built with it, ``DataLoader(data, model.batch_size)``. What the training loader
+            has is recorded when the training starts.
         optimizer: The name of an optimizer in ``torch.optim``.
         optimizer_kwargs: Its other arguments.
         weight_decay: Weight decay, not on norms and biases; ``None``: the optimizer's own default.
@@ -127,10 +137,10 @@ class Classifier(ClassifierMixin, pl.LightningModule):
         find_lr: bool | dict[str, Any] = False,
         sam: bool | dict[str, Any] = False,
     ) -> None:
-        given = dict(locals())
-        mine = {name: plain(name, given[name]) for name in _names(Classifier) if name != "backbone"}
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__", "backbone")}
+        mine = {name: plain(name, value) for name, value in given.items()}
         _refuse_stand_in(backbone)
-        super().__init__(**{name: mine[name] for name in _names(ClassifierMixin) if name in mine})
+        super().__init__(**{name: mine[name] for name in _OF_THE_MIXIN})
         if batch_size is not None:
             mine["batch_size"] = check_whole("batch_size", mine["batch_size"], least=1)
         self.hparams.update({"backbone": _name_of(backbone), **mine})
@@ -189,27 +199,21 @@ class Classifier(ClassifierMixin, pl.LightningModule):
         return callbacks
 
     def on_fit_start(self) -> None:
-        """Logs the hyperparameters before those of a datamodule are."""
+        """Logs the hyperparameters, when those who tune have set them and before Lightning logs a datamodule's."""
         super().on_fit_start()
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None:
-            hparams = dict(getattr(datamodule, "hparams", {}))
-            size = getattr(datamodule, "batch_size", None) or hparams.get("batch_size")
-            if isinstance(size, int):
-                self.batch_size = size
-            self._log_hparams({**hparams, **self.hparams})
+        size = stated_batch_size(self.trainer)
+        if size is not None:
+            self.batch_size = size
+        of_the_data = dict(getattr(getattr(self.trainer, "datamodule", None), "hparams", {}))
+        names = [f"{stage}_{name}" for stage in _STAGES for name in ("loss", *self.configure_metrics())]
+        log_run(self.trainer, {**of_the_data, **self.hparams}, names)
 
     def on_train_start(self) -> None:
-        """Records the batch size that is trained with."""
+        """Records the batch size of the loader that is trained with."""
         super().on_train_start()
-        loader = self.trainer.train_dataloader
-        size = getattr(loader, "batch_size", None) or getattr(
-            getattr(loader, "batch_sampler", None), "batch_size", None
-        )
-        if isinstance(size, int):
+        size = batch_size_of(self.trainer.train_dataloader)
+        if size is not None:
             self.batch_size = size
-        if getattr(self.trainer, "datamodule", None) is None:
-            self._log_hparams(self.hparams)
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Classifier:
@@ -227,19 +231,6 @@ class Classifier(ClassifierMixin, pl.LightningModule):
         finally:
             _IS_LOADING.reset(token)
         return model
-
-    def _log_hparams(self, hparams: Mapping[str, Any]) -> None:
-        names = [
-            f"{stage}_{name}" for stage in ("val", "train", "test") for name in ("loss", *self.configure_metrics())
-        ]
-        log_run(self.trainer, hparams, names)
-
-
-def _names(owner: type) -> list[str]:
-    """The named arguments of a class."""
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(owner.__init__).parameters  # type: ignore[misc] # of this very class
-    return [name for name, parameter in parameters.items() if parameter.kind in kinds and name != "self"]
 
 
 def _name_of(backbone: Any) -> str:

@@ -49,7 +49,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         path = max((path for path in ratios if _holds(path, name)), key=len, default="")
-        is_free = decay and (id(parameter) in norms or parameter.ndim <= 1 or name.endswith("bias"))
+        is_free = decay and (id(parameter) in norms or parameter.ndim <= 1 or "bias" in name.rpartition(".")[2])
         title = (path or ("rest" if ratios else "all")) + (", no decay" if is_free else "")
         if title not in groups:
             groups[title] = {"params": [], "lr": lr * ratios.get(path, 1.0), "name": title}

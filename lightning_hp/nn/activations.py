@@ -119,7 +119,7 @@ def _named(text: str) -> nn.Module:
         )
     try:
         call = ast.parse(f"f({arguments}" if bracket else "f()", mode="eval").body
-        if not isinstance(call, ast.Call):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise ValueError("this is no call")
         args = [ast.literal_eval(value) for value in call.args]
         kwargs = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
