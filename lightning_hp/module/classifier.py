@@ -89,7 +89,7 @@ class Classifier(ClassifierMixin, pl.LightningModule):
         TypeError: If an argument is not of its kind.
         ValueError: If it is out of its range, or a name is not known.
 
-    Costs what backbone and head cost, and some 0.1 ms a step for the metrics.
+    Costs what backbone and head cost, and a few counts of small tensors in a step for the metrics.
 
     Where it does not help: models whose head is not behind one vector of features; ``lightning.pytorch``, whose Trainer
     does not take modules of ``pytorch_lightning``: there use [`ClassifierMixin`][lightning_hp.ClassifierMixin].

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+
+# BatchNorm2d, RMSNorm, GroupNorm1, BatchNormAct2d, and what inherits from one.
+_NORM = re.compile(r"Norm(Act)?(\dd|\d)?$")
 
 
 def parameter_groups(
@@ -78,4 +82,4 @@ def _holds(path: str, name: str) -> bool:
 
 
 def _is_norm(layer: nn.Module) -> bool:
-    return any("norm" in base.__name__.lower() for base in type(layer).__mro__)
+    return any(_NORM.search(base.__name__) for base in type(layer).__mro__)

@@ -20,9 +20,9 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_hp import BatchSizeScaler, LRFinder
+from lightning_hp import BatchSizeScaler, Classifier, LRFinder
 from lightning_hp.rehearsal import Rehearsal
-from tests.training import BATCH_SIZE, NUM_SAMPLES, Net, Samples, Stream
+from tests.training import BATCH_SIZE, NUM_CLASSES, NUM_FEATURES, NUM_SAMPLES, Net, Samples, Stream
 
 
 class Rehearse(pl.Callback):
@@ -172,6 +172,21 @@ class Collecting(Net):
         return loss
 
 
+class Ready(Classifier):
+    """Ours, on samples that carry an index."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        body = torch.nn.Sequential(torch.nn.Linear(NUM_FEATURES, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU())
+        super().__init__(body, NUM_CLASSES, head_options={"use_dropout": True}, **kwargs)
+        self.seen: list[list[int]] = []
+
+    def split_batch(self, batch: Any, has_labels: bool = True) -> tuple[Any, Any]:
+        features, labels, indices = batch
+        if self.training:
+            self.seen.append(indices.tolist())
+        return features, labels
+
+
 class FreezeBody(pl.Callback):
     """Shapes the training before its first step, and says so."""
 
@@ -234,6 +249,12 @@ TRAININGS = [
         "accumulation_scheduler",
         loader=lambda: loader(shuffle=True),
         callbacks=lambda: [GradientAccumulationScheduler({0: 2, 1: 3})],
+    ),
+    Training(
+        "classifier",
+        {"scheduler": "OneCycleLR", "lr_ratios": {"backbone": 0.1}, "lr": 0.05},
+        lambda: loader(shuffle=True),
+        module_class=Ready,
     ),
     Training("freezing", loader=lambda: loader(shuffle=True), callbacks=lambda: [FreezeBody()]),
     Training(
