@@ -53,7 +53,9 @@ def log_scalars(trainer: HasLoggers, scalars: Mapping[str, float | None], step: 
         logger.log_metrics(known, step=step)
 
 
-def log_run(trainer: HasLoggers, params: Mapping[str, Any], metrics: Sequence[str]) -> None:
+def log_run(
+    trainer: HasLoggers, params: Mapping[str, Any], metrics: Sequence[str], columns: Mapping[str, Any] | None = None
+) -> None:
     """Logs the hyperparameters of a run; on TensorBoard's HParams tab beside the scalars that they are to explain.
 
     No point of any metric is written: the tab shows the last one that the run logs under its name. All runs of a
@@ -63,6 +65,7 @@ def log_run(trainer: HasLoggers, params: Mapping[str, Any], metrics: Sequence[st
         trainer: The Trainer.
         params: Name and value; nested ones become ``outer/inner``, what is no number and no text becomes a text.
         metrics: Names of scalars.
+        columns: What the tab shows in the place of ``params``, so that runs with other keys have the same names.
 
     Costs one write. Only the first call of a run is shown on the tab.
 
@@ -82,8 +85,8 @@ def log_run(trainer: HasLoggers, params: Mapping[str, Any], metrics: Sequence[st
         from torch.utils.tensorboard.summary import hparams
 
         logger.log_hyperparams(dict(params), {})  # into hparams.yaml alone
-        columns: Any = dict.fromkeys(metrics, 0.0)  # their names are all that is taken
-        for summary in hparams(_flat(params), columns):  # type: ignore[no-untyped-call]
+        names: Any = dict.fromkeys(metrics, 0.0)  # the names are all that is taken
+        for summary in hparams(_flat(params if columns is None else columns), names):  # type: ignore[no-untyped-call]
             experiment._get_file_writer().add_summary(summary)  # noqa: SLF001 - torch's; opens it anew after a `fit`
 
 

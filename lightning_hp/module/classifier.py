@@ -34,6 +34,11 @@ _OF_THE_MIXIN = tuple(
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY
 )
 
+_HEAD_DEFAULTS = {
+    name: plain(name, parameter.default)
+    for name, parameter in inspect.signature(ClassifierHead).parameters.items()
+    if parameter.default is not inspect.Parameter.empty and name != "task"
+}
 _STAGES = ("val", "train", "test")
 
 # Who tunes and trains, in the order in which they act, and the argument that asks for it.
@@ -206,7 +211,10 @@ class Classifier(ClassifierMixin, pl.LightningModule):
             self.batch_size = size
         of_the_data = dict(getattr(getattr(self.trainer, "datamodule", None), "hparams", {}))
         names = [f"{stage}_{name}" for stage in _STAGES for name in ("loss", *self.configure_metrics())]
-        log_run(self.trainer, {**of_the_data, **self.hparams}, names)
+        hparams = {**of_the_data, **self.hparams}
+        columns = {name: str(value) if isinstance(value, dict) else value for name, value in hparams.items()}
+        columns["head_options"] = _HEAD_DEFAULTS | (self.hparams["head_options"] or {})
+        log_run(self.trainer, hparams, names, columns)
 
     def on_train_start(self) -> None:
         """Records the batch size of the loader that is trained with."""

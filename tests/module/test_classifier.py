@@ -22,6 +22,7 @@ import lightning_hp
 from lightning_hp import Backbone, BatchSizeScaler, Classifier, ClassifierHead, LRFinder
 from lightning_hp.module.plain import plain
 from lightning_hp.nn.activations import activation_text, new_activation
+from tests.distributed.test_two_ranks import two_ranks
 from tests.module.models import FEATURES, NN_OPTIONS_DICT, DataModule, Mappings, body, loader, pairs, quiet
 from tests.test_public_api import run_fresh
 from tests.training import NUM_CLASSES, assert_identical, assert_same_training, train
@@ -383,6 +384,19 @@ def test_arguments_are_refused_before_the_backbone_is_made(arguments, error, mes
         monkeypatch.setattr("lightning_hp.nn.backbone.load", lambda *args: pytest.fail("loaded"))
     with pytest.raises(error, match=message):
         Classifier(**{"backbone": NET, "num_classes": 3, "pretrained": False, **arguments})
+
+
+@pytest.mark.parametrize(("task", "count", "outputs"), [("binary", 2, 1), ("multilabel", 3, 3)])
+def test_other_tasks(task, count, outputs):
+    model = classifier(num_classes=count, task=task, class_weights=[1.5] * outputs, lr=0.03)
+    assert model.head.out_features == outputs
+    run = train(model, loader=loader(shuffle=True, task=task), val_loader=loader(task=task), max_epochs=8)
+    assert run.trainer.callback_metrics["val_accuracy"] > 0.8
+
+
+def test_two_processes_log_the_values_of_both(tmp_path):
+    for code, output in two_ranks("ddp", tmp_path, timeout=120, module="tests.module.ranks"):
+        assert code == 0, output
 
 
 def test_building_it_uses_no_dice_but_those_of_its_layers():

@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_hp import LRFinder
 from tests.module.models import DataModule, loader, quiet
-from tests.module.test_classifier import classifier
+from tests.module.test_classifier import SGD, classifier
 
 METRICS = ["loss", "accuracy", "f1"]
 
@@ -51,7 +51,8 @@ def test_what_was_used_is_shown_beside_what_came_of_it(tmp_path):
     assert hparams["batch_size"] == 12
     assert hparams["head_options/n_hidden_units"] == 64
     assert hparams["head_options/activation_fn"] == "ReLU"
-    assert hparams["lr_ratios/backbone"] == 0.1
+    assert hparams["head_options/norm"] == "None"  # what was left out is shown too
+    assert hparams["lr_ratios"] == "{'backbone': 0.1}"
     assert hparams["backbone"] == "<Sequential>"
     assert hparams["class_weights"] == "[1.0, 2.0, 1.0]"
     assert columns == [f"{stage}_{name}" for stage in ("val", "train", "test") for name in METRICS]
@@ -74,13 +75,14 @@ def test_with_a_datamodule_of_its_own_hyperparameters(tmp_path):
 
 
 def test_all_runs_have_the_same_columns(tmp_path):
-    names = []
-    for number, options in enumerate(({"activation_fn": nn.ReLU()}, {"activation_fn": "tanh"})):
-        model = classifier(
-            head_options=options, batch_size=None if number else 12, scheduler="OneCycleLR" if number else None
-        )
-        names.append(list(read(fit(tmp_path, model)[1])[0]))
-    assert names[0] == names[1]
+    runs = (
+        {"head_options": None, "batch_size": 12},
+        {"head_options": {"n_hidden_layers": 2, "activation_fn": nn.Tanh()}, "find_lr": {"update_attr": False}},
+        {**SGD, "weight_decay": 0.1},
+    )
+    names = [list(read(fit(tmp_path, classifier(**options))[1])[0]) for options in runs]
+    assert names[0] == names[1] == names[2]
+    assert "head_options/n_hidden_layers" in names[0]
 
 
 def test_other_loggers_get_them_too(tmp_path):

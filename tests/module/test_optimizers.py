@@ -51,6 +51,16 @@ def test_the_longest_path_counts_and_what_is_frozen_is_left_out():
     assert all("weight_decay" not in group for group in groups)
 
 
+def test_norms_are_known_by_their_kind():
+    class Normalized(nn.Linear):
+        pass
+
+    model = nn.Sequential(nn.LayerNorm((3, 4)), Normalized(4, 4), nn.GroupNorm(2, 4), nn.RMSNorm((2, 2)))
+    free, decayed = parameter_groups(model, 1.0)
+    assert [p.shape for p in decayed["params"]] == [(4, 4)]
+    assert len(free["params"]) == 6
+
+
 def test_shared_parameters_come_once_and_a_prefix_of_a_name_is_no_path():
     model = nn.ModuleDict({"a": nn.Linear(3, 3), "ab": nn.Linear(3, 3)})
     model["ab"].weight = model["a"].weight
