@@ -394,6 +394,7 @@ def test_other_tasks(task, count, outputs):
     assert run.trainer.callback_metrics["val_accuracy"] > 0.8
 
 
+@pytest.mark.slow
 def test_two_processes_log_the_values_of_both(tmp_path):
     for code, output in two_ranks("ddp", tmp_path, timeout=120, module="tests.module.ranks"):
         assert code == 0, output
