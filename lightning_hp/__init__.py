@@ -15,6 +15,8 @@ from lightning_hp.results import BatchBound, BatchSizeResult, BatchTrial, LRFind
 if TYPE_CHECKING:
     from lightning_hp.callbacks import SAM, BackboneFreezing, BatchSizeScaler, LRFinder
     from lightning_hp.data import ClassBalancedBatchSampler
+    from lightning_hp.module.classifier import Classifier
+    from lightning_hp.module.mixin import ClassifierMixin
     from lightning_hp.nn import Backbone, ClassifierHead, InferenceSpeed
 
 __version__ = "0.1.0"
@@ -27,7 +29,9 @@ __all__ = [  # noqa: RUF022 - plain order; ruff takes SAM for a constant
     "BatchSizeScaler",
     "BatchTrial",
     "ClassBalancedBatchSampler",
+    "Classifier",
     "ClassifierHead",
+    "ClassifierMixin",
     "InferenceSpeed",
     "LRFindResult",
     "LRFinder",
@@ -40,7 +44,9 @@ _ON_FIRST_USE = {
     "BackboneFreezing": "lightning_hp.callbacks",
     "BatchSizeScaler": "lightning_hp.callbacks",
     "ClassBalancedBatchSampler": "lightning_hp.data",
+    "Classifier": "lightning_hp.module.classifier",
     "ClassifierHead": "lightning_hp.nn",
+    "ClassifierMixin": "lightning_hp.module.mixin",
     "InferenceSpeed": "lightning_hp.nn",
     "LRFinder": "lightning_hp.callbacks",
     "SAM": "lightning_hp.callbacks",

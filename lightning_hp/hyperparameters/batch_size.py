@@ -217,6 +217,21 @@ def apply_record(trainer: pl.Trainer, pl_module: pl.LightningModule, record: dic
         _resize_source(inside.fit_loop._data_source, record["batch_size"], record["unit"])
 
 
+def stated_batch_size(trainer: pl.Trainer) -> int | None:
+    """The batch size before any loader is built: of those given to ``fit``, or what the datamodule or module says.
+
+    Args:
+        trainer: A Trainer inside ``fit``.
+
+    """
+    inside: Any = trainer
+    source = inside.fit_loop._data_source
+    if not source.is_module():
+        return next((size for loader in flatten_loaders(source.dataloader()) if (size := batch_size_of(loader))), None)
+    numbers = [as_number(place.read()) for place in find_attribute("batch_size", owner=source.instance).places]
+    return next((int(number) for number in numbers if number is not None and _is_size(number)), None)
+
+
 def release_loaders(trainer: pl.Trainer) -> None:
     """The next run gets the user's loaders as they are, until a batch size is applied to it."""
     inside: Any = trainer

@@ -1,9 +1,11 @@
-"""Activations: by instance, class or name; a new one for each layer; and the scale of weights that suits it."""
+"""Activations: by instance, class, name or text; a new one for each layer; and the scale of weights that suits it."""
 
 from __future__ import annotations
 
+import ast
 import copy
 import difflib
+import inspect
 import math
 from typing import Any
 
@@ -70,13 +72,61 @@ def gain(activation: nn.Module) -> float:
     return 1 / math.sqrt(second_moment) if 0 < second_moment < math.inf else 1.0
 
 
-def _named(name: str) -> nn.Module:
-    wanted = name.lower().removeprefix("nn.").replace("_", "")
+def activation_text(activation_fn: nn.Module | type[nn.Module]) -> str:
+    """The text that `new_activation` makes this activation of.
+
+    Raises:
+        ValueError: If there is none: it is not of ``torch.nn``, or has learned something.
+
+    Example:
+        >>> activation_text(nn.LeakyReLU(0.2)), activation_text(nn.GELU)
+        ('LeakyReLU(negative_slope=0.2)', 'GELU')
+
+    """
+    if isinstance(activation_fn, type):
+        text, kind = activation_fn.__name__, activation_fn
+    else:
+        kind = type(activation_fn)
+        named = {
+            name: getattr(activation_fn, name)
+            for name, parameter in inspect.signature(kind).parameters.items()
+            if getattr(activation_fn, name, parameter.default) != parameter.default
+        }
+        arguments = ", ".join(f"{name}={value!r}" for name, value in named.items())
+        text = f"{kind.__name__}({arguments})" if named else kind.__name__
+    if _NAMES.get(kind.__name__.lower()) is kind:
+        same = _named(text)
+        if isinstance(activation_fn, type) or _state(same) == _state(activation_fn):
+            return text
+    raise ValueError(
+        "Expected `activation_fn` to be an activation of torch.nn that has not been trained, so that a checkpoint can "
+        f"name it, but got {activation_fn!r}. Build a module of your own with `ClassifierMixin` for it."
+    )
+
+
+def _state(activation: nn.Module) -> tuple[str, list[list[float]]]:
+    return repr(activation), [parameter.detach().flatten().tolist() for parameter in activation.parameters()]
+
+
+def _named(text: str) -> nn.Module:
+    name, bracket, arguments = text.partition("(")
+    wanted = name.strip().lower().removeprefix("nn.").replace("_", "")
     if wanted not in _NAMES:
         close = difflib.get_close_matches(wanted, _NAMES, n=3, cutoff=0.4)
         known = ", ".join(_NAMES[match].__name__ for match in close or ("relu", "gelu", "tanh"))
         raise ValueError(
-            f"Expected `activation_fn` to be the name of an activation of torch.nn, such as {known}, but got {name!r}."
+            f"Expected `activation_fn` to be the name of an activation of torch.nn, such as {known}, but got {text!r}."
         )
-    activation: nn.Module = _NAMES[wanted]()
+    try:
+        call = ast.parse(f"f({arguments}" if bracket else "f()", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("this is no call")
+        args = [ast.literal_eval(value) for value in call.args]
+        kwargs = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+        activation: nn.Module = _NAMES[wanted](*args, **kwargs)
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected `activation_fn` to be a name with arguments that it takes, such as 'LeakyReLU(0.2)', but got "
+            f"{text!r}: {error}"
+        ) from error
     return activation

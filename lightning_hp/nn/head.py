@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lightning_hp.functional.checks import check_whole
+from lightning_hp.functional.checks import check_whole, is_number
 from lightning_hp.nn.activations import Activation, gain, new_activation
 
 Task = Literal["multiclass", "binary", "multilabel"]
@@ -34,7 +33,7 @@ class ClassifierHead(nn.Module):
         dropout_val: Its probability, from 0 up to, not including, 1.
         use_activation_fn: Put the activation behind each hidden layer. Without it the whole is one linear map.
         activation_fn: An instance (each layer gets a copy of it), a class, or the name of one in ``torch.nn`` in any
-            case. It has to act on each number by itself.
+            case, with arguments if it takes some: ``"LeakyReLU(0.2)"``. It has to act on each number by itself.
         norm: ``"batch"`` or ``"layer"`` between linear and activation; ``None``: none. ``"batch"`` cannot train on a
             batch of one sample.
         task: ``"multiclass"`` for cross-entropy, ``"multilabel"`` for binary cross-entropy on each label, ``"binary"``
@@ -104,7 +103,7 @@ class ClassifierHead(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features = _whole("in_features", in_features, least=1)
-        self.out_features = _num_logits(task, num_classes)
+        self.out_features = num_logits(task, num_classes)
         self.task = task
         widths = _widths(n_hidden_layers, n_hidden_units)
         for name, flag in {
@@ -114,7 +113,7 @@ class ClassifierHead(nn.Module):
         }.items():
             if not isinstance(flag, bool):
                 raise TypeError(f"Expected `{name}` to be True or False, but got {flag!r}.")
-        if not _is_number(dropout_val) or not 0 <= dropout_val < 1:
+        if not is_number(dropout_val) or not 0 <= dropout_val < 1:
             raise ValueError(f"Expected `dropout_val` to be a number >= 0 and < 1, but got {dropout_val!r}.")
         if norm is not None and norm not in _NORMS:
             raise ValueError(f"Expected `norm` to be 'batch', 'layer' or None, but got {norm!r}.")
@@ -154,16 +153,19 @@ class ClassifierHead(nn.Module):
 
 
 def _whole(name: str, value: Any, least: int) -> int:
-    if not _is_number(value):
+    if not is_number(value):
         raise TypeError(f"Expected `{name}` to be an int >= {least}, but got {value!r}.")
     return check_whole(name, value, least=least)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def num_logits(task: Task, num_classes: int) -> int:
+    """How many logits a task has.
 
+    Raises:
+        TypeError: If ``num_classes`` is no number.
+        ValueError: If the two do not go together.
 
-def _num_logits(task: Task, num_classes: int) -> int:
+    """
     if task not in get_args(Task):
         raise ValueError(f"Expected `task` to be one of {', '.join(get_args(Task))}, but got {task!r}.")
     count = _whole("num_classes", num_classes, least=1)

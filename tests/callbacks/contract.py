@@ -20,9 +20,9 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, LRFinder
+from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, Classifier, LRFinder
 from lightning_hp.rehearsal import Rehearsal
-from tests.training import BATCH_SIZE, NUM_SAMPLES, Net, Samples, Stream
+from tests.training import BATCH_SIZE, NUM_CLASSES, NUM_FEATURES, NUM_SAMPLES, Net, Samples, Stream
 
 
 class Rehearse(pl.Callback):
@@ -174,6 +174,21 @@ class Collecting(Net):
         return loss
 
 
+class Ready(Classifier):
+    """Ours, on samples that carry an index."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        body = torch.nn.Sequential(torch.nn.Linear(NUM_FEATURES, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU())
+        super().__init__(body, NUM_CLASSES, head_options={"use_dropout": True}, **kwargs)
+        self.seen: list[list[int]] = []
+
+    def split_batch(self, batch: Any, has_labels: bool = True) -> tuple[Any, Any]:
+        features, labels, indices = batch
+        if self.training:
+            self.seen.append(indices.tolist())
+        return features, labels
+
+
 class FreezeBody(pl.Callback):
     """Shapes the training before its first step, and says so."""
 
@@ -249,6 +264,12 @@ TRAININGS = [
         lambda: loader(shuffle=True, dataset=Samples(augment=True)),
         lambda: {**fp16_on_cpu(), "accumulate_grad_batches": 2, "gradient_clip_val": 0.5},
         callbacks=lambda: [SAM(rho=1.0, adaptive=True, every=2)],
+    ),
+    Training(
+        "classifier",
+        {"scheduler": "OneCycleLR", "lr_ratios": {"backbone": 0.1}, "lr": 0.05},
+        lambda: loader(shuffle=True),
+        module_class=Ready,
     ),
     Training("freezing", loader=lambda: loader(shuffle=True), callbacks=lambda: [FreezeBody()]),
     Training(

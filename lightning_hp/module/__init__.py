@@ -1,0 +1,1 @@
+"""A classifier for Lightning: the mixin for any LightningModule, and one that is ready to use."""

@@ -1,0 +1,107 @@
+"""The metrics of each task, counted without waiting for the device."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    BinaryF1Score,
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MultilabelAccuracy,
+    MultilabelF1Score,
+)
+
+from lightning_hp.nn.head import Task
+
+
+class MacroF1(MulticlassF1Score):
+    """torchmetrics' F1 over classes, for predicted classes; counts by scattering.
+
+    The original counts through ``torch.bincount``, which waits for the device in every step, over a table of classes
+    times classes.
+    """
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Counts a batch of predicted and true classes, both of shape (batch,)."""
+        hits = (preds == target).long()
+        for state, classes, count in ((self.tp, target, hits), (self.fp, preds, 1 - hits), (self.fn, target, 1 - hits)):
+            assert isinstance(state, Tensor)
+            state.scatter_add_(0, classes, count)
+
+
+class TopKAccuracy(MulticlassAccuracy):
+    """torchmetrics' share of samples whose class is among the k largest logits; makes no one-hot tables."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Counts a batch of logits, shape (batch, classes), and classes, shape (batch,)."""
+        hits = (preds.topk(self.top_k, 1).indices == target[:, None]).any(1).sum()
+        for state, count in ((self.tp, hits), (self.fp, len(target) - hits), (self.fn, len(target) - hits)):
+            assert isinstance(state, Tensor)
+            state += count
+
+
+def build_metrics(task: Task, num_classes: int, top_k: int | None) -> nn.ModuleDict:
+    """New metrics by their names.
+
+    Args:
+        task: ``"multiclass"``: the share of right samples, F1 averaged over classes, the share of samples whose class
+            is among the ``top_k``. ``"binary"``: accuracy, and F1 of the positive class. ``"multilabel"``: both for
+            each label, averaged.
+        num_classes: Number of classes or labels.
+        top_k: Left out if ``None``, or if there are not more classes.
+
+    Example:
+        >>> list(build_metrics("multiclass", 10, top_k=5))
+        ['accuracy', 'f1', 'accuracy_top5']
+
+    """
+    # Arguments are not validated: that looks at the values, and so waits for the device.
+    if task == "binary":
+        return nn.ModuleDict(
+            {"accuracy": BinaryAccuracy(validate_args=False), "f1": BinaryF1Score(validate_args=False)}
+        )
+    if task == "multilabel":
+        return nn.ModuleDict(
+            {
+                "accuracy": MultilabelAccuracy(num_classes, validate_args=False),
+                "f1": MultilabelF1Score(num_classes, validate_args=False),
+            }
+        )
+    metrics: dict[str, Metric] = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+        "f1": MacroF1(num_classes, average="macro", validate_args=False),
+    }
+    if top_k is not None and top_k < num_classes:
+        metrics[f"accuracy_top{top_k}"] = TopKAccuracy(num_classes, top_k, average="micro", validate_args=False)
+    return nn.ModuleDict(metrics)
+
+
+def update_metrics(metrics: nn.ModuleDict, task: Task, logits: Tensor, labels: Tensor) -> None:
+    """Counts a batch; nothing is computed and nothing waits for the device."""
+    logits = logits.detach()
+    if task == "multiclass":
+        predicted = logits.argmax(1)
+        target = labels.argmax(1) if labels.is_floating_point() else labels.long()
+    else:
+        # Of logits that all lie between 0 and 1 torchmetrics would believe that they are probabilities.
+        predicted = (logits > 0).long()
+        target = (labels.reshape(logits.shape) > 0.5).long()
+    for name, metric in metrics.items():
+        assert isinstance(metric, Metric)
+        metric.update(logits if name.startswith("accuracy_top") else predicted, target)
+
+
+def probabilities(task: Task, logits: Tensor) -> Tensor:
+    """What the logits say: a softmax over classes, or a sigmoid of each logit; (batch,) for ``"binary"``.
+
+    Example:
+        >>> import torch
+        >>> probabilities("multiclass", torch.zeros(1, 4))
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+
+    """
+    if task == "multiclass":
+        return logits.softmax(-1)
+    return logits.sigmoid().reshape(len(logits)) if task == "binary" else logits.sigmoid()

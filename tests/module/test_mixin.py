@@ -1,0 +1,278 @@
+"""ClassifierMixin on modules of one's own, in both Lightnings, against trainings that are written out."""
+
+from __future__ import annotations
+
+import copy
+
+import lightning.pytorch
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchmetrics.functional import classification as tmf
+
+import lightning_hp
+from lightning_hp import ClassifierMixin, LRFinder
+from tests.module.models import FEATURES, Mappings, body, loader, pairs, quiet
+from tests.test_public_api import run_fresh
+from tests.training import NUM_CLASSES, assert_identical, train
+
+
+class Mine(ClassifierMixin, pl.LightningModule):
+    def __init__(self, lr=0.05, outputs=NUM_CLASSES, **kwargs):
+        super().__init__(lr=lr, **{"num_classes": NUM_CLASSES, "optimizer": "SGD", **kwargs})
+        self.save_hyperparameters()
+        self.backbone, self.head = body(), nn.Linear(FEATURES, outputs)
+
+    def forward(self, x):
+        return self.head(self.backbone(x))
+
+
+class WrittenOut(pl.LightningModule):
+    """What `Mine` should do with these arguments, without a line of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = body(), nn.Linear(FEATURES, NUM_CLASSES)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = nn.functional.cross_entropy(self.head(self.backbone(x)), y, label_smoothing=0.1)
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        loss = nn.functional.cross_entropy(self.head(self.backbone(x)), y, label_smoothing=0.1)
+        self.log("val_loss", loss)
+
+    def configure_optimizers(self):
+        decayed = [layer.weight for layer in (self.backbone[0], self.backbone[3])]
+        ids = {id(p) for p in decayed}
+        groups = [
+            {"params": decayed, "lr": 0.005, "weight_decay": 0.1},
+            {"params": [p for p in self.backbone.parameters() if id(p) not in ids], "lr": 0.005, "weight_decay": 0.0},
+            {"params": [self.head.weight], "lr": 0.05, "weight_decay": 0.1},
+            {"params": [self.head.bias], "lr": 0.05, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.SGD(groups, momentum=0.9)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.trainer.estimated_stepping_batches)
+        return [optimizer], [{"scheduler": cosine, "interval": "step"}]
+
+
+RECIPE = {
+    "optimizer_kwargs": {"momentum": 0.9},
+    "weight_decay": 0.1,
+    "lr_ratios": {"backbone": 0.1},
+    "scheduler": "CosineAnnealingLR",
+    "label_smoothing": 0.1,
+}
+
+
+def test_it_trains_as_the_module_that_is_written_out():
+    torch.manual_seed(3)
+    mine = Mine(**RECIPE)
+    by_hand = WrittenOut()
+    by_hand.load_state_dict(mine.state_dict())
+    runs = [train(module, loader=loader(shuffle=True), val_loader=loader()) for module in (mine, by_hand)]
+    assert_identical(runs[0].weights, runs[1].weights, "weights")
+    assert_identical(runs[0].streams, runs[1].streams, "streams")
+    for name in ("train_loss", "val_loss"):
+        losses = [[values[name] for _, values in run.metrics if name in values] for run in runs]
+        assert losses[0] == losses[1]
+        assert len(losses[0]) == 2
+
+
+def test_logged_values_are_those_of_the_whole_epoch():
+    model = Mine(top_k=2, lr=1e-9)
+    trainer = pl.Trainer(**quiet(max_epochs=1, logger=False))
+    trainer.fit(model, loader(), loader(batch_size=10, num_samples=37))
+    x, y = pairs(37).tensors
+    logits = model.eval()(x)
+    expected = {
+        "val_loss": nn.functional.cross_entropy(logits, y),
+        "val_accuracy": tmf.multiclass_accuracy(logits, y, NUM_CLASSES, average="micro"),
+        "val_f1": tmf.multiclass_f1_score(logits, y, NUM_CLASSES, average="macro"),
+        "val_accuracy_top2": tmf.multiclass_accuracy(logits, y, NUM_CLASSES, average="micro", top_k=2),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(trainer.callback_metrics[name], value.detach())
+    assert {"train_loss", "train_loss_step", "train_accuracy", "train_f1"} <= trainer.callback_metrics.keys()
+
+
+def test_each_of_two_loaders_has_metrics_of_its_own():
+    model = Mine()
+    trainer = pl.Trainer(**quiet())
+    easy, hard = loader(num_samples=32), DataLoader([(x, (y + 1) % NUM_CLASSES) for x, y in pairs(32)], batch_size=8)
+    trainer.validate(model, [easy, hard], verbose=False)
+    logits, labels = model.eval()(pairs(32).tensors[0]).detach(), pairs(32).tensors[1]
+    for index, y in enumerate((labels, (labels + 1) % NUM_CLASSES)):
+        expected = (logits.argmax(1) == y).float().mean()
+        torch.testing.assert_close(trainer.callback_metrics[f"val_accuracy/dataloader_idx_{index}"], expected)
+    first = dict(trainer.callback_metrics)
+    trainer.validate(model, [easy, hard], verbose=False)  # counted anew, not on top
+    assert_identical(dict(trainer.callback_metrics), first, "metrics")
+
+
+def test_the_steps_do_not_compute_a_metric():
+    class Counting(Mine):
+        def configure_metrics(self):
+            metrics = super().configure_metrics()
+            for metric in metrics.values():
+                compute = metric.compute
+                metric.compute = lambda compute=compute: (computed.append(self.trainer.global_step), compute())[1]
+            return metrics
+
+    computed = []
+    model = Counting()
+    pl.Trainer(**quiet(max_epochs=1, num_sanity_val_steps=0)).fit(model, loader(), loader())
+    assert computed
+    assert set(computed) == {6}
+
+
+def test_predict_gives_probabilities_with_and_without_labels():
+    model = Mine().eval()
+    trainer = pl.Trainer(**quiet())
+    x, _ = pairs(20).tensors
+    expected = model(x).detach().exp()
+    expected /= expected.sum(1, keepdim=True)
+    with_labels = torch.cat(trainer.predict(model, loader(num_samples=20)))
+    without = torch.cat(trainer.predict(model, DataLoader(x, batch_size=16)))
+    torch.testing.assert_close(with_labels, expected)
+    assert torch.equal(with_labels, without)
+
+
+@pytest.mark.parametrize(("task", "outputs"), [("binary", 1), ("multilabel", 3)])
+def test_other_tasks_learn(task, outputs):
+    model = Mine(lr=0.3, task=task, num_classes=2 if task == "binary" else 3, outputs=outputs)
+    trainer = pl.Trainer(**quiet(max_epochs=12))
+    trainer.fit(model, loader(shuffle=True, task=task), loader(task=task))
+    accuracy = trainer.callback_metrics["val_accuracy"].item()
+    assert accuracy > 0.8
+    probabilities = torch.cat(trainer.predict(model, loader(task=task)))
+    assert probabilities.shape == ((96,) if task == "binary" else (96, 3))
+    labels = pairs(task=task).tensors[1]
+    assert ((probabilities > 0.5) == labels).float().mean().item() == pytest.approx(accuracy, abs=1e-6)
+
+
+class Texts(ClassifierMixin, pl.LightningModule):
+    def __init__(self):
+        super().__init__(num_classes=NUM_CLASSES, lr=0.1)
+        self.embedding, self.head = nn.Embedding(50, FEATURES), nn.Linear(FEATURES, NUM_CLASSES)
+
+    def forward(self, input_ids, attention_mask):
+        mask = attention_mask[..., None]
+        return self.head((self.embedding(input_ids) * mask).sum(1) / mask.sum(1))
+
+
+def test_batches_of_hugging_face_and_several_inputs():
+    trainer = pl.Trainer(**quiet(max_epochs=1))
+    model = Texts()
+    trainer.fit(model, DataLoader(Mappings(), batch_size=8), DataLoader(Mappings(), batch_size=8))
+    named = torch.cat(trainer.predict(model, DataLoader(Mappings(), batch_size=8)))
+    data = [((sample["input_ids"], sample["attention_mask"]), sample["labels"]) for sample in Mappings()]
+    assert torch.equal(torch.cat(trainer.predict(model, DataLoader(data, batch_size=8))), named)
+
+
+def test_every_part_may_be_overridden():
+    class Other(Mine):
+        def split_batch(self, batch, has_labels=True):
+            return batch[1], batch[0]
+
+        def compute_loss(self, logits, labels):
+            return 2 * super().compute_loss(logits, labels)
+
+        def configure_metrics(self):
+            return nn.ModuleDict({"count": __import__("torchmetrics").SumMetric()})
+
+        def update_metrics(self, metrics, logits, labels):
+            metrics["count"].update(len(labels))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    trainer = pl.Trainer(**quiet(max_epochs=1))
+    data = DataLoader([(y, x) for x, y in pairs()], batch_size=16)
+    model = Other(lr=0.0001)
+    trainer.fit(model, data, data)
+    assert trainer.callback_metrics["val_count"] == 96
+    x, y = pairs().tensors
+    loss = 2 * nn.functional.cross_entropy(model.eval()(x), y)
+    torch.testing.assert_close(trainer.callback_metrics["val_loss"], loss.detach())
+
+
+class Elsewhere(ClassifierMixin, lightning.pytorch.LightningModule):
+    __init__, forward = None, Mine.forward
+
+
+def _init(self, lr=0.05, **kwargs):
+    super(Elsewhere, self).__init__(num_classes=NUM_CLASSES, lr=lr, optimizer="SGD", **kwargs)
+    self.save_hyperparameters()
+    self.backbone, self.head = body(), nn.Linear(FEATURES, NUM_CLASSES)
+
+
+Elsewhere.__init__ = _init
+
+
+def test_both_lightnings_train_alike_and_are_tuned_alike():
+    runs = []
+    for module_class, trainer_class in ((Mine, pl.Trainer), (Elsewhere, lightning.pytorch.Trainer)):
+        torch.manual_seed(3)
+        finder = LRFinder(num_training_steps=70, min_lr=1e-4)
+        model = module_class(**RECIPE)
+        lightning.pytorch.seed_everything(1)
+        trainer = trainer_class(callbacks=[finder], **quiet())
+        trainer.fit(model, loader(shuffle=True), loader())
+        runs.append((copy.deepcopy(model.state_dict()), finder.optimal_lr, model.lr, dict(trainer.callback_metrics)))
+    assert_identical(runs[0], runs[1], "runs")
+    assert runs[0][1] == runs[0][2] != 0.05
+
+
+def test_the_mixin_loads_no_lightning():
+    code = "import sys, lightning_hp; lightning_hp.ClassifierMixin; "
+    code += "print({'lightning', 'pytorch_lightning'} & sys.modules.keys())"
+    assert run_fresh(code) == "set()"
+
+
+def test_the_mixin_behind_lightning_is_refused():
+    with pytest.raises(TypeError, match=r"Write: class Wrong\(ClassifierMixin, LightningModule\)"):
+
+        class Wrong(pl.LightningModule, ClassifierMixin):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": 0.0}, "`lr` to be a finite number > 0, but got 0.0"),
+        ({"lr": "0.1"}, "`lr` to be a finite number > 0, but got '0.1'"),
+        ({"label_smoothing": 1.0}, "`label_smoothing` to be a number >= 0 and < 1"),
+        ({"lr_ratios": {"backbone": 0.0}}, "but got 0.0 for 'backbone'. To keep a part as it is, freeze it"),
+        ({"optimizer": "SDG"}, "`optimizer` to be a name of torch.optim, such as SGD"),
+        ({"scheduler": "Cosine"}, "`scheduler` to be a name of torch.optim.lr_scheduler"),
+        ({"task": "regression"}, "`task` to be one of multiclass, binary, multilabel"),
+        ({"num_classes": 1}, "`num_classes` >= 2"),
+        ({"top_k": 0}, "`top_k` to be an int >= 1"),
+        ({"class_weights": [1.0]}, "`class_weights` to be 3"),
+    ],
+)
+def test_arguments_are_refused_with_one_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Mine(**arguments)
+
+
+def test_what_goes_wrong_in_fit_is_one_sentence():
+    trainer = pl.Trainer(**quiet())
+    with pytest.raises(ValueError, match=r"such as backbone, head, but got 'body'"):
+        trainer.fit(Mine(lr_ratios={"body": 0.5}), loader(), loader())
+    with pytest.raises(ValueError, match=r"logits of shape \(batch, 3\) .* but got shape \(16, 5\)"):
+        pl.Trainer(**quiet()).fit(Mine(outputs=5), loader(), loader())
+    endless = pl.Trainer(**quiet(max_epochs=-1, limit_train_batches=1.0))
+    with pytest.raises(ValueError, match="training of known length for OneCycleLR, but it has inf steps"):
+        endless.fit(Mine(scheduler="OneCycleLR"), loader(), loader())
+
+
+def test_public_names():
+    assert lightning_hp.ClassifierMixin is ClassifierMixin
+    assert ClassifierMixin.__mro__[1:] == (object,)

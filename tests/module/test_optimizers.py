@@ -1,0 +1,178 @@
+"""Parameter groups against a listing, schedules against a formula, and one error for what is not known."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lightning_hp.module.optimizers import check_optimizer, optimizer_class
+from lightning_hp.module.parameter_groups import parameter_groups
+from lightning_hp.module.schedules import Schedule
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "swin_t", "convnext_tiny"])
+def test_groups_are_those_of_a_listing(name):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torchvision.models.get_model(name)
+    part = {"resnet18": "layer4", "vit_b_16": "encoder", "swin_t": "features", "convnext_tiny": "features"}[name]
+    groups = parameter_groups(model, lr=0.2, lr_ratios={part: 0.25})
+    got = {}
+    for group in groups:
+        for parameter in group["params"]:
+            assert id(parameter) not in got, "twice"
+            got[id(parameter)] = (group["lr"], group.get("weight_decay"))
+    expected = {}
+    for path, layer in model.named_modules():
+        for leaf, parameter in layer.named_parameters(recurse=False):
+            is_free = isinstance(layer, NORMS) or "bias" in leaf or len(parameter.shape) == 1
+            lr = 0.05 if f"{path}.{leaf}".startswith(f"{part}.") else 0.2
+            expected[id(parameter)] = (lr, 0.0 if is_free else None)
+    # The tables of Swin's relative positions are biases, and matrices.
+    assert got == expected
+
+
+def test_the_longest_path_counts_and_what_is_frozen_is_left_out():
+    model = nn.ModuleDict({"body": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "head": nn.Linear(2, 2)})
+    model["head"].bias.requires_grad_(False)
+    groups = parameter_groups(model, 1.0, {"body": 0.5, "body.1": 0.25, "head.weight": 2.0}, decay=False)
+    assert [(group["name"], group["lr"], len(group["params"])) for group in groups] == [
+        ("body", 0.5, 2),
+        ("body.1", 0.25, 2),
+        ("head.weight", 2.0, 1),
+    ]
+    assert all("weight_decay" not in group for group in groups)
+
+
+def test_norms_are_known_by_their_kind():
+    class Normalized(nn.Linear):
+        pass
+
+    model = nn.Sequential(nn.LayerNorm((3, 4)), Normalized(4, 4), nn.GroupNorm(2, 4), nn.RMSNorm((2, 2)))
+    free, decayed = parameter_groups(model, 1.0)
+    assert [p.shape for p in decayed["params"]] == [(4, 4)]
+    assert len(free["params"]) == 6
+
+
+def test_shared_parameters_come_once_and_a_prefix_of_a_name_is_no_path():
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "ab": nn.Linear(3, 3)})
+    model["ab"].weight = model["a"].weight
+    groups = parameter_groups(model, 1.0, {"a": 0.5}, decay=False)
+    assert [(group["lr"], len(group["params"])) for group in groups] == [(0.5, 2), (1.0, 1)]
+
+
+def test_paths_that_name_nothing_and_models_that_are_frozen_are_refused():
+    model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    with pytest.raises(ValueError, match="such as backbone, head, but got 'back'"):
+        parameter_groups(model, 1.0, {"back": 0.1})
+    with pytest.raises(ValueError, match="but all are frozen"):
+        parameter_groups(model.requires_grad_(False), 1.0)
+
+
+def test_every_optimizer_of_torch_that_trains_a_whole_model_is_known():
+    known = {
+        name
+        for name, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and name != "Optimizer"
+    } - {"LBFGS", "SparseAdam", "Muon"}
+    assert {"AdamW", "SGD", "RMSprop", "Adafactor"} <= known
+    for name in known:
+        assert optimizer_class(name.upper()).__name__ == name
+        assert type(check_optimizer(name, 0.1, None, {})).__name__ == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("AdamV", 0.1, None, {}), ValueError, r"such as Adam.*, but got 'AdamV'\. Override `configure_optimizers`"),
+        (("LBFGS", 0.1, None, {}), ValueError, "but got 'LBFGS'"),
+        ((torch.optim.SGD, 0.1, None, {}), TypeError, "Expected `optimizer` to be a name"),
+        (("SGD", 0.1, None, {"momentun": 0.9}), ValueError, "that SGD takes, .*momentun"),
+        (("SGD", 0.1, -1.0, {}), ValueError, "that SGD takes, .*weight_decay"),
+        (("Rprop", 0.1, 0.1, {}), ValueError, "that Rprop takes, .*weight_decay"),
+        (("SGD", 0.1, None, {"lr": 1.0}), ValueError, "without 'lr', which is `lr`"),
+    ],
+)
+def test_optimizers_are_refused_with_one_sentence(arguments, error, message):
+    with pytest.raises(error, match=message):
+        check_optimizer(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "CosineAnealing"}, "such as Cosine.*, but got 'CosineAnealing'"),
+        ({"name": "LambdaLR"}, "but got 'LambdaLR'"),
+        ({"name": "StepLR"}, "arguments that StepLR takes.*step_size"),
+        ({"name": "StepLR", "kwargs": {"step_sise": 3}}, "arguments that StepLR takes.*step_sise"),
+        ({"name": "OneCycleLR", "kwargs": {"max_lr": 1.0}}, "without 'max_lr', which is `lr`"),
+        ({"name": "OneCycleLR", "interval": "epoch"}, "'step' or None for OneCycleLR"),
+        ({"name": "OneCycleLR", "warmup_steps": 5}, "`warmup_steps` 0 for OneCycleLR, .* see its `pct_start`"),
+        ({"name": None, "kwargs": {"T_max": 3}}, "a `scheduler` for its arguments"),
+        ({"name": None, "warmup_steps": -1}, "`warmup_steps` to be an int >= 0 or a share < 1, but got -1"),
+        ({"name": None, "warmup_steps": 2.5}, "but got 2.5"),
+        ({"name": "StepLR", "kwargs": {"step_size": 1}, "interval": "batch"}, "`scheduler_interval` .* 'batch'"),
+    ],
+)
+def test_schedules_are_refused_with_one_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Schedule(**arguments).check(check_optimizer("SGD", 0.1, None, {"momentum": 0.9}))
+
+
+def _rates(schedule, steps, lrs=(0.1, 0.02)):
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in lrs]
+    optimizer = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
+    configs = schedule.build(optimizer, {"step": steps, "epoch": 4}.__getitem__)
+    rates = []
+    for _ in range(steps):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        for config in configs:
+            config["scheduler"].step()
+    return rates, configs
+
+
+def test_cosine_over_the_training_with_warmup_is_its_formula():
+    rates, configs = _rates(Schedule("cosineannealinglr", warmup_steps=10), 50)
+    assert [config["interval"] for config in configs] == ["step", "step"]
+    for step, row in enumerate(rates):
+        factor = min(1, (step + 1) / 10) * (1 + math.cos(math.pi * step / 50)) / 2
+        assert row == pytest.approx([0.1 * factor, 0.02 * factor], rel=1e-9)
+
+
+def test_warmup_alone_and_as_a_share():
+    rates, _ = _rates(Schedule(None, warmup_steps=0.1), 50)
+    assert [row[0] for row in rates[:7]] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1, 0.1])
+
+
+def test_one_cycle_peaks_at_the_rate_of_each_group():
+    rates, configs = _rates(Schedule("OneCycleLR", {"pct_start": 0.5}), 40)
+    assert max(row[0] for row in rates) == pytest.approx(0.1, rel=0.01)
+    assert [row[0] / row[1] for row in rates] == pytest.approx([5.0] * 40)
+    assert configs[0]["scheduler"].total_steps == 40
+
+
+def test_cyclic_swings_up_to_the_rate_of_each_group():
+    rates, _ = _rates(Schedule("CyclicLR", {"step_size_up": 5}), 20)
+    assert [max(column) for column in zip(*rates, strict=True)] == pytest.approx([0.1, 0.02])
+    assert [min(column) for column in zip(*rates, strict=True)] == pytest.approx([0.025, 0.005])
+
+
+def test_lengths_and_intervals():
+    assert _rates(Schedule("CosineAnnealingLR", {"T_max": 7}), 9)[1][0]["interval"] == "epoch"
+    config = _rates(Schedule("CosineAnnealingLR", interval="epoch"), 9)[1][0]
+    assert config["interval"] == "epoch"
+    assert config["scheduler"].T_max == 4
+    assert _rates(Schedule("LinearLR", {"start_factor": 1.0, "end_factor": 0.0}), 9)[1][0]["scheduler"].total_iters == 9
+    assert _rates(Schedule("ExponentialLR", {"gamma": 0.5}), 2)[1][0]["interval"] == "epoch"
+    optimizer = check_optimizer("SGD", 0.1, None, {})
+    config = Schedule("ReduceLROnPlateau", {"mode": "max"}, monitor="val_f1").build(optimizer, dict.__getitem__)[0]
+    assert config["monitor"] == "val_f1"
+    assert config["scheduler"].mode == "max"
