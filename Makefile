@@ -28,7 +28,7 @@ quickstart: $(VENV)/.ready-examples ## train a real classifier with a found lear
 	$(RUN) examples/quickstart.py
 
 test: $(VENV)/.ready-dev ## run the suite: tests, doctests, README and docs snippets
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses=2 --dist=worksteal
 
 lint: $(VENV)/.ready-dev ## check rules and format
 	$(RUN) -m ruff check .
