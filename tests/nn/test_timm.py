@@ -63,7 +63,7 @@ def test_there_are_many_families():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*FAMILIES.values(), *(set(SPECIAL) - set(FAMILIES.values()))])
+@pytest.mark.parametrize("name", [*FAMILIES.values(), *sorted(set(SPECIAL) - set(FAMILIES.values()))])
 def test_every_family(name):
     model = build(name)
     head = model.get_classifier()
@@ -81,7 +81,7 @@ def test_num_features_is_not_the_width():
         assert Backbone(model, copy=False).feature_dim != model.num_features
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", sorted(REAL))
 def test_features_are_what_timm_hands_to_its_head(name):
     model = timm.create_model(name).eval()
     head = model.get_classifier()
