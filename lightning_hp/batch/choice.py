@@ -12,7 +12,7 @@ from functools import partial
 from typing import Literal, Protocol
 
 from lightning_hp.functional.batch_grid import BatchGrid, RoundTo
-from lightning_hp.functional.batch_ladder import next_rung
+from lightning_hp.functional.batch_ladder import LONG_STEP, next_rung
 from lightning_hp.functional.batch_search import search_batch_size
 from lightning_hp.functional.batch_throughput import RUNG, medians_of, throughput_is_flat, throughput_knee
 
@@ -108,7 +108,8 @@ class _Choosing:
 
     def run(self) -> Choice:
         if self.wanted.objective == "memory":
-            self.search(self.start, self.grid.highest)
+            self.leap()
+            self.search(max(self.trials.fitted, default=self.start), self.failed or self.grid.highest)
         elif self.first():
             self.climb(self.grid.highest)
             self.reach()
@@ -150,6 +151,16 @@ class _Choosing:
                 return False
             size = max(self.grid.down(size // 2), self.grid.lowest)
         return True
+
+    def leap(self) -> None:
+        """By four, as long as that is sure to fit."""
+        size = self.start
+        while self.trials.fits(size):
+            further = self.grid.down(min(LONG_STEP * size, self.grid.highest))
+            if size == further or self.trials.affordable(further, size) < further:
+                return
+            size = further
+        self.failed = size
 
     def climb(self, top: int) -> None:
         """The ladder, until there is nothing left to learn from it or a size fails."""
