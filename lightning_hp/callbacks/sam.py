@@ -11,10 +11,11 @@ from pytorch_lightning import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_hp.callbacks.sam_refusals import refuse_optimizer, refuse_setting
+from lightning_hp.callbacks.sam_refusals import refuse_optimizer, refuse_second, refuse_setting
+from lightning_hp.functional.gradient_norm import gradient_norm, local_part
 from lightning_hp.functional.perturbation import Perturbation
 from lightning_hp.functional.perturbation_plan import is_stuck, norm_parameters, perturbation_radius
-from lightning_hp.rehearsal import SecondPass, is_rehearsal, lightning_module_of, misconfiguration
+from lightning_hp.rehearsal import SecondPass, SilentWrites, is_rehearsal, lightning_module_of, misconfiguration
 from lightning_hp.reporting import log_scalars
 
 if TYPE_CHECKING:
@@ -136,13 +137,14 @@ class SAM(Callback):
         """Nothing of a run outlives it."""
         self._perturbation: Perturbation | None = None
         self._second: SecondPass | None = None
+        self._silent = SilentWrites()
         self._steps = math.inf
         self._radius = 0.0
-        self._stash: list[Tensor | None] = []
         self._step: dict[str, list[Tensor]] = {}
         self._unhealthy: Tensor | None = None
         self._global_step = self._logged = 0
         self._is_logged = False
+        self._is_first = True
         self._first_losses: list[Tensor] = []
         self._epoch_loss: Tensor | None = None
         self._epoch_steps = 0
@@ -151,13 +153,15 @@ class SAM(Callback):
         """Refuses what SAM cannot act in, and steps in front: it has to see the gradients before others edit them."""
         if stage == "fit" and self._rho > 0:
             refuse_setting(trainer, pl_module, needs_end=self._start > 0 or self._warmup > 0)
+            refuse_second(trainer, [c for c in trainer.callbacks if isinstance(c, SAM)])  # type: ignore[attr-defined]
             others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
             trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuses optimizers that SAM cannot act on."""
+        """Refuses optimizers that SAM cannot act on, and a choice of parameters none of which is trained."""
         if self._rho > 0:
             refuse_optimizer(trainer)
+            self._chosen(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Learns how long the training is, if it has to."""
@@ -180,36 +184,33 @@ class SAM(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Decides whether SAM is due in this step, and listens to it if so."""
+        """Decides whether SAM is due in this step, and listens to it if so; to the first step in any case."""
         self._global_step = trainer.global_step
         self._radius = self._radius_of_step(trainer)
-        if self._radius > 0:
+        is_first, self._is_first = self._is_first and self._rho > 0, False
+        if self._radius > 0 or is_first:
             if self._second is None:
-                self._second = SecondPass(trainer, pl_module)
+                self._second = SecondPass(trainer, pl_module, self._silent)
             self._is_logged = _times_to_log(trainer, self._global_step + 1) > self._logged
-            self._second.arm(synchronise=self._sync_perturbation)
+            self._second.arm(synchronise=self._sync_perturbation if self._radius > 0 else None)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Sets aside what earlier batches of the step have accumulated: this batch climbs by its own gradient."""
-        if self._second is not None and self._second.is_recorded:
-            parameters = self._parameters(trainer)
-            grads = [parameter.grad for parameter in parameters]
-            self._stash = [] if all(grad is None for grad in grads) else grads
-            for parameter in parameters if self._stash else ():
-                parameter.grad = None
+        if self._second is not None and self._second.is_recorded and self._radius > 0:
+            self._second.set_gradients_aside()
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replaces the gradient at w by the gradient at w + e(w)."""
         second = self._second
         if second is None or not second.is_recorded:
             return
+        if self._radius == 0:  # a batch that SAM cannot repeat is refused now, not when SAM is due
+            second.check()
+            second.disarm()
+            return
         perturbation = self._perturbation = self._renewed(trainer, pl_module)
         with perturbation.ascended(self._radius) as norm:
             self._say_what_does_not_move(trainer, perturbation)
-            stash, self._stash = self._stash, []
-            for parameter, grad in zip(perturbation.parameters, stash, strict=False):
-                parameter.grad = grad
-            del stash
             loss = second.run()
         if second.loss is not None:
             self._note(trainer, norm, second.loss, loss)
@@ -219,6 +220,9 @@ class SAM(Callback):
         unhealthy, self._unhealthy = self._unhealthy, None
         if unhealthy is None or not self._skip_nonfinite or getattr(trainer.precision_plugin, "scaler", None):
             return
+        # A loss can be finite and its gradient not: what the optimizer is about to get is looked at, too.
+        gradients = [local_part(grad) for p in self._parameters(trainer) if (grad := p.grad) is not None]
+        unhealthy = torch.maximum(unhealthy, (~torch.isfinite(gradient_norm(gradients))).to(unhealthy))
         if trainer.world_size > 1:
             unhealthy = trainer.strategy.reduce(unhealthy, reduce_op="sum")
         if unhealthy.item() > 0:
@@ -268,8 +272,9 @@ class SAM(Callback):
             )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Lets go of the step that failed."""
+        """Lets go of everything: the Trainer does not call ``teardown``."""
         self._release()
+        self._forget()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Lets go of everything."""
@@ -299,17 +304,27 @@ class SAM(Callback):
         parameters, there = self._parameters(trainer), self._perturbation
         if there is not None and len(there.parameters) == len(parameters):
             return there
-        only: list[Tensor] | None = None
+        only = self._chosen(trainer, pl_module)
+        return Perturbation(parameters, self._rho, adaptive=self._adaptive, eta=self._eta, only=only)
+
+    def _chosen(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Tensor] | None:
+        """What ``params`` chooses; ``None`` for all. Refuses a choice of which nothing is trained."""
+        if self._params == "all":
+            return None
+        named = list(pl_module.named_parameters())
         if self._params == "norm":
-            only = list(norm_parameters(pl_module))
-        elif callable(self._params):
-            only = [parameter for name, parameter in pl_module.named_parameters() if self._params(name, parameter)]
-        try:
-            return Perturbation(parameters, self._rho, adaptive=self._adaptive, eta=self._eta, only=only)
-        except ValueError:
+            chosen = norm_parameters(pl_module)
+        else:
+            chosen = [parameter for name, parameter in named if self._params(name, parameter)]
+        trained = {id(parameter) for parameter in self._parameters(trainer) if parameter.requires_grad}
+        if not any(id(parameter) in trained for parameter in chosen):
+            what = "params='norm'" if self._params == "norm" else "the function `params`"
             raise misconfiguration(
-                trainer, f"Expected `params={self._params!r}` to choose parameters that are trained, but it chose none."
-            ) from None
+                trainer,
+                f"SAM: expected {what} to choose parameters that are trained, but of the {len(chosen)} that it chose"
+                f" the optimizer trains none. Names here are like {', '.join(repr(name) for name, _ in named[:3])}.",
+            )
+        return list(chosen)
 
     def _note(self, trainer: pl.Trainer, norm: Tensor, loss: Tensor, loss_there: Tensor) -> None:
         """Keeps what is logged and watched, on the device."""

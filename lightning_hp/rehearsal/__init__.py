@@ -22,6 +22,7 @@ from lightning_hp.rehearsal.rehearsal import (
     Rehearsal,
 )
 from lightning_hp.rehearsal.second_pass import SecondPass
+from lightning_hp.rehearsal.silent_writes import SilentWrites
 from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "RandomStreams",
     "Rehearsal",
     "SecondPass",
+    "SilentWrites",
     "Snapshot",
     "apart",
     "batch_size_of",

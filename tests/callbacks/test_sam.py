@@ -86,13 +86,28 @@ class TwoSteps(torch.optim.SGD):
         (lambda: with_optimizer(GSAM), {}, {}, "got GSAM, which is SAM already"),
         (lambda: with_optimizer(TwoSteps), {}, {}, "got TwoSteps, which is SAM already"),
         (net, {"warmup": 0.1}, {"max_epochs": -1}, "expected a training with an end"),
-        (net, {"params": lambda name, p: False}, {}, "but it chose none"),
-        (net, {"params": "norm"}, {}, "params='norm'` to choose parameters that are trained"),
+        (net, {"params": lambda name, p: False}, {}, "expected the function `params` to choose .* of the 0 that"),
+        (net, {"params": lambda name, p: False, "start": 0.9}, {}, "Names here are like 'body.0.weight'"),
+        (lambda: frozen(net()), {"params": lambda name, p: "body" in name}, {}, "of the 2 that it chose the optimizer"),
+        (net, {"params": "norm"}, {}, "params='norm' to choose parameters that are trained"),
     ],
 )
 def test_what_cannot_work_is_refused(module: Any, sam: Any, trainer: Any, message: str) -> None:
-    with pytest.raises(MisconfigurationException, match=message):
+    with pytest.raises(MisconfigurationException, match=message) as refusal:
         fit([SAM(**sam)], module(), **trainer)
+    assert "0x" not in str(refusal.value)
+
+
+def frozen(module: Any) -> Any:
+    module.body.requires_grad_(False)
+    return module
+
+
+def test_two_of_them_are_refused_and_the_same_one_twice_is_one() -> None:
+    with pytest.raises(MisconfigurationException, match="expected one SAM, got 2"):
+        fit([SAM(rho=RHO), SAM(rho=0.1)])
+    sam = SAM(rho=RHO)
+    assert_same_training(fit([sam, sam]), fit([SAM(rho=RHO)]))
 
 
 def with_optimizer(optimizer: type[torch.optim.Optimizer]) -> pl.LightningModule:
