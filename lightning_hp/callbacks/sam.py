@@ -11,7 +11,9 @@ from pytorch_lightning import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_hp.callbacks.arguments import expect
 from lightning_hp.callbacks.sam_refusals import refuse_optimizer, refuse_second, refuse_setting
+from lightning_hp.functional.checks import check_radius
 from lightning_hp.functional.gradient_norm import gradient_norm, local_part
 from lightning_hp.functional.perturbation import Perturbation
 from lightning_hp.functional.perturbation_plan import is_stuck, norm_parameters, perturbation_radius
@@ -121,10 +123,13 @@ class SAM(Callback):
     ) -> None:
         super().__init__()
         perturbation_radius(0, rho, every=every, start=start, warmup=warmup, num_training_steps=1)  # refuses
-        if not 0 <= eta < math.inf:
-            raise ValueError(f"Expected `eta` to be a finite number >= 0, but got {eta!r}.")
-        if params not in ("all", "norm") and not callable(params):
-            raise ValueError(f"Expected `params` to be 'all', 'norm' or a function, but got {params!r}.")
+        check_radius("eta", eta)
+        is_known = isinstance(params, str) and params in ("all", "norm")
+        expect(is_known or callable(params), "`params` to be 'all', 'norm' or a function", params)
+        for name, value in (
+            ("adaptive", adaptive), ("sync_perturbation", sync_perturbation), ("skip_nonfinite", skip_nonfinite)
+        ):  # fmt: skip
+            expect(isinstance(value, bool), f"`{name}` to be True or False", value)
         self._rho, self._adaptive, self._eta = rho, adaptive, eta
         self._every, self._start, self._warmup = every, start, warmup
         self._params = params

@@ -47,6 +47,15 @@ def fit(callbacks: list[Any], module: pl.LightningModule | None = None, **kwargs
         ({"every": 0}, "`every` to be an int >= 1, but got 0"),
         ({"start": 1.0}, "`start` to be a share >= 0 and < 1, but got 1.0"),
         ({"warmup": 2}, "`warmup` to be a share from 0 to 1, but got 2"),
+        ({"rho": "a"}, "`rho` to be a finite number >= 0, but got 'a'"),
+        ({"rho": None}, "`rho` to be a finite number >= 0, but got None"),
+        ({"rho": True}, "`rho` to be a finite number >= 0, but got True"),
+        ({"eta": "x"}, "`eta` to be a finite number >= 0, but got 'x'"),
+        ({"every": "2"}, "`every` to be an int >= 1, but got '2'"),
+        ({"start": "0.5"}, "`start` to be a share >= 0 and < 1, but got '0.5'"),
+        ({"warmup": None}, "`warmup` to be a share from 0 to 1, but got None"),
+        ({"adaptive": "yes"}, "`adaptive` to be True or False, but got 'yes'"),
+        ({"params": torch.ones(2)}, "`params` to be 'all', 'norm' or a function, but got tensor"),
         ({"params": "bias"}, "`params` to be 'all', 'norm' or a function, but got 'bias'"),
     ],
 )
@@ -261,6 +270,8 @@ def test_after_a_failure_in_the_second_pass_the_weights_are_home(module_class: A
     assert "log" not in vars(module)
     assert "training_step" not in vars(trainer.strategy)
     assert trainer.loggers == [logger]
+    clean = {n: v for n, v in vars(SAM(rho=RHO)).items() if n not in ("_said", "_silent")}
+    assert {n: vars(sam)[n] for n in clean} == clean, "nothing of the run is kept"
     assert len(module.seen) == 3, "the second pass has left no trace in the user's list"
     module_class.error, error = None, module_class.error
     try:
