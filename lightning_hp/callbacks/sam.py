@@ -47,13 +47,15 @@ class SAM(Callback):
             (Kwon et al., 2021)
         eta: What ASAM adds to the size of each weight, >= 0. Weights of matrices and kernels are scaled, biases and
             normalisation layers are not.
-        every: Acts in the first of so many steps, >= 1; the others cost what they cost without SAM. *Trap*: at the same
-            ``rho`` most of the gain goes too; raise ``rho`` with it, by up to the same factor. (Composer, 2022)
+        every: Acts in the first of so many optimizer steps, >= 1; the others cost what they cost without SAM. *Trap*:
+            at the same ``rho`` most of the gain goes too; raise ``rho`` with it, by up to the same factor. (Composer,
+            2022)
         start: Share of the training before SAM acts, >= 0 and < 1. The last eighth of a training has given nearly the
             whole gain, at an eighth of the cost. *Trap*: what the learning rate has become by then decides. (Zhou et
             al., 2025)
-        warmup: Share of the training over which the radius rises to ``rho`` once SAM acts, from 0 to 1. Costs nothing,
-            and saves a radius that would otherwise end at guessing. *Trap*: none known. (measured by us)
+        warmup: Share of the training over which the radius rises, in a straight line, to ``rho`` once SAM acts, from 0
+            to 1. Costs nothing, and saves a radius that would otherwise end at guessing. *Trap*: none known. (measured
+            by us)
         params: What moves: ``"all"``, ``"norm"`` (the normalisation layers: nearly no memory, often the same gain;
             *trap*: asks for a larger ``rho``; Mueller et al., 2023), or a function of a parameter's name and the
             parameter that says whether it does.
@@ -61,19 +63,20 @@ class SAM(Callback):
             all-reduce in each step. By default each climbs by its own, as in the paper: m-SAM, where m is the batch
             size of a process. Sharded training (FSDP2) always climbs by the gradient of all.
         skip_nonfinite: Leaves the optimizer step out when a loss or gradient is not finite, on all processes, as a
-            gradient scaler does. With ``False`` nothing is read back from an accelerator and the numbers take their
-            course. With a gradient scaler it is the scaler that skips.
+            gradient scaler does. Steps where SAM is not due are not guarded. With ``False`` nothing is read back from
+            an accelerator and the numbers take their course. With a gradient scaler it is the scaler that skips.
 
     With ``accumulate_grad_batches`` each batch of the loader has its own e(w): m-SAM with m the loader's batch size. A
     smaller m often generalises better; give the loader m samples and accumulate the rest. (Foret et al., 2021)
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range or of a wrong kind.
         MisconfigurationException: Before the first step, for what SAM cannot act in: manual optimization, LBFGS, an
-            optimizer that is SAM already, a strategy other than single device, DDP and FSDP2, ``training_step`` with a
-            ``dataloader_iter``, or ``start`` and ``warmup`` in a training without an end.
+            optimizer that is SAM already, a second ``SAM``, ``params`` that chooses nothing that is trained, a strategy
+            other than single device, DDP and FSDP2, ``training_step`` with a ``dataloader_iter``, a module with an
+            iterator on it, or ``start`` and ``warmup`` in a training without an end.
 
-    Costs a second forward and backward pass in each step where it acts, three passes over the weights, and one copy of
+    Costs a second forward and backward pass in each step where it acts, four passes over the weights, and one copy of
     the weights in memory. Logs ``sam/grad_norm``, ``sam/sharpness`` (the loss at w + e(w) minus the loss at w) and
     ``sam/rho`` every ``log_every_n_steps``, at no extra pass.
 

@@ -128,15 +128,18 @@ class SecondPass:
         after = RandomStreams(strategy.root_device)
         self._effects.after()
         surroundings = dict(vars(trainer))
-        hook = trainer._logger_connector._current_fx
+        results, hook = trainer._results, trainer._logger_connector._current_fx
         try:
             trainer._loggers = [SilentLogger(logger) for logger in trainer.loggers]
             vars(module).update(log=_hear_nothing, log_dict=_hear_nothing)
             # A method that was taken from the module earlier, or `super().log`, ends here.
-            vars(trainer._results).update(log=_hear_nothing, reset=_hear_nothing)
+            vars(results).update(log=_hear_nothing, reset=_hear_nothing)
             self._streams.restore()
             self._effects.replay()
             self._set_gradients(None)
+            for leaf in self._batch():  # of an attack on the input
+                if leaf.is_leaf and leaf.grad is not None:
+                    leaf.grad = None
             loss = _loss_of(strategy.training_step(*args, **kwargs))
             # A step that goes backward by itself (for an attack on its input, say) leaves gradients behind, which
             # Lightning clears before the backward pass.
@@ -158,7 +161,7 @@ class SecondPass:
         finally:
             put_back_dict(vars(trainer), surroundings)
             for name in ("log", "reset"):
-                vars(trainer._results).pop(name, None)
+                vars(results).pop(name, None)
             trainer._logger_connector._current_fx = hook
             self._effects.put_back()  # the muting of the module's log is among it
             after.restore()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_hp.rehearsal.silent_writes import SilentWrites, place_of
@@ -67,7 +68,8 @@ class SideEffects:
         self._small = [known[name] for name in known if name in small and not _is_expanded(known[name])]
         self._watched = [known[name] for name in known if name not in small]
         moved = {id(parameter) for parameter in trained}
-        self._others = [tensor for tensor in self._watched if id(tensor) not in moved]  # a teacher, a large queue
+        # A teacher, a large queue.
+        self._others = [tensor for tensor in self._watched if id(tensor) not in moved and not is_lazy(tensor)]
         self._silent = silent
         # A user's layer may register its first buffer in its first step.
         self._buffers = [layer._buffers for layer in layers if layer._buffers or not _is_torchs_own(type(layer))]

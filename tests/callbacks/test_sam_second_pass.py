@@ -58,17 +58,22 @@ def fit(module: Any, *callbacks: Any, **kwargs: Any) -> Any:
 class Attacks(Plain):
     """FGSM: goes backward to the input, and leaves gradients on the weights, which Lightning clears."""
 
+    clones = True
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x = batch[0].clone().requires_grad_(True)
+        x = (batch[0].clone() if self.clones else batch[0]).requires_grad_(True)
         nn.functional.cross_entropy(self.net(x), batch[1]).backward()
         return self.loss(((x + 0.05 * x.grad.sign()).detach(), batch[1]))  # type: ignore[union-attr]
 
 
-def test_a_step_that_goes_backward_by_itself_is_the_loop_by_hand() -> None:
-    module = fit(Attacks(lr=0.1), SAM(rho=RHO))
+@pytest.mark.parametrize("clones", [True, False])
+def test_a_step_that_goes_backward_by_itself_is_the_loop_by_hand(clones: bool) -> None:
+    module = Attacks(lr=0.1)
+    module.clones = clones
+    fit(module, SAM(rho=3.0))
     net = make_net(norm=False, dropout=0.0)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    sam = hpf.Perturbation(net.parameters(), rho=RHO)
+    sam = hpf.Perturbation(net.parameters(), rho=3.0)
 
     def attacked(x: Tensor, y: Tensor) -> Tensor:
         x = x.clone().requires_grad_(True)
