@@ -11,10 +11,13 @@ from pytorch_lightning import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_hp.callbacks.sam_refusals import refuse_optimizer, refuse_setting
+from lightning_hp.callbacks.arguments import expect
+from lightning_hp.callbacks.sam_refusals import refuse_optimizer, refuse_second, refuse_setting
+from lightning_hp.functional.checks import check_radius
+from lightning_hp.functional.gradient_norm import gradient_norm, local_part
 from lightning_hp.functional.perturbation import Perturbation
 from lightning_hp.functional.perturbation_plan import is_stuck, norm_parameters, perturbation_radius
-from lightning_hp.rehearsal import SecondPass, is_rehearsal, lightning_module_of, misconfiguration
+from lightning_hp.rehearsal import SecondPass, SilentWrites, is_rehearsal, lightning_module_of, misconfiguration
 from lightning_hp.reporting import log_scalars
 
 if TYPE_CHECKING:
@@ -44,13 +47,15 @@ class SAM(Callback):
             (Kwon et al., 2021)
         eta: What ASAM adds to the size of each weight, >= 0. Weights of matrices and kernels are scaled, biases and
             normalisation layers are not.
-        every: Acts in the first of so many steps, >= 1; the others cost what they cost without SAM. *Trap*: at the same
-            ``rho`` most of the gain goes too; raise ``rho`` with it, by up to the same factor. (Composer, 2022)
+        every: Acts in the first of so many optimizer steps, >= 1; the others cost what they cost without SAM. *Trap*:
+            at the same ``rho`` most of the gain goes too; raise ``rho`` with it, by up to the same factor. (Composer,
+            2022)
         start: Share of the training before SAM acts, >= 0 and < 1. The last eighth of a training has given nearly the
             whole gain, at an eighth of the cost. *Trap*: what the learning rate has become by then decides. (Zhou et
             al., 2025)
-        warmup: Share of the training over which the radius rises to ``rho`` once SAM acts, from 0 to 1. Costs nothing,
-            and saves a radius that would otherwise end at guessing. *Trap*: none known. (measured by us)
+        warmup: Share of the training over which the radius rises, in a straight line, to ``rho`` once SAM acts, from 0
+            to 1. Costs nothing, and saves a radius that would otherwise end at guessing. *Trap*: none known. (measured
+            by us)
         params: What moves: ``"all"``, ``"norm"`` (the normalisation layers: nearly no memory, often the same gain;
             *trap*: asks for a larger ``rho``; Mueller et al., 2023), or a function of a parameter's name and the
             parameter that says whether it does.
@@ -58,19 +63,20 @@ class SAM(Callback):
             all-reduce in each step. By default each climbs by its own, as in the paper: m-SAM, where m is the batch
             size of a process. Sharded training (FSDP2) always climbs by the gradient of all.
         skip_nonfinite: Leaves the optimizer step out when a loss or gradient is not finite, on all processes, as a
-            gradient scaler does. With ``False`` nothing is read back from an accelerator and the numbers take their
-            course. With a gradient scaler it is the scaler that skips.
+            gradient scaler does. Steps where SAM is not due are not guarded. With ``False`` nothing is read back from
+            an accelerator and the numbers take their course. With a gradient scaler it is the scaler that skips.
 
     With ``accumulate_grad_batches`` each batch of the loader has its own e(w): m-SAM with m the loader's batch size. A
     smaller m often generalises better; give the loader m samples and accumulate the rest. (Foret et al., 2021)
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range or of a wrong kind.
         MisconfigurationException: Before the first step, for what SAM cannot act in: manual optimization, LBFGS, an
-            optimizer that is SAM already, a strategy other than single device, DDP and FSDP2, ``training_step`` with a
-            ``dataloader_iter``, or ``start`` and ``warmup`` in a training without an end.
+            optimizer that is SAM already, a second ``SAM``, ``params`` that chooses nothing that is trained, a strategy
+            other than single device, DDP and FSDP2, ``training_step`` with a ``dataloader_iter``, a module with an
+            iterator on it, or ``start`` and ``warmup`` in a training without an end.
 
-    Costs a second forward and backward pass in each step where it acts, three passes over the weights, and one copy of
+    Costs a second forward and backward pass in each step where it acts, four passes over the weights, and one copy of
     the weights in memory. Logs ``sam/grad_norm``, ``sam/sharpness`` (the loss at w + e(w) minus the loss at w) and
     ``sam/rho`` every ``log_every_n_steps``, at no extra pass.
 
@@ -120,10 +126,13 @@ class SAM(Callback):
     ) -> None:
         super().__init__()
         perturbation_radius(0, rho, every=every, start=start, warmup=warmup, num_training_steps=1)  # refuses
-        if not 0 <= eta < math.inf:
-            raise ValueError(f"Expected `eta` to be a finite number >= 0, but got {eta!r}.")
-        if params not in ("all", "norm") and not callable(params):
-            raise ValueError(f"Expected `params` to be 'all', 'norm' or a function, but got {params!r}.")
+        check_radius("eta", eta)
+        is_known = isinstance(params, str) and params in ("all", "norm")
+        expect(is_known or callable(params), "`params` to be 'all', 'norm' or a function", params)
+        for name, value in (
+            ("adaptive", adaptive), ("sync_perturbation", sync_perturbation), ("skip_nonfinite", skip_nonfinite)
+        ):  # fmt: skip
+            expect(isinstance(value, bool), f"`{name}` to be True or False", value)
         self._rho, self._adaptive, self._eta = rho, adaptive, eta
         self._every, self._start, self._warmup = every, start, warmup
         self._params = params
@@ -136,13 +145,14 @@ class SAM(Callback):
         """Nothing of a run outlives it."""
         self._perturbation: Perturbation | None = None
         self._second: SecondPass | None = None
+        self._silent = SilentWrites()
         self._steps = math.inf
         self._radius = 0.0
-        self._stash: list[Tensor | None] = []
         self._step: dict[str, list[Tensor]] = {}
         self._unhealthy: Tensor | None = None
         self._global_step = self._logged = 0
         self._is_logged = False
+        self._is_first = True
         self._first_losses: list[Tensor] = []
         self._epoch_loss: Tensor | None = None
         self._epoch_steps = 0
@@ -151,13 +161,15 @@ class SAM(Callback):
         """Refuses what SAM cannot act in, and steps in front: it has to see the gradients before others edit them."""
         if stage == "fit" and self._rho > 0:
             refuse_setting(trainer, pl_module, needs_end=self._start > 0 or self._warmup > 0)
+            refuse_second(trainer, [c for c in trainer.callbacks if isinstance(c, SAM)])  # type: ignore[attr-defined]
             others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
             trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuses optimizers that SAM cannot act on."""
+        """Refuses optimizers that SAM cannot act on, and a choice of parameters none of which is trained."""
         if self._rho > 0:
             refuse_optimizer(trainer)
+            self._chosen(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Learns how long the training is, if it has to."""
@@ -180,36 +192,33 @@ class SAM(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Decides whether SAM is due in this step, and listens to it if so."""
+        """Decides whether SAM is due in this step, and listens to it if so; to the first step in any case."""
         self._global_step = trainer.global_step
         self._radius = self._radius_of_step(trainer)
-        if self._radius > 0:
+        is_first, self._is_first = self._is_first and self._rho > 0, False
+        if self._radius > 0 or is_first:
             if self._second is None:
-                self._second = SecondPass(trainer, pl_module)
+                self._second = SecondPass(trainer, pl_module, self._silent)
             self._is_logged = _times_to_log(trainer, self._global_step + 1) > self._logged
-            self._second.arm(synchronise=self._sync_perturbation)
+            self._second.arm(synchronise=self._sync_perturbation if self._radius > 0 else None)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Sets aside what earlier batches of the step have accumulated: this batch climbs by its own gradient."""
-        if self._second is not None and self._second.is_recorded:
-            parameters = self._parameters(trainer)
-            grads = [parameter.grad for parameter in parameters]
-            self._stash = [] if all(grad is None for grad in grads) else grads
-            for parameter in parameters if self._stash else ():
-                parameter.grad = None
+        if self._second is not None and self._second.is_recorded and self._radius > 0:
+            self._second.set_gradients_aside()
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replaces the gradient at w by the gradient at w + e(w)."""
         second = self._second
         if second is None or not second.is_recorded:
             return
+        if self._radius == 0:  # a batch that SAM cannot repeat is refused now, not when SAM is due
+            second.check()
+            second.disarm()
+            return
         perturbation = self._perturbation = self._renewed(trainer, pl_module)
         with perturbation.ascended(self._radius) as norm:
             self._say_what_does_not_move(trainer, perturbation)
-            stash, self._stash = self._stash, []
-            for parameter, grad in zip(perturbation.parameters, stash, strict=False):
-                parameter.grad = grad
-            del stash
             loss = second.run()
         if second.loss is not None:
             self._note(trainer, norm, second.loss, loss)
@@ -219,6 +228,9 @@ class SAM(Callback):
         unhealthy, self._unhealthy = self._unhealthy, None
         if unhealthy is None or not self._skip_nonfinite or getattr(trainer.precision_plugin, "scaler", None):
             return
+        # A loss can be finite and its gradient not: what the optimizer is about to get is looked at, too.
+        gradients = [local_part(grad) for p in self._parameters(trainer) if (grad := p.grad) is not None]
+        unhealthy = torch.maximum(unhealthy, (~torch.isfinite(gradient_norm(gradients))).to(unhealthy))
         if trainer.world_size > 1:
             unhealthy = trainer.strategy.reduce(unhealthy, reduce_op="sum")
         if unhealthy.item() > 0:
@@ -268,8 +280,9 @@ class SAM(Callback):
             )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Lets go of the step that failed."""
+        """Lets go of everything: the Trainer does not call ``teardown``."""
         self._release()
+        self._forget()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Lets go of everything."""
@@ -299,17 +312,27 @@ class SAM(Callback):
         parameters, there = self._parameters(trainer), self._perturbation
         if there is not None and len(there.parameters) == len(parameters):
             return there
-        only: list[Tensor] | None = None
+        only = self._chosen(trainer, pl_module)
+        return Perturbation(parameters, self._rho, adaptive=self._adaptive, eta=self._eta, only=only)
+
+    def _chosen(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Tensor] | None:
+        """What ``params`` chooses; ``None`` for all. Refuses a choice of which nothing is trained."""
+        if self._params == "all":
+            return None
+        named = list(pl_module.named_parameters())
         if self._params == "norm":
-            only = list(norm_parameters(pl_module))
-        elif callable(self._params):
-            only = [parameter for name, parameter in pl_module.named_parameters() if self._params(name, parameter)]
-        try:
-            return Perturbation(parameters, self._rho, adaptive=self._adaptive, eta=self._eta, only=only)
-        except ValueError:
+            chosen = norm_parameters(pl_module)
+        else:
+            chosen = [parameter for name, parameter in named if self._params(name, parameter)]
+        trained = {id(parameter) for parameter in self._parameters(trainer) if parameter.requires_grad}
+        if not any(id(parameter) in trained for parameter in chosen):
+            what = "params='norm'" if self._params == "norm" else "the function `params`"
             raise misconfiguration(
-                trainer, f"Expected `params={self._params!r}` to choose parameters that are trained, but it chose none."
-            ) from None
+                trainer,
+                f"SAM: expected {what} to choose parameters that are trained, but of the {len(chosen)} that it chose"
+                f" the optimizer trains none. Names here are like {', '.join(repr(name) for name, _ in named[:3])}.",
+            )
+        return list(chosen)
 
     def _note(self, trainer: pl.Trainer, norm: Tensor, loss: Tensor, loss_there: Tensor) -> None:
         """Keeps what is logged and watched, on the device."""

@@ -38,6 +38,15 @@ def refuse_setting(trainer: Any, pl_module: Any, needs_end: bool) -> None:
         )
 
 
+def refuse_second(trainer: Any, all_of_them: list[Any]) -> None:
+    """Raises for two: each would repeat the step of the other."""
+    number = len(set(map(id, all_of_them)))
+    if number > 1:
+        raise misconfiguration(
+            trainer, f"SAM: expected one SAM, got {number}: each would climb by itself. Leave one in `callbacks`."
+        )
+
+
 def refuse_optimizer(trainer: Any) -> None:
     """Raises for optimizers that go backward more than once by themselves, and for none."""
     for optimizer in trainer.optimizers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -14,9 +15,24 @@ def check_whole(name: str, value: int, least: int) -> int:
         ValueError: If it is not.
 
     """
-    if not value >= least or not math.isfinite(value) or value % 1:
+    try:
+        is_whole = value >= least and math.isfinite(value) and not value % 1
+    except TypeError:  # no number
+        is_whole = False
+    if not is_whole:
         raise ValueError(f"Expected `{name}` to be an int >= {least}, but got {value!r}.")
     return int(value)
+
+
+def check_range(name: str, value: Any, what: str, holds: Callable[[Any], bool]) -> None:
+    """Raises ``ValueError`` unless ``value`` is a number, not a truth value, for which ``holds``."""
+    if not is_number(value) or not holds(value):
+        raise ValueError(f"Expected `{name}` to be {what}, but got {value!r}.")
+
+
+def check_radius(name: str, value: Any) -> None:
+    """Raises ``ValueError`` unless ``value`` is a finite number >= 0."""
+    check_range(name, value, "a finite number >= 0", lambda number: 0 <= number < math.inf)
 
 
 def check_probability(name: str, value: float) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_hp.functional.checks import check_radius
 from lightning_hp.functional.gradient_norm import gradient_norm, is_sharded, local_part
 
 
@@ -34,6 +36,8 @@ class Perturbation:
 
     Raises:
         ValueError: If ``rho`` or ``eta`` is negative or not finite, or there are no parameters.
+        TypeError: If ``parameters`` or ``only`` are not tensors in a row: a module, a single tensor, pairs of name and
+            tensor, or groups of an optimizer.
 
     Costs one copy of the moved weights in memory, three passes over them in time (five with ``adaptive``), and in the
     loop a second forward and backward pass. Does not help with weights of 16 bits, most of which are too coarse to move
@@ -64,11 +68,10 @@ class Perturbation:
         eta: float = 0.01,
         only: Iterable[Tensor] | None = None,
     ) -> None:
-        for name, value in (("rho", rho), ("eta", eta)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"Expected `{name}` to be a finite number >= 0, but got {value!r}.")
-        self.parameters = list(parameters)
-        chosen = None if only is None else {id(parameter) for parameter in only}
+        check_radius("rho", rho)
+        check_radius("eta", eta)
+        self.parameters = _tensors("parameters", parameters)
+        chosen = None if only is None else {id(parameter) for parameter in _tensors("only", only)}
         self._moving = [p for p in self.parameters if chosen is None or id(p) in chosen]
         if not self._moving:
             raise ValueError("Expected parameters to move, but got none.")
@@ -194,6 +197,21 @@ class Perturbation:
             else:
                 t = torch.abs(weight, out=self._copy_of(parameter, weight)).add_(self.eta)
                 local_part(gradient).mul_(t)
+
+
+def _tensors(name: str, given: Any) -> list[Tensor]:
+    """The tensors in what was given for parameters."""
+    advice = "give `model.parameters()`, or for some of them `[model.head.weight, model.head.bias]`"
+    if isinstance(given, (Tensor, nn.Module)) or not isinstance(given, Iterable):
+        raise TypeError(f"Expected `{name}` to be an iterable of tensors, but got a {type(given).__name__}: {advice}.")
+    tensors = list(given)
+    for position, tensor in enumerate(tensors):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"Expected `{name}` to hold tensors, but got a {type(tensor).__name__} at position {position}:"
+                f" {advice}."
+            )
+    return tensors
 
 
 def _is_like(kept: Tensor, weight: Tensor) -> bool:

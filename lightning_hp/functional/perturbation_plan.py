@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from lightning_hp.functional.checks import check_whole
+from lightning_hp.functional.checks import check_radius, check_range, check_whole
 
 
 def perturbation_radius(
@@ -52,12 +52,9 @@ def perturbation_radius(
     """
     check_whole("step", step, least=0)
     check_whole("every", every, least=1)
-    if not 0 <= rho < math.inf:
-        raise ValueError(f"Expected `rho` to be a finite number >= 0, but got {rho!r}.")
-    if not 0 <= start < 1:
-        raise ValueError(f"Expected `start` to be a share >= 0 and < 1, but got {start!r}.")
-    if not 0 <= warmup <= 1:
-        raise ValueError(f"Expected `warmup` to be a share from 0 to 1, but got {warmup!r}.")
+    check_radius("rho", rho)
+    check_range("start", start, "a share >= 0 and < 1", lambda share: 0 <= share < 1)
+    check_range("warmup", warmup, "a share from 0 to 1", lambda share: 0 <= share <= 1)
     if not (start or warmup):
         return 0.0 if step % every else rho
     if not 1 <= num_training_steps < math.inf:
@@ -76,7 +73,7 @@ def norm_parameters(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of a network's normalisation layers: SAM on these alone needs almost no memory.
 
     Torch's own layers are known by their class, others by a class name with ``norm`` in it (``LlamaRMSNorm``,
-    ``LayerNorm2d``).
+    ``LayerNorm2d``) if none of their parameters is a matrix, as that of a ``NormedLinear`` is.
 
     Args:
         module: The network.
@@ -96,9 +93,16 @@ def norm_parameters(module: nn.Module) -> list[nn.Parameter]:
     """
     found: dict[int, nn.Parameter] = {}
     for layer in module.modules():
-        if isinstance(layer, (_NormBase, nn.GroupNorm, nn.LayerNorm)) or "norm" in type(layer).__name__.lower():
-            found |= {id(parameter): parameter for parameter in layer.parameters(recurse=False)}
+        parameters = list(layer.parameters(recurse=False))
+        is_named = "norm" in type(layer).__name__.lower() and not any(map(_is_matrix, parameters))
+        if isinstance(layer, (_NormBase, nn.GroupNorm, nn.LayerNorm)) or is_named:
+            found |= {id(parameter): parameter for parameter in parameters}
     return list(found.values())
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    """Whether it extends in more than one dimension: one weight a channel may be of shape (1, C, 1, 1)."""
+    return sum(size > 1 for size in parameter.shape) > 1
 
 
 def is_stuck(first_losses: Sequence[float], loss: float, num_outputs: int | None = None) -> bool:
@@ -110,7 +114,8 @@ def is_stuck(first_losses: Sequence[float], loss: float, num_outputs: int | None
         num_outputs: Number of classes; guessing then costs ``log(num_outputs)``. ``None``: not known.
 
     Returns:
-        Whether the loss has fallen by less than 3 % of the first one, or is within 3 % of that of guessing.
+        Whether the loss has fallen by less than 3 % of the first one, or is within 3 % of that of guessing. A training
+        that began below guessing and is there still is fine-tuned, not stuck.
 
     Costs nothing. Where it does not help: a training that has hardly begun, or whose learning rate is too small, looks
     the same.
@@ -120,8 +125,12 @@ def is_stuck(first_losses: Sequence[float], loss: float, num_outputs: int | None
     Example:
         >>> is_stuck([2.31, 2.33], 2.30), is_stuck([6.0], 2.30, num_outputs=10), is_stuck([2.31, 2.33], 1.5)
         (True, True, False)
+        >>> is_stuck([0.05], 0.05, num_outputs=10)
+        False
 
     """
     first = sum(first_losses) / len(first_losses) if first_losses else math.inf
     guessing = math.log(num_outputs) if num_outputs and num_outputs > 1 else math.inf
-    return loss >= 0.97 * first or abs(loss - guessing) <= 0.03 * guessing < math.inf
+    if guessing == math.inf:
+        return loss >= 0.97 * first
+    return abs(loss - guessing) <= 0.03 * guessing or loss >= 0.97 * max(first, guessing)

@@ -24,6 +24,7 @@ from lightning_hp.rehearsal.rehearsal import (
     Rehearsal,
 )
 from lightning_hp.rehearsal.second_pass import SecondPass
+from lightning_hp.rehearsal.silent_writes import SilentWrites
 from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "RandomStreams",
     "Rehearsal",
     "SecondPass",
+    "SilentWrites",
     "Snapshot",
     "apart",
     "at_heaviest",

@@ -13,31 +13,46 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._pytree import tree_leaves, tree_map
 
+from lightning_hp.rehearsal.batch_copy import copy_batch
 from lightning_hp.rehearsal.namespace import misconfiguration
 from lightning_hp.rehearsal.ranks import is_apart
 from lightning_hp.rehearsal.side_effects import SideEffects
 from lightning_hp.rehearsal.silence import SilentLogger
+from lightning_hp.rehearsal.silent_writes import STEPS_TO_LOOK, SilentWrites, fingerprints
 from lightning_hp.rehearsal.snapshot import RandomStreams, put_back_dict
 
 
 class SecondPass:
     """Runs a training step's forward and backward pass once more.
 
-    :meth:`arm` before the step, then, in ``on_after_backward`` and with ``.grad`` as the second pass shall find it,
-    :meth:`run`; :meth:`disarm` whenever the step is over.
+    :meth:`arm` before the step, :meth:`set_gradients_aside` in ``on_before_backward``, :meth:`run` in
+    ``on_after_backward``; :meth:`disarm` whenever the step is over.
 
     Args:
         trainer: The Trainer, inside ``fit``.
         module: Its module.
+        silent: What is known of the training's silent writes, to be handed to the next one.
+
+    Raises:
+        MisconfigurationException: If the module holds an iterator, which a step would draw from twice.
 
     """
 
-    def __init__(self, trainer: Any, module: Any) -> None:
+    def __init__(self, trainer: Any, module: Any, silent: SilentWrites | None = None) -> None:
         self._trainer = trainer
         self._module = module
-        self._effects = SideEffects(module)
+        trained = [parameter for parameter in self._optimized() if parameter.requires_grad]
+        self._effects = SideEffects(module, trained, SilentWrites() if silent is None else silent)
+        if one_way := self._effects.one_way():
+            raise misconfiguration(
+                trainer,
+                f"Expected a module whose training step can be repeated, got an iterator on it ({one_way[0]}), and what"
+                " is drawn from it is gone. Combine loaders with a `CombinedLoader`, or keep a list and a position.",
+            )
+        self._stash: list[tuple[Tensor, Tensor | None]] = []
+        self._looks = 0
+        self._prints: list[int] = []
         self._arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._streams: RandomStreams | None = None
         self._versions: list[tuple[Tensor, int]] = []
@@ -51,11 +66,12 @@ class SecondPass:
         """Whether a first pass has gone by that can be repeated."""
         return self._arguments is not None
 
-    def arm(self, synchronise: bool) -> None:
+    def arm(self, synchronise: bool | None) -> None:
         """Listens to the next training step.
 
         Args:
-            synchronise: Whether its backward pass averages the gradient over the processes of DDP.
+            synchronise: Whether its backward pass averages the gradient over the processes of DDP; ``None``: as it
+                would.
 
         """
         self.disarm()  # a batch may have been skipped
@@ -78,10 +94,26 @@ class SecondPass:
         self._stop_listening()
         self._synchronise_as_planned()
         self._arguments, self._streams, self._versions, self.loss = None, None, [], None
+        self._stash, self._prints = [], []
         self._effects.forget()
 
+    def set_gradients_aside(self) -> None:
+        """Takes what has been accumulated, of the optimizer's parameters and of the module's others, out of ``.grad``.
+
+        The first backward pass then finds nothing, and the second one adds to what was set aside.
+        """
+        parameters = {id(parameter): parameter for parameter in (*self._optimized(), *self._module.parameters())}
+        self._stash = [(parameter, parameter.grad) for parameter in parameters.values()]
+        for parameter, grad in self._stash:
+            if grad is not None:
+                parameter.grad = None
+
+    def check(self) -> None:
+        """Refuses a batch that the first pass wrote into."""
+        self._refuse_a_changed_batch()
+
     def run(self) -> Tensor:
-        """The second pass: adds its gradient to ``.grad``.
+        """The second pass: adds its gradient to what was set aside.
 
         Returns:
             The loss, on its own scale, shape ``()``, detached.
@@ -96,12 +128,22 @@ class SecondPass:
         after = RandomStreams(strategy.root_device)
         self._effects.after()
         surroundings = dict(vars(trainer))
+        results, hook = trainer._results, trainer._logger_connector._current_fx
         try:
             trainer._loggers = [SilentLogger(logger) for logger in trainer.loggers]
             vars(module).update(log=_hear_nothing, log_dict=_hear_nothing)
+            # A method that was taken from the module earlier, or `super().log`, ends here.
+            vars(results).update(log=_hear_nothing, reset=_hear_nothing)
             self._streams.restore()
             self._effects.replay()
+            self._set_gradients(None)
+            for leaf in self._batch():  # of an attack on the input
+                if leaf.is_leaf and leaf.grad is not None:
+                    leaf.grad = None
             loss = _loss_of(strategy.training_step(*args, **kwargs))
+            # A step that goes backward by itself (for an attack on its input, say) leaves gradients behind, which
+            # Lightning clears before the backward pass.
+            self._set_gradients(self._stash)
             if loss is None:
                 raise misconfiguration(
                     trainer,
@@ -118,6 +160,9 @@ class SecondPass:
             strategy.post_backward(loss)
         finally:
             put_back_dict(vars(trainer), surroundings)
+            for name in ("log", "reset"):
+                vars(results).pop(name, None)
+            trainer._logger_connector._current_fx = hook
             self._effects.put_back()  # the muting of the module's log is among it
             after.restore()
             self._arguments = None
@@ -132,10 +177,12 @@ class SecondPass:
                 attributes.pop("training_step", None)
         self._shadowed = None
 
-    def _record(self, args: tuple[Any, ...], kwargs: dict[str, Any], synchronise: bool) -> None:
+    def _record(self, args: tuple[Any, ...], kwargs: dict[str, Any], synchronise: bool | None) -> None:
         # Containers are copied, so that a step may take its batch apart; tensors are watched.
-        self._arguments = tree_map(_itself, (args, kwargs))
-        self._versions = [(leaf, leaf._version) for leaf in tree_leaves(self._arguments) if _has_version(leaf)]
+        self._arguments, tensors = copy_batch((args, kwargs))
+        self._versions = [(leaf, leaf._version) for leaf in tensors if not leaf.is_inference()]
+        self._prints = fingerprints(self._batch()) if self._looks < STEPS_TO_LOOK else []
+        self._looks += 1
         if any(leaf.grad_fn is not None for leaf, _ in self._versions):
             raise misconfiguration(
                 self._trainer,
@@ -145,7 +192,7 @@ class SecondPass:
         self._effects.before()
         self._streams = RandomStreams(self._trainer.strategy.root_device)
         ddp = self._trainer.strategy.model
-        if isinstance(ddp, DistributedDataParallel):
+        if synchronise is not None and isinstance(ddp, DistributedDataParallel):
             self._sync = ddp.require_backward_grad_sync
             ddp.require_backward_grad_sync = (synchronise or bool(ddp.static_graph)) and not is_apart(self._trainer)
 
@@ -156,8 +203,20 @@ class SecondPass:
             ddp.require_backward_grad_sync = self._sync
         self._sync = None
 
+    def _set_gradients(self, grads: list[tuple[Tensor, Tensor | None]] | None) -> None:
+        """Puts these into ``.grad``, or nothing."""
+        for parameter, grad in self._stash if grads is None else grads:
+            parameter.grad = None if grads is None else grad
+
+    def _optimized(self) -> list[Tensor]:
+        return [parameter for group in self._trainer.optimizers[0].param_groups for parameter in group["params"]]
+
+    def _batch(self) -> list[Tensor]:
+        return [leaf for leaf, _ in self._versions]
+
     def _refuse_a_changed_batch(self) -> None:
-        if any(leaf._version != version for leaf, version in self._versions):
+        is_written = any(leaf._version != version for leaf, version in self._versions)
+        if is_written or (self._prints and fingerprints(self._batch()) != self._prints):
             raise misconfiguration(
                 self._trainer,
                 "Expected `training_step` to leave its batch as it is, got a tensor of it that was written in place:"
@@ -169,14 +228,6 @@ class SecondPass:
 def _loss_of(output: Any) -> Tensor | None:
     loss = output.get("loss") if isinstance(output, Mapping) else output
     return loss if isinstance(loss, Tensor) else None
-
-
-def _has_version(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and not leaf.is_inference()
-
-
-def _itself(leaf: Any) -> Any:
-    return leaf
 
 
 def _hear_nothing(*args: Any, **kwargs: Any) -> None:

@@ -2,27 +2,32 @@
 
 A whole snapshot would copy the weights in each step. Here small buffers (running statistics, which torch writes without
 counting a version) are copied in any case, and of the other tensors those that the first pass wrote, as their version
-counters tell: metric states, a memory bank, a teacher's weights. Lists, dicts, counters and generators that hang on the
-user's own modules and objects are remembered by identity, which costs microseconds.
+counters tell, or a look at what is in them: metric states, a memory bank, a teacher's weights. Lists, dicts, counters
+and generators that hang on the user's own modules and objects are remembered by identity, which costs microseconds.
 """
 
 from __future__ import annotations
 
+import io
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lightning_hp.rehearsal.silent_writes import SilentWrites, place_of
 from lightning_hp.rehearsal.snapshot import (
     _attributes,
     _put_back_array,
     _put_back_sequence,
+    _put_back_slots,
+    _slots,
     _undo_random_stream,
     put_back_dict,
 )
@@ -50,17 +55,24 @@ class SideEffects:
 
     Args:
         module: The module. Layers that are added to it later are not known.
+        trained: The parameters that the optimizer trains: who moves these cares for them.
+        silent: Knows which of the others are written past their versions.
 
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, trained: Iterable[Tensor], silent: SilentWrites) -> None:
         layers = list(module.modules())
         known = {id(t): t for t in (*module.parameters(), *module.buffers()) if not t.is_inference()}
         small = {id(buffer) for buffer in module.buffers() if _is_small(buffer)}
         self._known = set(known)
-        self._small = [known[name] for name in known if name in small]
+        self._small = [known[name] for name in known if name in small and not _is_expanded(known[name])]
         self._watched = [known[name] for name in known if name not in small]
-        self._buffers = [layer._buffers for layer in layers if layer._buffers]
+        moved = {id(parameter) for parameter in trained}
+        # A teacher, a large queue.
+        self._others = [tensor for tensor in self._watched if id(tensor) not in moved and not is_lazy(tensor)]
+        self._silent = silent
+        # A user's layer may register its first buffer in its first step.
+        self._buffers = [layer._buffers for layer in layers if layer._buffers or not _is_torchs_own(type(layer))]
         self._owners = [vars(layer) for layer in layers if not _is_torchs_own(type(layer))]
         self.forget()
 
@@ -70,24 +82,31 @@ class SideEffects:
         self._loose: dict[int, int] = {}
         self._begin: list[Callable[[], Any]] = []
         self._undo: list[Callable[[], Any]] = []
-        self._written: list[Tensor] = []
-        self._kept: list[Tensor] = []
+        self._kept: list[_Kept] = []
+        self._silent.forget()
 
     def before(self) -> None:
         """Notes versions and streams, before the first pass."""
-        loose, streams = self._walk(keep=False)
+        loose, streams, _ = self._walk(keep=False)
         self._versions = [tensor._version for tensor in self._watched]
         self._loose = {id(tensor): tensor._version for tensor in loose}
+        self._silent.before(self._others)
         self._begin = [undo for stream in streams if (undo := _undo_random_stream(stream)) is not None]
 
     def after(self) -> None:
         """Keeps what the first pass left."""
-        loose, streams = self._walk(keep=True)
+        loose, streams, _ = self._walk(keep=True)
         self._undo += [undo for stream in streams if (undo := _undo_random_stream(stream)) is not None]
+        silent = self._silent.after(self._others)
         written = [t for t, version in zip(self._watched, self._versions, strict=True) if t._version != version]
         written += [tensor for tensor in loose if self._may_be_written(tensor)]
-        self._written = [local_part(tensor).detach() for tensor in (*self._small, *written)]
-        self._kept = [tensor.clone() for tensor in self._written]
+        self._kept = [_Kept(tensor, None) for tensor in self._small]
+        self._kept += [_Kept(tensor, tensor._version) for tensor in written if id(tensor) not in silent]
+        self._kept += [_Kept(tensor, None) for tensor in self._others if id(tensor) in silent]
+
+    def one_way(self) -> list[str]:
+        """Types of iterators on the module, which cannot be set back."""
+        return self._walk(keep=False)[2]
 
     def replay(self) -> None:
         """Sets the module's own random streams to where the first pass began."""
@@ -99,21 +118,24 @@ class SideEffects:
         for undo in self._undo:
             undo()
         with torch.no_grad():
-            for tensor, kept in zip(self._written, self._kept, strict=True):
-                tensor.copy_(kept)
+            for kept in self._kept:
+                kept.put_back()
         self.forget()
 
     def _may_be_written(self, tensor: Tensor) -> bool:
         """Whether the second pass may write into it: as the first did, or since it is new and small and may be next."""
+        if (tensor._base is not None and tensor._base.requires_grad) or tensor.grad_fn is not None:
+            return False  # part of a graph
         before = self._loose.get(id(tensor))
         if before is None:
-            return tensor.grad_fn is None and _is_small(tensor)
+            return _is_small(tensor) and not _is_expanded(tensor)
         return tensor._version != before
 
-    def _walk(self, keep: bool) -> tuple[list[Tensor], list[Any]]:
-        """Tensors (not yet known) and random streams on the user's modules; with ``keep`` containers are remembered."""
+    def _walk(self, keep: bool) -> tuple[list[Tensor], list[Any], list[str]]:
+        """Tensors (not yet known), random streams and iterators on the user's modules; keeps what containers hold."""
         tensors: list[Tensor] = []
         streams: list[Any] = []
+        iterators: list[str] = []
         undo: list[Callable[[], Any]] = []
         seen: set[int] = set()
         open_: list[Any] = []
@@ -144,11 +166,21 @@ class SideEffects:
                     undo += _remember(thing)
                 if len(thing) <= _MAX_DESCEND:
                     open_ += thing.values() if isinstance(thing, dict) else thing
-            elif (attributes := _opened(thing)) is not None:
-                open_.append(attributes)
+            elif type(thing) not in _closed_types:
+                attributes, slots = _attributes(thing), _slots(thing)
+                if attributes is not None:
+                    open_.append(attributes)
+                if slots:
+                    open_ += slots.values()
+                    if keep:
+                        undo.append(partial(_put_back_slots, thing, slots))
+                elif isinstance(thing, Iterator) and not isinstance(thing, io.IOBase) and attributes is None:
+                    iterators.append(type(thing).__name__)
+                elif attributes is None and not _has_slots(type(thing)):
+                    _closed_types.add(type(thing))
         if keep:
             self._undo = undo
-        return [t for t in tensors if id(t) not in self._known and not t.is_inference()], streams
+        return [t for t in tensors if id(t) not in self._known and not t.is_inference()], streams, iterators
 
 
 def _remember(container: Any) -> Iterable[Callable[[], Any]]:
@@ -174,14 +206,34 @@ def _is_torchs_own(layer: type) -> bool:
     return all(base.__module__.partition(".")[0] in ("torch", "builtins") for base in layer.__mro__)
 
 
+def _is_expanded(tensor: Tensor) -> bool:
+    """Whether several of its places share one memory: nobody can write into it."""
+    return tensor.layout == torch.strided and any(
+        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+
+
+# Classes whose objects have nothing to look into: remembered, since this runs in each step.
 _closed_types: set[type] = set()
 
 
-def _opened(thing: Any) -> dict[str, Any] | None:
-    """The attributes of an object of a user's class. That a class is closed is remembered: this runs in each step."""
-    if type(thing) in _closed_types:
-        return None
-    attributes = _attributes(thing)
-    if attributes is None:
-        _closed_types.add(type(thing))
-    return attributes
+def _has_slots(cls: type) -> bool:
+    return any("__slots__" in vars(base) and base.__module__ != "builtins" for base in cls.__mro__)
+
+
+class _Kept:
+    """What a tensor was, and how it gets there again."""
+
+    def __init__(self, tensor: Tensor, version: int | None) -> None:
+        """A ``version`` tells whether there has been a write; ``None``: it does not."""
+        self._tensor, self._version = tensor, version
+        self._memory = local_part(tensor).detach()
+        self._place = place_of(tensor)
+        self._value = self._memory.clone()
+
+    def put_back(self) -> None:
+        if self._version is not None and self._tensor._version == self._version:
+            return  # to write is to spoil a graph that the user may have built on it
+        if place_of(self._tensor) != self._place:  # `tensor.data = other`
+            self._tensor.data = self._memory
+        self._memory.copy_(self._value)

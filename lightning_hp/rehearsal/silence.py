@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +40,8 @@ class _Nothing:
 class SilentLogger:
     """Stands in for ``logger`` during a rehearsal: its directories and names are answered, nothing is written.
 
+    ``isinstance`` takes it for one of the logger's own class.
+
     Example:
         >>> from pytorch_lightning.loggers import CSVLogger
         >>> silent = SilentLogger(CSVLogger("somewhere", name="run"))
@@ -51,7 +54,13 @@ class SilentLogger:
     def __init__(self, logger: Any) -> None:
         self._logger = logger
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self._logger)
+
     def __getattr__(self, name: str) -> Any:
         if name in _ANSWERS:
             return getattr(self._logger, name)
+        if name == "hparams":
+            return copy.copy(self._logger.hparams)  # it may be written into
         return getattr(_Nothing(), name)

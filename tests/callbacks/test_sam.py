@@ -47,6 +47,15 @@ def fit(callbacks: list[Any], module: pl.LightningModule | None = None, **kwargs
         ({"every": 0}, "`every` to be an int >= 1, but got 0"),
         ({"start": 1.0}, "`start` to be a share >= 0 and < 1, but got 1.0"),
         ({"warmup": 2}, "`warmup` to be a share from 0 to 1, but got 2"),
+        ({"rho": "a"}, "`rho` to be a finite number >= 0, but got 'a'"),
+        ({"rho": None}, "`rho` to be a finite number >= 0, but got None"),
+        ({"rho": True}, "`rho` to be a finite number >= 0, but got True"),
+        ({"eta": "x"}, "`eta` to be a finite number >= 0, but got 'x'"),
+        ({"every": "2"}, "`every` to be an int >= 1, but got '2'"),
+        ({"start": "0.5"}, "`start` to be a share >= 0 and < 1, but got '0.5'"),
+        ({"warmup": None}, "`warmup` to be a share from 0 to 1, but got None"),
+        ({"adaptive": "yes"}, "`adaptive` to be True or False, but got 'yes'"),
+        ({"params": torch.ones(2)}, "`params` to be 'all', 'norm' or a function, but got tensor"),
         ({"params": "bias"}, "`params` to be 'all', 'norm' or a function, but got 'bias'"),
     ],
 )
@@ -86,13 +95,28 @@ class TwoSteps(torch.optim.SGD):
         (lambda: with_optimizer(GSAM), {}, {}, "got GSAM, which is SAM already"),
         (lambda: with_optimizer(TwoSteps), {}, {}, "got TwoSteps, which is SAM already"),
         (net, {"warmup": 0.1}, {"max_epochs": -1}, "expected a training with an end"),
-        (net, {"params": lambda name, p: False}, {}, "but it chose none"),
-        (net, {"params": "norm"}, {}, "params='norm'` to choose parameters that are trained"),
+        (net, {"params": lambda name, p: False}, {}, "expected the function `params` to choose .* of the 0 that"),
+        (net, {"params": lambda name, p: False, "start": 0.9}, {}, "Names here are like 'body.0.weight'"),
+        (lambda: frozen(net()), {"params": lambda name, p: "body" in name}, {}, "of the 2 that it chose the optimizer"),
+        (net, {"params": "norm"}, {}, "params='norm' to choose parameters that are trained"),
     ],
 )
 def test_what_cannot_work_is_refused(module: Any, sam: Any, trainer: Any, message: str) -> None:
-    with pytest.raises(MisconfigurationException, match=message):
+    with pytest.raises(MisconfigurationException, match=message) as refusal:
         fit([SAM(**sam)], module(), **trainer)
+    assert "0x" not in str(refusal.value)
+
+
+def frozen(module: Any) -> Any:
+    module.body.requires_grad_(False)
+    return module
+
+
+def test_two_of_them_are_refused_and_the_same_one_twice_is_one() -> None:
+    with pytest.raises(MisconfigurationException, match="expected one SAM, got 2"):
+        fit([SAM(rho=RHO), SAM(rho=0.1)])
+    sam = SAM(rho=RHO)
+    assert_same_training(fit([sam, sam]), fit([SAM(rho=RHO)]))
 
 
 def with_optimizer(optimizer: type[torch.optim.Optimizer]) -> pl.LightningModule:
@@ -246,6 +270,8 @@ def test_after_a_failure_in_the_second_pass_the_weights_are_home(module_class: A
     assert "log" not in vars(module)
     assert "training_step" not in vars(trainer.strategy)
     assert trainer.loggers == [logger]
+    clean = {n: v for n, v in vars(SAM(rho=RHO)).items() if n not in ("_said", "_silent")}
+    assert {n: vars(sam)[n] for n in clean} == clean, "nothing of the run is kept"
     assert len(module.seen) == 3, "the second pass has left no trace in the user's list"
     module_class.error, error = None, module_class.error
     try:

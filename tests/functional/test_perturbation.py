@@ -186,6 +186,26 @@ def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
         hpf.Perturbation(parameters((2,)), **kwargs)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda net: net, "`parameters` to be an iterable of tensors, but got a Linear"),
+        (lambda net: net.weight, "`parameters` to be an iterable of tensors, but got a Parameter"),
+        (lambda net: net.named_parameters(), "`parameters` to hold tensors, but got a tuple at position 0"),
+        (lambda net: torch.optim.SGD(net.parameters(), lr=0.1).param_groups, "but got a dict at position 0"),
+    ],
+)
+def test_what_is_not_parameters(given: Any, message: str) -> None:
+    """A single tensor was taken for its rows, which have no gradient: nothing moved, and nobody said so."""
+    with pytest.raises(TypeError, match=message):
+        hpf.Perturbation(given(nn.Linear(3, 1)))
+
+
+def test_names_are_not_parameters_to_move() -> None:
+    with pytest.raises(TypeError, match="`only` to hold tensors, but got a str at position 0"):
+        hpf.Perturbation(parameters((2,)), only=["0.weight"])  # type: ignore[list-item]
+
+
 def test_five_lines_in_a_loop_are_the_loop_by_hand() -> None:
     nets = [make_net(norm=False, dropout=0.0) for _ in range(2)]
     batches = [(torch.randn(16, 8), torch.randint(3, (16,))) for _ in range(5)]

@@ -61,6 +61,28 @@ def test_normalisation_layers_are_known_by_what_they_are_not_by_their_attributes
     assert len(hpf.norm_parameters(nn.ModuleList([norms[1], norms[1]]))) == 2, "a shared layer counts once"
 
 
+def test_a_layer_that_is_named_so_but_holds_a_matrix_is_none() -> None:
+    class NormedLinear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(nn.init.ones_(nn.Parameter().new_empty(3, 3)))
+
+    class LayerNorm2d(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(nn.init.ones_(nn.Parameter().new_empty(1, 3, 1, 1)))
+
+    layer_norm = LayerNorm2d()
+    assert hpf.norm_parameters(nn.Sequential(NormedLinear(), layer_norm)) == [layer_norm.weight]
+
+
+def test_a_training_that_began_far_below_guessing_is_not_stuck() -> None:
+    """It is fine-tuned: its loss has little to fall by."""
+    assert not hpf.is_stuck([0.02, 0.021], 0.0205, num_outputs=10)
+    assert hpf.is_stuck([0.02, 0.021], 2.31, num_outputs=10), "it has been thrown back to guessing"
+    assert hpf.is_stuck([0.02, 0.021], 8.0, num_outputs=10), "and beyond"
+
+
 def test_stuck_is_where_it_began_or_at_guessing() -> None:
     guess = math.log(10)
     assert hpf.is_stuck([2.4, 2.2], 2.28)

@@ -1,0 +1,420 @@
+"""Whatever a training step does besides its loss is done once under SAM, however it is written."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import UserDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAUROC
+
+import lightning_hp.functional as hpf
+from lightning_hp import SAM
+from tests.callbacks.contract import loader
+from tests.callbacks.sam_by_hand import make_net
+from tests.training import NUM_CLASSES, assert_identical, train
+
+RHO = 0.3
+
+
+class Plain(pl.LightningModule):
+    """A net that does not move (``lr=0``) unless it is told to: what a step writes can be compared with and without."""
+
+    def __init__(self, lr: float = 0.0) -> None:
+        super().__init__()
+        self.lr = lr
+        self.net = make_net(norm=False, dropout=0.0)
+
+    def loss(self, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net.parameters(), lr=self.lr)
+
+
+def fit(module: Any, *callbacks: Any, **kwargs: Any) -> Any:
+    kwargs = {"max_epochs": 1, "limit_val_batches": 0, **kwargs}
+    train(module, list(callbacks), kwargs.pop("loader", None) or loader(), **kwargs)
+    return module
+
+
+# Gradients.
+
+
+class Attacks(Plain):
+    """FGSM: goes backward to the input, and leaves gradients on the weights, which Lightning clears."""
+
+    clones = True
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = (batch[0].clone() if self.clones else batch[0]).requires_grad_(True)
+        nn.functional.cross_entropy(self.net(x), batch[1]).backward()
+        return self.loss(((x + 0.05 * x.grad.sign()).detach(), batch[1]))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("clones", [True, False])
+def test_a_step_that_goes_backward_by_itself_is_the_loop_by_hand(clones: bool) -> None:
+    module = Attacks(lr=0.1)
+    module.clones = clones
+    fit(module, SAM(rho=3.0))
+    net = make_net(norm=False, dropout=0.0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    sam = hpf.Perturbation(net.parameters(), rho=3.0)
+
+    def attacked(x: Tensor, y: Tensor) -> Tensor:
+        x = x.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(net(x), y), x)
+        return nn.functional.cross_entropy(net((x + 0.05 * gradient.sign()).detach()), y)
+
+    for x, y, _ in loader():
+        attacked(x, y).backward()
+        with sam.ascended():
+            attacked(x, y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert_identical(dict(module.net.state_dict()), dict(net.state_dict()), "weights")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_outside_the_optimizer_are_counted_once(accumulate: int) -> None:
+    class Half(Plain):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.net[4].parameters(), lr=0.0)
+
+        def on_after_backward(self) -> None:
+            self.norms.append(float(self.net[0].weight.grad.norm()))
+
+    norms = []
+    for callbacks in ([], [SAM(rho=1e-9)]):
+        module = Half()
+        module.norms = []
+        norms.append(fit(module, *callbacks, accumulate_grad_batches=accumulate).norms)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    assert len(norms[0]) == 6
+
+
+class BreaksGoingBack(torch.autograd.Function):
+    """The loss is finite, the gradient of one backward pass is not."""
+
+    passes, bad = 0, -1
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        BreaksGoingBack.passes += 1
+        return gradient * float("nan") if BreaksGoingBack.passes == BreaksGoingBack.bad else gradient
+
+
+@pytest.mark.parametrize("bad", [5, 6])
+def test_a_gradient_that_is_not_finite_in_one_pass_only_is_left_out(bad: int) -> None:
+    class Breaks(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.homes.append(self.net[0].weight.detach().clone())
+            return nn.functional.cross_entropy(BreaksGoingBack.apply(self.net(batch[0])), batch[1])
+
+    BreaksGoingBack.passes, BreaksGoingBack.bad = 0, bad
+    module = Breaks(lr=0.1)
+    module.homes = []
+    with pytest.warns(UserWarning, match="not finite at step 2, and the step was left out"):
+        fit(module, SAM(rho=RHO))
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+    assert torch.equal(module.homes[2], module.homes[3])
+    assert not torch.equal(module.homes[3], module.homes[4])
+
+
+# Tensors on the module.
+
+
+def written(step: Callable[[Any, Any], Any], read: Callable[[Any], Any], start: Callable[[Any], Any]) -> list[Any]:
+    """What a step has written in one epoch without SAM and with it."""
+
+    class Writes(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            step(self, batch)
+            return self.loss(batch)
+
+    results = []
+    for callbacks in ([], [SAM(rho=RHO)]):
+        module = Writes()
+        start(module)
+        results.append(read(fit(module, *callbacks)))
+    return results
+
+
+def teacher(module: Any) -> None:
+    module.teacher = copy.deepcopy(module.net).requires_grad_(False)
+    module.wide = nn.Parameter(torch.zeros(600, 600), requires_grad=False)
+    module.register_buffer("queue", torch.zeros(600_000))
+    for p in module.teacher.parameters():
+        p.zero_()
+
+
+def in_place(module: Any, batch: Any) -> None:
+    for t, p in zip(module.teacher.parameters(), module.net.parameters(), strict=True):
+        t.mul_(0.9).add_(p.detach(), alpha=0.1)
+    module.wide.add_(1)
+    module.queue[3] += 1
+
+
+def through_data(module: Any, batch: Any) -> None:
+    for t, p in zip(module.teacher.parameters(), module.net.parameters(), strict=True):
+        t.data.mul_(0.9).add_(p.data, alpha=0.1)
+    module.wide.data.add_(1)
+    module.queue.data[3] += 1
+
+
+def other_data(module: Any, batch: Any) -> None:
+    for t, p in zip(module.teacher.parameters(), module.net.parameters(), strict=True):
+        t.data = t.data * 0.9 + p.data * 0.1
+    module.wide.data = module.wide.data + 1
+    module.queue.data = module.queue.data.roll(1) + torch.arange(600_000) % 2
+
+
+@pytest.mark.parametrize("step", [in_place, through_data, other_data])
+def test_a_teacher_and_a_queue_are_written_once_in_every_way(step: Any) -> None:
+    plain, with_sam = written(step, lambda m: dict(m.state_dict()), teacher)
+    assert_identical(with_sam, plain, "teacher, queue")
+    assert float(plain["queue"].sum()) > 0
+
+
+def test_a_queue_that_is_only_rolled_through_data_is_seen() -> None:
+    def start(module: Any) -> None:
+        module.register_buffer("queue", torch.arange(600_000))
+
+    def roll(module: Any, batch: Any) -> None:
+        module.queue.data.copy_(module.queue.roll(1))
+
+    plain, with_sam = written(roll, lambda m: m.queue, start)
+    assert torch.equal(plain, with_sam)
+    assert plain[0] == 600_000 - 6
+
+
+def test_a_buffer_that_the_first_step_registers() -> None:
+    def step(module: Any, batch: Any) -> None:
+        if not hasattr(module, "centre"):
+            module.register_buffer("centre", torch.zeros(8))
+        module.centre.mul_(0.5).add_(batch[0].mean(0))
+
+    plain, with_sam = written(step, lambda m: m.centre, lambda m: None)
+    assert torch.equal(plain, with_sam)
+
+
+def test_expanded_tensors_are_left_alone() -> None:
+    def start(module: Any) -> None:
+        module.register_buffer("mask", torch.ones(1).expand(8))
+
+    def step(module: Any, batch: Any) -> None:
+        module.prior = torch.full((1,), 0.1).expand(10)
+
+    plain, with_sam = written(step, lambda m: (m.mask, m.prior), start)
+    assert_identical(list(with_sam), list(plain), "expanded")
+
+
+def test_a_metric_that_keeps_predictions_with_their_graph() -> None:
+    """Its state is a view made without a graph of a tensor that has one: to write into it is to break it."""
+
+    class Rates(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.auroc = MulticlassAUROC(NUM_CLASSES)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            logits = self.net(batch[0])
+            self.auroc.update(logits.softmax(1), batch[1])
+            self.log("auroc", self.auroc, on_step=False, on_epoch=True, batch_size=16)
+            return nn.functional.cross_entropy(logits, batch[1])
+
+    plain, with_sam = (fit(Rates(), *c).trainer.callback_metrics["auroc"] for c in ([], [SAM(rho=RHO)]))
+    assert plain == with_sam
+
+
+class Slots:
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+def test_an_object_with_slots() -> None:
+    def start(module: Any) -> None:
+        module.meter = Slots()
+
+    def step(module: Any, batch: Any) -> None:
+        module.meter.count += 1
+
+    assert written(step, lambda m: m.meter.count, start) == [6, 6]
+
+
+@pytest.mark.parametrize("make", [lambda: iter(range(99)), itertools.count, lambda: iter(loader())])
+def test_an_iterator_on_the_module_is_refused_before_the_first_step(make: Any) -> None:
+    class Draws(Plain):
+        def on_train_start(self) -> None:
+            self.unlabelled, self.drawn = make(), []
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.drawn.append(next(self.unlabelled))
+            return self.loss(batch)
+
+    module = Draws()
+    with pytest.raises(MisconfigurationException, match="got an iterator on it"):
+        fit(module, SAM(rho=RHO, start=0.9))
+    assert module.drawn == []
+
+
+# The batch.
+
+
+class Words(UserDict):  # type: ignore[type-arg]
+    pass
+
+
+class Named(dict):  # type: ignore[type-arg]
+    pass
+
+
+@dataclass
+class Pair:
+    x: Tensor
+    y: Tensor
+
+
+class Bare:
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+
+def collate(make: Callable[[Tensor, Tensor], Any]) -> Any:
+    def stack(samples: list[Any]) -> Any:
+        x, y, _ = torch.utils.data.default_collate(samples)
+        return make(x, y)
+
+    return loader(collate_fn=stack)
+
+
+def pops(module: Any, batch: Any) -> Tensor:
+    labels = batch.pop("y")
+    batch["x"] = batch["x"] * 2
+    return module.loss((batch["x"], labels))
+
+
+def assigns(module: Any, batch: Any) -> Tensor:
+    batch.x = batch.x * 2
+    return module.loss((batch.x, batch.y))
+
+
+BATCHES: dict[str, tuple[Any, Any]] = {
+    "dict": (lambda x, y: {"x": x, "y": y}, pops),
+    "user_dict": (lambda x, y: Words(x=x, y=y), pops),
+    "dict_subclass": (lambda x, y: Named(x=x, y=y), pops),
+    "dataclass": (Pair, assigns),
+    "object": (Bare, assigns),
+    "nested": (lambda x, y: [Pair(x, y)], lambda module, batch: assigns(module, batch.pop())),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_step_may_take_any_container_apart(name: str) -> None:
+    make, step = BATCHES[name]
+
+    class Takes(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return step(self, batch)
+
+    module = fit(Takes(lr=0.1), SAM(rho=RHO), loader=collate(make))
+    same = fit(Plain(lr=0.1), SAM(rho=RHO), loader=collate(lambda x, y: (x * 2, y)))
+    assert_identical(dict(module.net.state_dict()), dict(same.net.state_dict()), "weights")
+
+
+def writes_through_data(module: Any, batch: Any) -> Any:
+    batch[0].data.mul_(2)
+    return batch
+
+
+def writes_through_numpy(module: Any, batch: Any) -> Any:
+    array = batch[0].numpy()
+    array *= 2
+    return batch
+
+
+def writes_into_an_object(module: Any, batch: Any) -> Any:
+    batch.x.mul_(2)
+    return batch.x, batch.y
+
+
+@pytest.mark.parametrize("start", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("write", "make"),
+    [
+        (writes_through_data, lambda x, y: (x, y)),
+        (writes_through_numpy, lambda x, y: (x, y)),
+        (writes_into_an_object, Pair),
+    ],
+)
+def test_a_step_that_writes_into_its_batch_is_refused_in_the_first_step(write: Any, make: Any, start: float) -> None:
+    class Writes(Plain):
+        steps = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.steps += 1
+            return self.loss(write(self, batch))
+
+    module = Writes()
+    with pytest.raises(MisconfigurationException, match="written in place"):
+        fit(module, SAM(rho=RHO, start=start), loader=collate(make))
+    assert module.steps == 1
+
+
+# Logs.
+
+
+def test_a_log_method_that_was_taken_earlier_is_heard_once() -> None:
+    class Logs(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.say = self.log
+            self.between = 0.0
+
+        def on_before_backward(self, loss: Tensor) -> None:
+            self.log("between", 1.0, on_step=False, on_epoch=True, reduce_fx="sum")
+
+        def on_after_backward(self) -> None:
+            self.log("after", 1.0, on_step=False, on_epoch=True, reduce_fx="sum")
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = self.loss(batch)
+            self.say("taken", loss, on_step=False, on_epoch=True, batch_size=16)
+            super().log("super", 1.0, on_step=False, on_epoch=True, reduce_fx="sum")
+            return loss
+
+    plain, with_sam = (fit(Logs(), *c, max_epochs=2).trainer.callback_metrics for c in ([], [SAM(rho=RHO)]))
+    assert_identical(dict(with_sam), dict(plain), "logged")
+    assert plain["super"] == plain["after"] == 6
+
+
+def test_the_logger_is_still_one_of_its_class(tmp_path: Any) -> None:
+    class Asks(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            assert isinstance(self.logger, TensorBoardLogger)
+            self.logger.hparams["asked"] = True
+            return self.loss(batch) * self.logger.hparams.get("scale", 1.0)
+
+    logger = TensorBoardLogger(tmp_path)
+    fit(Asks(), SAM(rho=RHO), logger=logger)
+    assert logger.hparams["asked"]
