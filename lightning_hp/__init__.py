@@ -1,7 +1,7 @@
 """Hyperparameters for Lightning, chosen by rehearsing the real training and putting everything back.
 
-``import lightning_hp.functional as hpf`` gives the maths alone: it loads no Lightning and no torch, which is why the
-names that need Lightning, torch or data are loaded on first use.
+``import lightning_hp.functional as hpf`` gives the maths alone: it loads no Lightning, which is why the names that
+need Lightning, models or data are loaded on first use.
 """
 
 from __future__ import annotations

@@ -193,7 +193,8 @@ class BatchTrials:
             self._step()
             self._check_batch(size)
             timed = 0.0
-            while len(speeds) < self._steps - 1 or (timed < _SECONDS and len(speeds) < _STEPS):
+            # Joint steps are counted, not timed: every process has to take the same number.
+            while len(speeds) < self._steps - 1 or (not self._joint and timed < _SECONDS and len(speeds) < _STEPS):
                 seconds = self._step()
                 timed += seconds
                 speeds.append((rehearsal.num_samples or size * self._accumulate) / seconds)

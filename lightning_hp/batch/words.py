@@ -78,7 +78,7 @@ def _memory(choice: Choice, trials: BatchTrials) -> BatchBound:
     failed = {trial.batch_size: trial.reason for trial in trials.trials if not trial.fitted}
     if choice.limit is not None:
         above = min((size for size in failed if size > choice.limit), default=None)
-        said = detail if above is None else f"{above}: {failed[above]}"
+        said = detail if above is None else f"{detail}; {above}: {failed[above]}"
         return BatchBound("memory", "at most", choice.limit, said)
     largest = trials.fitted[-1]
     above = min((size for size in failed if size > largest), default=None)

@@ -78,7 +78,11 @@ MEMBERS = [
         refuses=frozenset({"stateful_loader"}),
     ),
     Member("sam_of_radius_0", idle=lambda: SAM(rho=0.0)),
-    Member("backbone_freezing_of_0_epochs", idle=lambda: BackboneFreezing(unfreeze_at_epoch=0, backbone="body")),
+    Member(
+        "backbone_freezing_of_0_epochs",
+        idle=lambda: BackboneFreezing(unfreeze_at_epoch=0, backbone="body"),
+        refuses=frozenset({"classifier"}),  # has no part of that name
+    ),
 ]
 
 

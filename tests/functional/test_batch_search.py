@@ -100,7 +100,7 @@ def test_a_tolerance_saves_trials_and_keeps_its_word():
 def test_a_margin_is_taken_off_what_memory_set_and_is_run():
     for limit in LIMITS:
         found = search(limit, margin=0.1)
-        assert found.batch_size == max(1, int(limit * 0.9))
+        assert found.batch_size == limit - int(limit * 0.1)
     assert search(4000, margin=0.1, max_val=4000).batch_size == 4000
     assert search(100, margin=0.1, round_to=8).batch_size == 80
 

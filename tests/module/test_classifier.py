@@ -224,7 +224,7 @@ def test_batch_size_is_found_in_the_datamodule_and_in_the_model():
     model, datamodule = classifier(batch_size=16), DataModule(batch_size=16)
     train(model, [scaler], datamodule=datamodule)
     assert scaler.optimal_batch_size == model.batch_size == datamodule.hparams.batch_size == 24
-    assert model.lr == 0.05 * 24 / 16
+    assert model.lr == 0.05 * (24 / 16) ** 0.5  # AdamW: by the square root
 
 
 @pytest.mark.parametrize("given", [None, 7])
