@@ -8,7 +8,7 @@ import warnings
 
 import torch
 
-from benchmarks import ground_truth, lr_regret, report, step_cost
+from benchmarks import ground_truth, lr_regret, report, sam_cost, step_cost
 from benchmarks.tasks import TASKS
 
 CHECKED = next(task for task in TASKS if task.name == "mnist-mlp-adam")
@@ -18,7 +18,7 @@ def main() -> None:
     """Parses the command line and runs what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--recompute", action="store_true", help="train the ground truth anew (about half an hour)")
-    parser.add_argument("--only", choices=("regret", "step_cost"), help="run one benchmark")
+    parser.add_argument("--only", choices=("regret", "step_cost", "sam_cost"), help="run one benchmark")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -29,6 +29,8 @@ def main() -> None:
         ground_truth.recompute()
     if options.only in (None, "step_cost"):
         report.write_step_cost(step_cost.run_all())
+    if options.only in (None, "sam_cost"):
+        report.write_sam_cost(*sam_cost.run_all())
     if options.only in (None, "regret"):
         runs = lr_regret.run_all()
         report.FOLDER.mkdir(parents=True, exist_ok=True)

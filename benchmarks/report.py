@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from benchmarks.lr_regret import Run, Summary, summarize
 from benchmarks.tasks import FORMS, TASKS
 
 if TYPE_CHECKING:
+    from benchmarks.sam_cost import Cost as SamCost
     from benchmarks.step_cost import Cost
 
 FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
@@ -80,6 +81,22 @@ state, teardown. torch-lr-finder works without a Trainer and calls none of its h
 Measured on {date} with {versions}.
 """
 
+SAM_COST_PAGE = """\
+# What a step of SAM costs
+
+One step in processor time on one CPU thread, SGD with momentum. No form of SAM can do with less than two forward and
+backward passes and one step of the optimizer; *beyond the floor* is what it takes more than that, the median of pairs
+measured side by side with its 95% interval. Plain loops are compared with the plain floor, the callback with a `fit`
+whose module goes forward and backward twice. A step in which SAM is not due is compared with a `fit` without it.
+
+{table}
+
+*Peak memory* is that of the second job beyond a training of hardly any weights, in units of its weights: weights,
+gradients and momentum are three.
+
+Measured on {date} with {versions}.
+"""
+
 
 def write_regret(runs: Sequence[Run], check: str) -> None:
     """The page ``lr_finder.md`` and its picture."""
@@ -110,6 +127,18 @@ def write_step_cost(costs: Iterable[Cost]) -> None:
         rows.append([cost.job, cost.driver, f"{cost.step_ms:.3f}", ratio, f"{cost.rest_ms:.0f}"])
     page = STEP_COST_PAGE.format(table=_table(rows), date=date.today().isoformat(), versions=_versions())
     (FOLDER / "step_cost.md").write_text(page)
+
+
+def write_sam_cost(costs: Iterable[SamCost], peaks: Mapping[str, float]) -> None:
+    """The page ``sam_cost.md``."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    rows = [["model", "driver", "ms a step", "beyond the floor", "peak memory"]]
+    for cost in costs:
+        over = f"{cost.over:+.1%} ({cost.over_low:+.1%} to {cost.over_high:+.1%})" if cost.over_low else "0"
+        rows.append([cost.job, cost.driver, f"{cost.step_ms:.2f}", over, f"{peaks[cost.driver]:.2f}"])
+    versions = f"{_versions()}, pytorch_optimizer {version('pytorch_optimizer')}"
+    page = SAM_COST_PAGE.format(table=_table(rows), date=date.today().isoformat(), versions=versions)
+    (FOLDER / "sam_cost.md").write_text(page)
 
 
 def _summary_table(summaries: Iterable[Summary]) -> str:

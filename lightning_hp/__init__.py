@@ -13,7 +13,7 @@ from lightning_hp import functional
 from lightning_hp.results import BatchBound, BatchSizeResult, BatchTrial, LRFindResult
 
 if TYPE_CHECKING:
-    from lightning_hp.callbacks import BatchSizeScaler, LRFinder
+    from lightning_hp.callbacks import SAM, BatchSizeScaler, LRFinder
     from lightning_hp.data import ClassBalancedBatchSampler
     from lightning_hp.module.classifier import Classifier
     from lightning_hp.module.mixin import ClassifierMixin
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - plain order; ruff takes SAM for a constant
     "Backbone",
     "BatchBound",
     "BatchSizeResult",
@@ -34,6 +34,7 @@ __all__ = [
     "InferenceSpeed",
     "LRFindResult",
     "LRFinder",
+    "SAM",
     "functional",
 ]
 
@@ -46,6 +47,7 @@ _ON_FIRST_USE = {
     "ClassifierMixin": "lightning_hp.module.mixin",
     "InferenceSpeed": "lightning_hp.nn",
     "LRFinder": "lightning_hp.callbacks",
+    "SAM": "lightning_hp.callbacks",
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import FrozenInstanceError, fields
 import numpy as np
 import pytest
 
-from lightning_hp import LRFindResult
+from lightning_hp import BatchBound, BatchSizeResult, BatchTrial, LRFindResult
 from lightning_hp.functional import lr_range, suggest_lr
 
 LRS = lr_range(1e-6, 10, 99)
@@ -179,3 +179,138 @@ def test_a_zoomed_sweep_that_shows_too_little_does_not():
     assert zoomed.suggestion == wide.suggestion
     assert zoomed.reason is None
     assert zoomed.zoom_losses == ((2.3,) * 20,)
+
+
+# --- the batch size
+
+
+def batch_result(**changes):
+    found = {
+        "batch_size": 64,
+        "accumulate_grad_batches": 1,
+        "world_size": 1,
+        "decided_by": "throughput",
+        "bounds": (
+            BatchBound("memory", "at most", 700, "4000 MiB, free memory"),
+            BatchBound("classes", "at least", None, "nothing asked"),
+            BatchBound("throughput", "fast from", 64, "within 5% of 476 samples/s"),
+        ),
+        "trials": (
+            BatchTrial(32, True, 379.0, 100 * 2**20),
+            BatchTrial(64, True, 471.0),
+            BatchTrial(1024, False, reason="OutOfMemoryError: CUDA out of memory."),
+        ),
+        "batch_size_before": 32,
+        "batch_size_used": 64,
+        "accumulate_before": 1,
+        "base_batch_size": 32,
+        "lr_before": 0.1,
+        "lr_scaled": 0.2,
+        "lr_used": 0.1,
+        "lr_rule": "linear",
+        "notes": ("Mind the step.",),
+        "num_steps": 9,
+        "seconds": 1.25,
+    }
+    return BatchSizeResult(**{**found, **changes})
+
+
+def unscaled():
+    return batch_result(lr_before=None, lr_scaled=None, lr_used=None, lr_rule=None, notes=(), trials=(), bounds=())
+
+
+def test_the_effective_batch_is_the_product_and_k_its_growth():
+    found = batch_result(accumulate_grad_batches=3, world_size=2, base_batch_size=48)
+    assert found.effective_batch_size == 64 * 3 * 2
+    assert found.k * found.base_batch_size == found.effective_batch_size
+    assert batch_result(base_batch_size=256).k == 0.25
+
+
+def test_found_used_and_before_are_kept_apart():
+    used = batch_result(batch_size_used=32).used(np.int64(64), 0.2)
+    assert (used.batch_size, used.batch_size_before, used.batch_size_used) == (64, 32, 64)
+    assert type(used.batch_size_used) is int
+    assert (used.lr_before, used.lr_scaled, used.lr_used) == (0.1, 0.2, 0.2)
+    assert batch_result().lr_used == 0.1  # the first one stays as it was
+
+
+@pytest.mark.parametrize("make", [batch_result, unscaled])
+def test_a_batch_size_travels_through_json(make):
+    found = make()
+    again = BatchSizeResult.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
+    assert again == found
+    assert hash(again) == hash(found)
+    assert BatchSizeResult.from_dict({**found.to_dict(), "colour": "blue"}) == found
+
+
+@pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])
+@pytest.mark.parametrize("make", [batch_result, unscaled])
+def test_a_batch_size_is_copied_and_pickled(make, travel):
+    assert travel(make()) == make()
+
+
+def test_a_batch_size_is_frozen():
+    for thing in (batch_result(), batch_result().trials[0], batch_result().bounds[0]):
+        with pytest.raises(FrozenInstanceError):
+            thing.batch_size = 1
+
+
+def test_a_batch_size_reads_well():
+    assert str(batch_result()).splitlines() == [
+        "Batch size 64 (was 32): throughput decided",
+        "  memory: at most 700 (4000 MiB, free memory)",
+        "  classes: nothing asked",
+        "  throughput: fast from 64 (within 5% of 476 samples/s)",
+        "  learning rate 0.1 x 2 (linear) = 0.2",
+        "  Mind the step.",
+        "  9 steps in 1.2 s",
+    ]
+    assert str(unscaled()).splitlines() == ["Batch size 64 (was 32): throughput decided", "  9 steps in 1.2 s"]
+
+
+def test_accumulated_batches_are_spelled_out():
+    found = batch_result(accumulate_grad_batches=3, world_size=2)
+    assert str(found).splitlines()[1] == "  384 samples for one optimizer step: 64 x 3 batches x 2 processes"
+
+
+def test_a_rate_of_zero_stays_zero():
+    found = batch_result(lr_before=0.0, lr_scaled=0.0, lr_used=0.0)
+    assert "  learning rate 0 x 1 (linear) = 0" in str(found).splitlines()
+    assert ["learning rate scaled", 0.0, "linear scaled, k = 2"] in found.table()[1]
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [
+        (0.0, "0"),
+        (2.4e-7, "2e-07"),
+        (0.00099, "1e-03"),
+        (0.0694, "0.069"),
+        (0.9994, "0.999"),
+        (0.9996, "> 0.999"),
+        (1 - 1e-9, "> 0.999"),
+        (1.0, "1"),
+    ],
+)
+def test_a_probability_is_never_rounded_to_a_certainty(probability, text):
+    line = str(batch_result(class_probability=probability, min_per_class=3)).splitlines()[4]
+    assert line == f"  a step shows every class 3 times or more with probability {text}"
+
+
+def test_the_tables_have_a_row_for_each_bound_and_each_trial():
+    found = batch_result().used(64, 0.2)
+    header, rows = found.table()
+    assert all(len(row) == len(header) for row in rows)
+    values = {row[0]: row[1] for row in rows}
+    assert (values["found"], values["before"], values["used"], values["effective"]) == (64, 32, 64, 64)
+    assert (values["memory, at most"], values["classes, at least"]) == (700, None)
+    assert [values[f"learning rate {name}"] for name in ("before", "scaled", "used")] == [0.1, 0.2, 0.2]
+    assert rows[-1] == ["note", None, "Mind the step."]
+    header, rows = found.trials_table()
+    assert header == ["batch size", "fits", "samples/s", "peak MiB"]
+    assert rows == [
+        [32, "yes", 379.0, 100.0],
+        [64, "yes", 471.0, None],
+        [1024, "no: OutOfMemoryError: CUDA out of memory.", None, None],
+    ]
+    assert "learning rate before" not in {row[0] for row in unscaled().table()[1]}

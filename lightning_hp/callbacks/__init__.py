@@ -2,5 +2,6 @@
 
 from lightning_hp.callbacks.batch_size_scaler import BatchSizeScaler
 from lightning_hp.callbacks.lr_finder import LRFinder
+from lightning_hp.callbacks.sam import SAM
 
-__all__ = ["BatchSizeScaler", "LRFinder"]
+__all__ = ["BatchSizeScaler", "LRFinder", "SAM"]  # noqa: RUF022 - plain order; ruff takes SAM for a constant

@@ -7,9 +7,7 @@ from typing import Any, get_args
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_hp.batch_bounds import Asked, Scaling
-from lightning_hp.batch_choice import Objective
-from lightning_hp.batch_find import find_batch_size
+from lightning_hp.batch import Asked, Objective, Scaling, find_batch_size
 from lightning_hp.before_training import name_undecided_callbacks, reason_not_to_rehearse
 from lightning_hp.callbacks.arguments import expect, is_count
 from lightning_hp.functional.batch_grid import RoundTo

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MIB = 2**20
+_TICKS = 12
 _LINES = {"classes": ":", "data": "--", "max_val": "-.", "memory": (0, (5, 1)), "throughput": (0, (1, 1))}
 
 
@@ -60,15 +61,16 @@ def plot_batch_size(result: BatchSizeResult, axes: tuple[Axes, Axes] | None = No
     _draw_memory(below, result)
     for ax in (above, below):
         _draw_bounds(ax, result)
-        ax.axvline(result.batch_size, color=ANSWER, linewidth=1.8, zorder=4)
-    _draw_before(below, result)
+        ax.axvline(result.batch_size, color=ANSWER, linewidth=1.8, zorder=2.5)  # above the bounds, below the dots
     _set_sizes(below, result)
+    _draw_before(below, result)
     _draw_title(above, result)
-    legend = above.legend(
-        loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8.5, labelcolor=QUIET, alignment="left"
-    )
-    legend.set_title("bounds")
-    legend.get_title().set(color=INK, fontsize=8.5)
+    if any(bound.size is not None for bound in result.bounds):
+        legend = above.legend(
+            loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8.5, labelcolor=QUIET, alignment="left"
+        )
+        legend.set_title("bounds")
+        legend.get_title().set(color=INK, fontsize=8.5)
     above.set_ylabel("samples / s", color=INK)
     below.set_ylabel("peak memory, MiB", color=INK)
     below.set_xlabel("batch size of a process", color=INK)
@@ -89,14 +91,29 @@ def _draw_throughput(ax: Axes, result: BatchSizeResult) -> None:
 
 
 def _draw_memory(ax: Axes, result: BatchSizeResult) -> None:
-    """The peak of each size; a cross for one that did not fit."""
+    """The peak of each size; a cross for one that did not fit, at the top if it failed on the way to its peak."""
     peaks = {trial.batch_size: trial.peak_bytes / _MIB for trial in result.trials if trial.peak_bytes is not None}
     sizes = sorted(peaks)
     ax.plot(sizes, [peaks[size] for size in sizes], "o-", color=SECOND, linewidth=2, markersize=5, zorder=3)
     failed = sorted({trial.batch_size for trial in result.trials if not trial.fitted})
-    top = 1.0 if not peaks else max(peaks.values())
-    ax.plot(failed, [top] * len(failed), "x", color=ANSWER, markersize=7, markeredgewidth=1.8, zorder=5)
-    ax.set_ylim(bottom=0)
+    top = max(peaks.values(), default=1.0)
+    heights = [peaks.get(size, top) for size in failed]
+    ax.plot(failed, heights, "x", color=ANSWER, markersize=7, markeredgewidth=1.8, zorder=5)
+    if failed:
+        ax.annotate(
+            "did not fit",
+            (failed[-1], heights[-1]),
+            (0, -8),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            color=ANSWER,
+            fontsize=8.5,
+        )
+    ax.set_ylim(0, 1.1 * top or 1.0)
+    if not any(peaks.values()):
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "not known on this device", transform=ax.transAxes, ha="center", color=QUIET, fontsize=9.5)
 
 
 def _draw_bounds(ax: Axes, result: BatchSizeResult) -> None:
@@ -112,23 +129,26 @@ def _draw_before(ax: Axes, result: BatchSizeResult) -> None:
     ax.plot(
         result.batch_size_before, 0, "^", transform=ax.get_xaxis_transform(), color=QUIET, markersize=9, clip_on=False
     )
+    low, high = ax.get_xlim()
+    is_right = result.batch_size_before**2 > low * high
     ax.annotate(
         f"before {result.batch_size_before}",
         (result.batch_size_before, 0),
-        (8, 5),
+        (-8 if is_right else 8, 5),
         xycoords=ax.get_xaxis_transform(),
         textcoords="offset points",
+        ha="right" if is_right else "left",
         color=QUIET,
         fontsize=8.5,
     )
 
 
 def _set_sizes(ax: Axes, result: BatchSizeResult) -> None:
-    """Powers of two, written as numbers, over what was tried."""
+    """Powers of two, written as numbers, over what was tried; of many of them some."""
     sizes = [trial.batch_size for trial in result.trials] + [result.batch_size, result.batch_size_before]
     low, high = math.floor(math.log2(min(sizes))), math.ceil(math.log2(max(sizes)))
     ax.set_xlim(2 ** (low - 0.3), 2 ** (high + 0.3))
-    ticks = [2**power for power in range(low, high + 1)]
+    ticks = [2**power for power in range(high, low - 1, -math.ceil((high - low + 1) / _TICKS))]
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.minorticks_off()
 

@@ -15,11 +15,13 @@ from lightning_hp.rehearsal.loaders import (
 )
 from lightning_hp.rehearsal.namespace import is_resuming, lightning_module_of, lightning_package, misconfiguration
 from lightning_hp.rehearsal.ranks import apart, can_step_apart, reduce_over_ranks
+from lightning_hp.rehearsal.recorder import is_rehearsal
 from lightning_hp.rehearsal.rehearsal import (
     HOOKS_BEFORE_EPOCH,
     HOOKS_BEFORE_FIT,
     Rehearsal,
 )
+from lightning_hp.rehearsal.second_pass import SecondPass
 from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "EvaluationRehearsal",
     "RandomStreams",
     "Rehearsal",
+    "SecondPass",
     "Snapshot",
     "apart",
     "batch_size_of",
@@ -36,6 +39,7 @@ __all__ = [
     "copy_loaders",
     "evaluation_loop",
     "flatten_loaders",
+    "is_rehearsal",
     "is_resizable",
     "is_resuming",
     "lightning_module_of",

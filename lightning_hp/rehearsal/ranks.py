@@ -55,6 +55,11 @@ def apart(trainer: Any) -> Iterator[None]:
         vars(trainer.fit_loop.epoch_loop).pop("_broadcast_sigterm_tensor", None)
 
 
+def is_apart(trainer: Any) -> bool:
+    """Whether this is a step within :func:`apart`: nothing may be exchanged."""
+    return vars(trainer.strategy).get("reduce") is _keep
+
+
 def reduce_over_ranks(trainer: Any, values: list[float], operation: str) -> list[float]:
     """The smallest (``"min"``), largest (``"max"``) or summed (``"sum"``) of each value over all processes."""
     if trainer.world_size == 1:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
+def is_rehearsal(trainer: Any) -> bool:
+    """Whether the steps that the Trainer runs are those of a rehearsal."""
+    return any(isinstance(callback, LossRecorder) for callback in trainer.callbacks)
+
+
 class LossRecorder(Callback):
     """Keeps the loss of every batch of a step, and how many samples it had."""
 

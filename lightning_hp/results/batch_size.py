@@ -202,7 +202,7 @@ class BatchSizeResult:
                 f" {_probability(self.class_probability)}"
             )
         if self.lr_scaled is not None and self.lr_before is not None:
-            factor = self.lr_scaled / self.lr_before
+            factor = self.lr_scaled / self.lr_before if self.lr_before else 1.0
             lines.append(f"  learning rate {self.lr_before:.3g} x {factor:.3g} ({self.lr_rule}) = {self.lr_scaled:.3g}")
         lines += [f"  {note}" for note in self.notes]
         lines.append(f"  {self.num_steps} steps in {self.seconds:.1f} s")
@@ -215,5 +215,5 @@ class BatchSizeResult:
 def _probability(probability: float) -> str:
     """Three digits where they mean something, and never a 1 that is none."""
     if probability == 0 or probability >= 0.9995:
-        return "0" if probability == 0 else "1" if math.isclose(probability, 1, abs_tol=1e-12) else "> 0.999"
+        return "0" if probability == 0 else "1" if math.isclose(probability, 1, rel_tol=1e-12) else "> 0.999"
     return f"{probability:.3f}" if probability >= 0.001 else f"{probability:.0e}"

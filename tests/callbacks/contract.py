@@ -20,7 +20,7 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_hp import BatchSizeScaler, LRFinder
+from lightning_hp import SAM, BatchSizeScaler, LRFinder
 from lightning_hp.rehearsal import Rehearsal
 from tests.training import BATCH_SIZE, NUM_SAMPLES, Net, Samples, Stream
 
@@ -77,6 +77,7 @@ MEMBERS = [
         applied_batch_size=lambda callback: callback.optimal_batch_size,
         refuses=frozenset({"stateful_loader"}),
     ),
+    Member("sam_of_radius_0", idle=lambda: SAM(rho=0.0)),
 ]
 
 
@@ -234,6 +235,19 @@ TRAININGS = [
         "accumulation_scheduler",
         loader=lambda: loader(shuffle=True),
         callbacks=lambda: [GradientAccumulationScheduler({0: 2, 1: 3})],
+    ),
+    Training(
+        "sam",
+        {"dropout": 0.3, "batch_norm": True, "groups": True},
+        lambda: loader(shuffle=True),
+        callbacks=lambda: [SAM(rho=0.1)],
+    ),
+    Training(
+        "sam_accumulation_fp16",
+        {"batch_norm": True},
+        lambda: loader(shuffle=True, dataset=Samples(augment=True)),
+        lambda: {**fp16_on_cpu(), "accumulate_grad_batches": 2, "gradient_clip_val": 0.5},
+        callbacks=lambda: [SAM(rho=1.0, adaptive=True, every=2)],
     ),
     Training("freezing", loader=lambda: loader(shuffle=True), callbacks=lambda: [FreezeBody()]),
     Training(

@@ -13,7 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
-from lightning_hp import BatchSizeScaler
+from lightning_hp import SAM, BatchSizeScaler
 from tests.distributed.two_ranks import DDP, Sharded, same_on_both_ranks
 from tests.training import Net, Run, Samples, assert_identical, assert_same_training, train
 
@@ -79,6 +79,14 @@ def classes() -> None:
     assert callback.optimal_batch_size == 75
     effective = scaler(effective_batch_size=128, max_val=16)
     assert run([effective], net()).trainer.accumulate_grad_batches == 4
+
+
+def with_sam() -> None:
+    """SAM acts in the trials, and does not exchange its first gradient in a step that one process may leave."""
+    callback = scaler()
+    run([callback, SAM(sync_perturbation=True)], net(Unequal), accumulate_grad_batches=2)
+    assert callback.optimal_batch_size is not None
+    assert 95 <= callback.optimal_batch_size <= 100
 
 
 def joint() -> None:

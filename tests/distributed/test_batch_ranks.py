@@ -10,7 +10,7 @@ from tests.distributed.test_two_ranks import needs_streams, two_ranks
 
 
 @pytest.mark.parametrize(
-    "scenario", ["ddp", "classes", "joint", pytest.param("fsdp2", marks=needs_streams), "nothing_fits"]
+    "scenario", ["ddp", "classes", "with_sam", "joint", pytest.param("fsdp2", marks=needs_streams), "nothing_fits"]
 )
 def test_processes_agree(scenario: str, tmp_path: Path) -> None:
     for code, output in two_ranks(scenario, tmp_path, timeout=240, module="tests.distributed.batch_ranks"):

@@ -582,3 +582,107 @@ def test_snapshot_and_streams_are_usable_alone() -> None:
     snapshot.restore()
     streams.restore()
     assert torch.equal(first, module(torch.randn(4, 3)))
+
+
+class Inside(pl.Callback):
+    """Does something within a rehearsal at the start of a training."""
+
+    def __init__(self, act: Any) -> None:
+        self.act = act
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with Rehearsal(trainer, pl_module) as rehearsal:
+            self.act(rehearsal)
+
+
+def _resized(size: int) -> Any:
+    return torch.utils.data.DataLoader(Samples(), batch_size=size, shuffle=True)
+
+
+def test_other_loaders_from_the_start_and_the_training_is_as_without() -> None:
+    seen: list[Any] = []
+
+    def act(rehearsal: Rehearsal) -> None:
+        module = rehearsal._module
+        for size in (32, 8):
+            rehearsal.restart(lambda size=size: _resized(size), accumulate_grad_batches=2)
+            assert module.seen == []  # from the start
+            rehearsal.step()
+            seen.append((rehearsal.first_batch, rehearsal.num_samples, len(module.seen)))
+            assert [loader.batch_size for loader in rehearsal.loaders] == [size]
+
+    torch.manual_seed(5)
+    run = train(Net(dropout=0.3, batch_norm=True), [Inside(act)], loader(shuffle=True))
+    torch.manual_seed(5)
+    assert_same_training(run, train(Net(dropout=0.3, batch_norm=True), [], loader(shuffle=True)))
+    assert seen == [(32, 64, 2), (8, 16, 2)]
+
+
+def test_what_the_loaders_write_into_the_module_is_there_in_the_steps_and_gone_afterwards() -> None:
+    def act(rehearsal: Rehearsal) -> None:
+        module = rehearsal._module
+
+        def build() -> Any:
+            module.batch_size = 8
+            return _resized(8)
+
+        rehearsal.restart(build)
+        rehearsal.step()
+        assert module.batch_size == 8
+
+    run = train(Net(), [Inside(act)], loader())
+    assert not hasattr(run.module, "batch_size")
+
+
+def test_after_an_error_in_a_step_it_begins_again() -> None:
+    class FailsOnce(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            if len(batch[0]) == 32:
+                raise StopHereError
+            return super().training_step(batch, batch_idx)
+
+    def act(rehearsal: Rehearsal) -> None:
+        rehearsal.restart(lambda: _resized(32))
+        with pytest.raises(StopHereError):
+            rehearsal.step()
+        rehearsal.restart(lambda: _resized(8))
+        rehearsal.step()
+
+    torch.manual_seed(5)
+    run = train(FailsOnce(dropout=0.3), [Inside(act)], loader(shuffle=True), precision="bf16-mixed")
+    torch.manual_seed(5)
+    assert_same_training(run, train(FailsOnce(dropout=0.3), [], loader(shuffle=True), precision="bf16-mixed"))
+
+
+def test_one_batch_of_the_validation_leaves_no_trace() -> None:
+    class Validates(Net):
+        validated = 0
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            type(self).validated += 1
+            super().validation_step(batch, batch_idx)
+
+    def act(rehearsal: Rehearsal) -> None:
+        rehearsal.step()
+        Validates.validated = 0
+        assert rehearsal.validate()
+        assert Validates.validated == 1
+        assert rehearsal._module.training
+        assert rehearsal.trainer.training
+        rehearsal.rewind()
+        rehearsal.step()
+
+    torch.manual_seed(5)
+    run = train(Validates(dropout=0.3, batch_norm=True), [Inside(act)], loader(shuffle=True))
+    torch.manual_seed(5)
+    assert_same_training(run, train(Validates(dropout=0.3, batch_norm=True), [], loader(shuffle=True)))
+
+
+def test_without_a_validation_there_is_no_batch_of_it() -> None:
+    train(Net(), [Inside(lambda rehearsal: _expect_none(rehearsal))], loader(), limit_val_batches=0)
+
+
+def _expect_none(rehearsal: Rehearsal) -> None:
+    assert not rehearsal.validate()

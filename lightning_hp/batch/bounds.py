@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_hp.batch_choice import Choice, Objective, Wanted
+from lightning_hp.batch.choice import Choice, Objective, Wanted
 from lightning_hp.data import ClassCounts, NoClasses, class_counts
 from lightning_hp.functional.batch_grid import RoundTo
 from lightning_hp.functional.class_coverage import batch_size_for_coverage, coverage_probability
@@ -17,7 +17,7 @@ from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal, batch_size_of
 from lightning_hp.results import BatchBound
 
 if TYPE_CHECKING:
-    from lightning_hp.batch_trials import BatchTrials
+    from lightning_hp.batch.trials import BatchTrials
 
 
 Scaling = Literal["linear", "sqrt", "auto"]
@@ -289,9 +289,12 @@ def _memory(choice: Choice, trials: BatchTrials) -> BatchBound:
     detail = f"{room}{trials.budget.source}"
     if choice.limit is None:
         largest = trials.fitted[-1]
+        above = [trial.batch_size for trial in trials.trials if not trial.fitted and trial.batch_size > largest]
+        if above:
+            return BatchBound("memory", "at most", None, f"between {largest} and {min(above)}, {detail}")
         peak = dict(trials.peaks).get(largest)
-        taken = "fits" if peak is None else f"takes {peak / 2**20:.0f} MiB"
-        return BatchBound("memory", "at most", None, f"not reached, {largest} {taken} of {detail}")
+        taken = "fits, " if peak is None else f"takes {peak / 2**20:.0f} MiB of "
+        return BatchBound("memory", "at most", None, f"not reached, {largest} {taken}{detail}")
     return BatchBound("memory", "at most", choice.limit, detail)
 
 

@@ -6,9 +6,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lightning_hp.batch_bounds import Asked, Bounds
-from lightning_hp.batch_choice import choose_batch_size
-from lightning_hp.batch_trials import BatchTrials
+from lightning_hp.batch.bounds import Asked, Bounds
+from lightning_hp.batch.choice import choose_batch_size
+from lightning_hp.batch.trials import BatchTrials
 from lightning_hp.before_training import progress_bar
 from lightning_hp.functional.lr_scaling import scale_lr, scaling_advice, scaling_rule
 from lightning_hp.functional.lr_warmup import warmup_steps

@@ -23,7 +23,7 @@ TOLERANCE = 0.02
 
 
 class Trials(Protocol):
-    """What is asked of trials; see [`BatchTrials`][lightning_hp.batch_trials.BatchTrials]."""
+    """What is asked of trials; see [`BatchTrials`][lightning_hp.batch.trials.BatchTrials]."""
 
     @property
     def fitted(self) -> list[int]:
@@ -189,8 +189,13 @@ class _Choosing:
             return
         self.failed = min(filter(None, (self.failed, found.smallest_failed)))
         if found.batch_size is not None:
-            given_away = int(found.batch_size * self.wanted.margin)
-            self.limit = max(self.grid.down(found.batch_size - given_away), self.grid.lowest)
+            self.limit = self.less_margin(found.batch_size)
+
+    def less_margin(self, largest: int) -> int:
+        """Whole samples off what memory allows, which may be more than the largest on the grid that fits."""
+        room = max(largest, min(int(self.trials.predict() or 0), (self.failed or 0) - 1))
+        most = room - int(room * self.wanted.margin)
+        return max(self.grid.down(min(largest, most)), self.grid.lowest)
 
     def fits(self, size: int, validate: bool) -> bool:
         """As the trials say, where they did not say it already; the answer is run once more at the end."""

@@ -1,0 +1,313 @@
+"""What a step of SAM costs beyond its floor: two forward and backward passes and one step of the optimizer.
+
+Everybody takes turns of a few steps (see :mod:`benchmarks.relay`), and each turn is compared with the turn of the floor
+beside it. Plain loops are compared with a plain floor, the callback with a floor inside ``Trainer.fit``. Memory is the
+peak of a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models import resnet18
+
+import lightning_hp.functional as hpf
+from benchmarks.ground_truth import quiet_trainer
+from benchmarks.relay import Relay
+from lightning_hp import SAM
+
+RHO = 0.05
+
+
+class Deep(nn.Module):
+    """A chain of small residual layers: hundreds of tensors with hardly anything in them."""
+
+    def __init__(self, width: int = 23, depth: int = 401) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + 0.05 * torch.relu(layer(x))
+        return x
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model and its batches."""
+
+    name: str
+    net: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    batch_size: int
+    steps_a_turn: int
+    turns: int
+    rounds: int
+
+    @property
+    def steps(self) -> int:
+        return self.steps_a_turn * self.turns
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        dice = torch.Generator().manual_seed(0)
+        shape = (self.batch_size, *self.shape)
+        return torch.randn(shape, generator=dice), torch.randint(10, (self.batch_size,), generator=dice)
+
+
+JOBS = (
+    Job("802 small tensors, batch 32", Deep, (23,), 32, 5, 16, 4),
+    Job(
+        "25 M weights in 8 tensors, batch 2",
+        lambda: nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(2508, 2508), nn.ReLU()))),
+        (2508,), 2, 4, 12, 4,
+    ),
+    Job("ResNet-18 32x32, batch 64", lambda: resnet18(num_classes=10), (3, 32, 32), 64, 3, 6, 3),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One way of training on one job."""
+
+    job: str
+    driver: str
+    step_ms: float
+    over: float  # share of the floor beyond it; of the plain floor, or of that in `fit`
+    over_low: float
+    over_high: float
+
+
+def _loop(job: Job, tick: Callable[[], None], make_step: Callable[[nn.Module, Callable[[], Tensor]], Any]) -> None:
+    net, (x, y) = job.net(), job.batch()
+
+    def backward() -> Tensor:
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        return loss
+
+    step = make_step(net, backward)
+    for _ in range(job.steps):
+        tick()
+        step()
+
+
+def _sgd(net: nn.Module) -> SGD:
+    return SGD(net.parameters(), lr=1e-4, momentum=0.9)
+
+
+def _one_pass(net: nn.Module, backward: Callable[[], Tensor]) -> Any:
+    optimizer = _sgd(net)
+
+    def step() -> None:
+        backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _two_passes(net: nn.Module, backward: Callable[[], Tensor]) -> Any:
+    optimizer = _sgd(net)
+
+    def step() -> None:
+        backward()
+        optimizer.zero_grad()
+        backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _ours(net: nn.Module, backward: Callable[[], Tensor]) -> Any:
+    optimizer, sam = _sgd(net), hpf.Perturbation(net.parameters(), RHO)
+
+    def step() -> None:
+        backward()
+        with sam.ascended():
+            backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _published(net: nn.Module, backward: Callable[[], Tensor]) -> Any:
+    """The form that most repositories share: clone, add a fresh e, give the old tensor back."""
+    optimizer = _sgd(net)
+    old: dict[Tensor, Tensor] = {}
+
+    @torch.no_grad()
+    def climb() -> None:
+        norm = torch.stack([p.grad.norm(p=2) for p in net.parameters() if p.grad is not None]).norm(p=2)
+        scale = RHO / (norm + 1e-12)
+        for p in net.parameters():
+            if p.grad is not None:
+                old[p] = p.data.clone()
+                p.add_(p.grad * scale.to(p))
+        optimizer.zero_grad()
+
+    def step() -> None:
+        backward()
+        climb()
+        backward()
+        for p in net.parameters():
+            p.data = old[p]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _pytorch_optimizer(net: nn.Module, backward: Callable[[], Tensor], foreach: bool | None = None) -> Any:
+    import pytorch_optimizer
+
+    optimizer = pytorch_optimizer.SAM(net.parameters(), SGD, rho=RHO, foreach=foreach, lr=1e-4, momentum=0.9)
+
+    def step() -> None:
+        backward()
+        optimizer.step(backward)
+        optimizer.zero_grad()
+
+    return step
+
+
+class _Ticking(pl.LightningModule):
+    """A classifier that tells when each of its training steps starts; a second pass does not count."""
+
+    def __init__(self, net: nn.Module, tick: Callable[[], None], passes: int) -> None:
+        super().__init__()
+        self.net = net
+        self.tick = tick
+        self.passes = passes
+        self.inputs: Any = None
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.tick()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.inputs = batch
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+        for _ in range(self.passes - 1):
+            self.optimizers().zero_grad()  # type: ignore[union-attr]
+            nn.functional.cross_entropy(self.net(self.inputs[0]), self.inputs[1]).backward()
+
+    def configure_optimizers(self) -> SGD:
+        return _sgd(self.net)
+
+
+def _fit(job: Job, tick: Callable[[], None], passes: int = 1, **sam: Any) -> None:
+    x, y = job.batch()
+    whole = TensorDataset(x[None], y[None])
+    loader = DataLoader(whole, batch_size=None, sampler=[0] * job.steps)
+    module = _Ticking(job.net(), tick, passes)
+    quiet_trainer(max_epochs=1, callbacks=[SAM(**sam)] if sam else []).fit(module, loader)
+
+
+Driver = Callable[[Job, Callable[[], None]], None]
+DRIVERS: dict[str, Driver] = {
+    "one pass": partial(_loop, make_step=_one_pass),
+    "two passes": partial(_loop, make_step=_two_passes),
+    "hpf.Perturbation": partial(_loop, make_step=_ours),
+    "usual published loop": partial(_loop, make_step=_published),
+    "pytorch_optimizer": partial(_loop, make_step=_pytorch_optimizer),
+    "pytorch_optimizer, foreach": partial(_loop, make_step=partial(_pytorch_optimizer, foreach=True)),
+    "Trainer.fit, one pass": _fit,
+    "Trainer.fit, SAM not due": partial(_fit, rho=RHO, every=10**6),
+    "Trainer.fit, two passes": partial(_fit, passes=2),
+    "Trainer.fit, SAM": partial(_fit, rho=RHO),
+}
+
+
+def measure(job: Job) -> list[Cost]:
+    """Runs all drivers side by side, several rounds; who starts turns with the rounds."""
+    turns: dict[str, list[float]] = {name: [] for name in DRIVERS}
+    names = list(DRIVERS)
+    for number in range(job.rounds + 1):
+        first = number % len(names)
+        relay = Relay({name: partial(_drive, job, name) for name in names[first:] + names[:first]}, job.steps_a_turn)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            relay.run()
+        if number:  # the first round warms up imports and caches
+            for name in names:
+                turns[name] += relay.turns[name][1:]  # the first turn allocates
+    return [_cost(job, name, turns) for name in names]
+
+
+def run_all() -> tuple[list[Cost], dict[str, float]]:
+    """All jobs, one after the other; then the memory."""
+    costs: list[Cost] = []
+    for job in JOBS:
+        costs += measure(job)
+        print(f"sam cost: {job.name} done", flush=True)
+    return costs, {name: peak_in_weights(name) for name in DRIVERS}
+
+
+def peak_in_weights(driver: str) -> float:
+    """Peak memory of the job with most weights, beyond that of a process with hardly any, in units of the weights."""
+    code = "from benchmarks.sam_cost import print_peak; print_peak({!r})"
+    peaks = []
+    for name in (driver, ""):
+        done = subprocess.run([sys.executable, "-c", code.format(name)], capture_output=True, text=True, check=True)
+        peaks.append(1024 * float(done.stdout.split()[-1]))
+    return (peaks[0] - peaks[1]) / sum(p.numel() * p.element_size() for p in JOBS[1].net().parameters())
+
+
+def print_peak(driver: str) -> None:
+    """In a process of its own: trains a few steps and prints its peak in KiB. Without a driver: what imports cost."""
+    import resource
+    import warnings
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    job = JOBS[1]
+    short = Job(job.name, job.net, job.shape, job.batch_size, 4, 1, 1)
+    small = Job(job.name, lambda: nn.Linear(8, 10), (8,), 2, 4, 1, 1)
+    import pytorch_optimizer  # noqa: F401
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        DRIVERS[driver or "Trainer.fit, SAM"](short if driver else small, lambda: None)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _drive(job: Job, name: str, relay: Relay) -> None:
+    torch.manual_seed(0)
+    DRIVERS[name](job, partial(relay.tick, name))
+
+
+def _floor_of(name: str) -> str:
+    if not name.startswith("Trainer.fit"):
+        return "one pass" if name == "one pass" else "two passes"
+    return "Trainer.fit, one pass" if name.endswith(("one pass", "not due")) else "Trainer.fit, two passes"
+
+
+def _cost(job: Job, name: str, turns: dict[str, list[float]]) -> Cost:
+    ratios = sorted(one / floor - 1 for one, floor in zip(turns[name], turns[_floor_of(name)], strict=True))
+    # Order statistics: the median of what was sampled lies between these two in 95% of cases.
+    margin = 0.98 * math.sqrt(len(ratios))
+    low, high = math.floor(len(ratios) / 2 - margin), math.ceil(len(ratios) / 2 + margin)
+    return Cost(
+        job.name,
+        name,
+        1e3 * statistics.median(turns[name]),
+        statistics.median(ratios),
+        ratios[max(low, 0)],
+        ratios[min(high, len(ratios) - 1)],
+    )

@@ -1,0 +1,187 @@
+"""What a training step writes besides gradients, so that a second pass through the same step can be undone.
+
+A whole snapshot would copy the weights in each step. Here small buffers (running statistics, which torch writes without
+counting a version) are copied in any case, and of the other tensors those that the first pass wrote, as their version
+counters tell: metric states, a memory bank, a teacher's weights. Lists, dicts, counters and generators that hang on the
+user's own modules and objects are remembered by identity, which costs microseconds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lightning_hp.rehearsal.snapshot import (
+    _attributes,
+    _put_back_array,
+    _put_back_sequence,
+    _undo_random_stream,
+    put_back_dict,
+)
+from lightning_hp.rehearsal.snapshot import _local as local_part
+
+# Elements of longer containers are not looked at one by one in each step, and longer dicts are not even copied.
+_MAX_DESCEND = 100
+_MAX_COPY = 10_000
+_MAX_ARRAY_BYTES = 1 << 16
+_SMALL_BYTES = 1 << 20
+
+_PLAIN = (str, bytes, int, float, complex, bool, type(None), torch.device, torch.dtype, torch.Size, type)
+_CLOSED = (nn.Module, DataLoader, Dataset, Sampler, nn.Parameter)  # modules are opened by themselves, see below
+_STREAMS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+# What every module has, and what nothing writes while it trains.
+_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+
+
+class SideEffects:
+    """What one pass through ``module`` writes besides gradients, and how to take the next pass back.
+
+    :meth:`before` notes what there is, :meth:`after` keeps what the pass has made of it, :meth:`replay` sets the
+    module's own random streams to where they were before, and :meth:`put_back` makes everything what it was at
+    :meth:`after`. Parameters are part of it only if the pass itself wrote them, in place.
+
+    Args:
+        module: The module. Layers that are added to it later are not known.
+
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        layers = list(module.modules())
+        known = {id(t): t for t in (*module.parameters(), *module.buffers()) if not t.is_inference()}
+        small = {id(buffer) for buffer in module.buffers() if _is_small(buffer)}
+        self._known = set(known)
+        self._small = [known[name] for name in known if name in small]
+        self._watched = [known[name] for name in known if name not in small]
+        self._buffers = [layer._buffers for layer in layers if layer._buffers]
+        self._owners = [vars(layer) for layer in layers if not _is_torchs_own(type(layer))]
+        self.forget()
+
+    def forget(self) -> None:
+        """Lets go of everything that was kept."""
+        self._versions: list[int] = []
+        self._loose: dict[int, int] = {}
+        self._begin: list[Callable[[], Any]] = []
+        self._undo: list[Callable[[], Any]] = []
+        self._written: list[Tensor] = []
+        self._kept: list[Tensor] = []
+
+    def before(self) -> None:
+        """Notes versions and streams, before the first pass."""
+        loose, streams = self._walk(keep=False)
+        self._versions = [tensor._version for tensor in self._watched]
+        self._loose = {id(tensor): tensor._version for tensor in loose}
+        self._begin = [undo for stream in streams if (undo := _undo_random_stream(stream)) is not None]
+
+    def after(self) -> None:
+        """Keeps what the first pass left."""
+        loose, streams = self._walk(keep=True)
+        self._undo += [undo for stream in streams if (undo := _undo_random_stream(stream)) is not None]
+        written = [t for t, version in zip(self._watched, self._versions, strict=True) if t._version != version]
+        written += [tensor for tensor in loose if self._may_be_written(tensor)]
+        self._written = [local_part(tensor).detach() for tensor in (*self._small, *written)]
+        self._kept = [tensor.clone() for tensor in self._written]
+
+    def replay(self) -> None:
+        """Sets the module's own random streams to where the first pass began."""
+        for undo in self._begin:
+            undo()
+
+    def put_back(self) -> None:
+        """Makes everything what it was at :meth:`after`."""
+        for undo in self._undo:
+            undo()
+        with torch.no_grad():
+            for tensor, kept in zip(self._written, self._kept, strict=True):
+                tensor.copy_(kept)
+        self.forget()
+
+    def _may_be_written(self, tensor: Tensor) -> bool:
+        """Whether the second pass may write into it: as the first did, or since it is new and small and may be next."""
+        before = self._loose.get(id(tensor))
+        if before is None:
+            return tensor.grad_fn is None and _is_small(tensor)
+        return tensor._version != before
+
+    def _walk(self, keep: bool) -> tuple[list[Tensor], list[Any]]:
+        """Tensors (not yet known) and random streams on the user's modules; with ``keep`` containers are remembered."""
+        tensors: list[Tensor] = []
+        streams: list[Any] = []
+        undo: list[Callable[[], Any]] = []
+        seen: set[int] = set()
+        open_: list[Any] = []
+        for owner in self._owners:
+            if keep:
+                undo.append(partial(put_back_dict, owner, dict(owner)))
+            open_ += [value for name, value in owner.items() if name not in _OF_EVERY_MODULE]
+        for buffers in self._buffers:
+            if keep:
+                undo.append(partial(put_back_dict, buffers, dict(buffers)))
+            tensors += [buffer for buffer in buffers.values() if buffer is not None]
+        while open_:
+            thing = open_.pop()
+            if isinstance(thing, _PLAIN) or id(thing) in seen:
+                continue
+            seen.add(id(thing))
+            if isinstance(thing, _CLOSED):
+                continue
+            if isinstance(thing, Tensor):
+                tensors.append(thing)
+            elif isinstance(thing, _STREAMS):
+                streams.append(thing)
+            elif isinstance(thing, np.ndarray):
+                if keep and thing.flags.writeable and thing.nbytes <= _MAX_ARRAY_BYTES:
+                    undo.append(partial(_put_back_array, thing, thing.copy()))
+            elif isinstance(thing, (dict, list, set, deque, tuple)):
+                if keep and not isinstance(thing, tuple):
+                    undo += _remember(thing)
+                if len(thing) <= _MAX_DESCEND:
+                    open_ += thing.values() if isinstance(thing, dict) else thing
+            elif (attributes := _opened(thing)) is not None:
+                open_.append(attributes)
+        if keep:
+            self._undo = undo
+        return [t for t in tensors if id(t) not in self._known and not t.is_inference()], streams
+
+
+def _remember(container: Any) -> Iterable[Callable[[], Any]]:
+    """How to make a container hold what it holds now."""
+    if len(container) > _MAX_COPY:
+        return [partial(_cut, container, len(container))] if isinstance(container, list) else []
+    if isinstance(container, dict):
+        return [partial(put_back_dict, container, dict(container))]
+    return [partial(_put_back_sequence, container, list(container))]
+
+
+def _cut(container: list[Any], length: int) -> None:
+    """A long list can only have grown."""
+    del container[length:]
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() <= _SMALL_BYTES
+
+
+def _is_torchs_own(layer: type) -> bool:
+    """Whether a module is of torch's own making; a user's class that FSDP2 has derived from is not."""
+    return all(base.__module__.partition(".")[0] in ("torch", "builtins") for base in layer.__mro__)
+
+
+_closed_types: set[type] = set()
+
+
+def _opened(thing: Any) -> dict[str, Any] | None:
+    """The attributes of an object of a user's class. That a class is closed is remembered: this runs in each step."""
+    if type(thing) in _closed_types:
+        return None
+    attributes = _attributes(thing)
+    if attributes is None:
+        _closed_types.add(type(thing))
+    return attributes

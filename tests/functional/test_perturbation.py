@@ -1,0 +1,224 @@
+"""Climbing to w + e(w) and coming back, against arithmetic by hand, in a plain loop without Lightning."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lightning_hp.functional as hpf
+from tests.callbacks.sam_by_hand import make_net, sam_by_hand
+
+
+def parameters(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    made = [nn.Parameter(torch.randn(shape).to(dtype)) for shape in shapes]
+    for parameter in made:
+        parameter.grad = torch.randn(parameter.shape).to(dtype)
+    return made
+
+
+def flat(tensors: Any) -> Tensor:
+    return torch.cat([t.detach().double().flatten() for t in tensors])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_it_moves_by_rho_along_the_whole_gradient(dtype: torch.dtype) -> None:
+    many = parameters((3, 4), (4,), (2, 3, 3), dtype=dtype)
+    home, gradient = flat(many), flat(p.grad for p in many)
+    sam = hpf.Perturbation(many, rho=0.5)
+    with sam.ascended() as norm:
+        moved = flat(many) - home
+        assert all(p.grad is None for p in many)
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-6
+    assert float(norm) == pytest.approx(float(gradient.norm()), rel=tolerance)
+    assert torch.allclose(moved, 0.5 * gradient / gradient.norm(), atol=tolerance)
+    assert torch.equal(flat(many), home)
+
+
+def test_adaptive_is_the_step_of_the_paper_and_invariant_to_rescaling() -> None:
+    many = parameters((3, 4), (4,))
+    home, gradients = [p.detach().clone() for p in many], [p.grad.clone() for p in many if p.grad is not None]
+    t = [home[0].abs() + 0.1, torch.ones(4)]
+    norm = flat(a * g for a, g in zip(t, gradients, strict=True)).norm()
+    expected = [2.0 * a.double() ** 2 * g.double() / norm for a, g in zip(t, gradients, strict=True)]
+    with hpf.Perturbation(many, rho=2.0, adaptive=True, eta=0.1).ascended():
+        for parameter, start, e in zip(many, home, expected, strict=True):
+            assert torch.allclose(parameter.double(), start.double() + e, atol=1e-6)
+    assert all(torch.equal(p, h) for p, h in zip(many, home, strict=True))
+    # Layers scaled by a and 1/a are the same function with the same sharpness: e scales with the weights.
+    moves = []
+    for a in (1.0, 10.0):
+        (scaled,) = parameters((2, 2))
+        with torch.no_grad():
+            scaled.copy_(home[0][:2, :2] * a)
+        scaled.grad = gradients[0][:2, :2] / a
+        with hpf.Perturbation([scaled], rho=0.5, adaptive=True, eta=0.0).ascended():
+            moves.append(scaled.detach() / a - home[0][:2, :2])
+    assert torch.allclose(moves[0], moves[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("rho", [0.05, 0.5, 2.0])
+def test_the_way_back_is_exact_where_a_subtraction_is_not(rho: float) -> None:
+    many = parameters((400, 300), (300,))
+    home = [p.detach().clone() for p in many]
+    e = [rho * p.grad / flat(q.grad for q in many).norm().float() for p in many if p.grad is not None]
+    with hpf.Perturbation(many, rho=rho).ascended():
+        pass
+    assert all(torch.equal(p, h) for p, h in zip(many, home, strict=True))
+    assert any(not torch.equal(h + d - d, h) for h, d in zip(home, e, strict=True)), "the test tells nothing"
+
+
+def test_it_comes_back_after_an_error_and_asks_not_to_be_climbed_twice() -> None:
+    many = parameters((3, 3))
+    home = many[0].detach().clone()
+    sam = hpf.Perturbation(many)
+
+    def fail() -> None:
+        with sam.ascended():
+            assert not torch.equal(many[0], home)
+            raise RuntimeError("the body failed")
+
+    with pytest.raises(RuntimeError, match="the body failed"):
+        fail()
+    assert torch.equal(many[0], home)
+    many[0].grad = torch.ones(3, 3)
+    sam.ascend()
+    many[0].grad = torch.ones(3, 3)
+    with pytest.raises(RuntimeError, match="call `restore` first"):
+        sam.ascend()
+    with pytest.raises(RuntimeError, match="call `restore` first"):
+        sam.release()
+    sam.restore()
+    sam.restore()
+    sam.release()
+    assert torch.equal(many[0], home)
+
+
+def test_the_memory_of_the_copy_is_kept_until_it_is_released() -> None:
+    many = parameters((8, 8))
+    sam = hpf.Perturbation(many)
+    addresses = set()
+    for _ in range(3):
+        many[0].grad = torch.ones(8, 8)
+        with sam.ascended():
+            addresses.add(next(iter(sam._kept.values())).data_ptr())
+    assert len(addresses) == 1
+    sam.release()
+    assert not sam._kept
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_norm_that_is_zero_or_not_finite_moves_nothing(bad: float) -> None:
+    """The peers' weights are NaN after this."""
+    for entry in (0.0, bad):
+        many = parameters((3, 3), (3,))
+        for p in many:
+            p.grad = torch.zeros_like(p)
+        many[0].grad[0, 0] = entry  # type: ignore[index]
+        home = flat(many)
+        with hpf.Perturbation(many).ascended() as norm:
+            assert torch.equal(flat(many), home)
+        assert not 0 < float(norm) < float("inf")
+
+
+def test_sparse_gradients_are_added_up_before_their_norm_is_taken() -> None:
+    for adaptive in (False, True):
+        torch.manual_seed(0)
+        table, dense = nn.Embedding(6, 3, sparse=True), nn.Embedding(6, 3)
+        dense.load_state_dict(table.state_dict())
+        moved = []
+        for embedding in (table, dense):
+            embedding(torch.tensor([1, 1, 4, 1])).square().sum().backward()
+            sam = hpf.Perturbation(embedding.parameters(), rho=0.3, adaptive=adaptive)
+            with sam.ascended() as norm:
+                moved.append((float(norm), embedding.weight.detach().clone()))
+        assert moved[0][0] == pytest.approx(moved[1][0], rel=1e-6)
+        assert torch.allclose(moved[0][1], moved[1][1], atol=1e-6)
+        assert torch.equal(table.weight, dense.weight)
+
+
+def test_only_some_move_and_all_gradients_are_used_up() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    home = copy.deepcopy(net.state_dict())
+    net(torch.randn(16, 4)).square().mean().backward()
+    with hpf.Perturbation(net.parameters(), rho=1.0, only=hpf.norm_parameters(net)).ascended():
+        moved = [name for name, p in net.named_parameters() if not torch.equal(p, home[name])]
+        assert moved == ["1.weight", "1.bias"]
+        assert all(p.grad is None for p in net.parameters())
+
+
+def test_frozen_parameters_and_those_without_a_gradient_stay() -> None:
+    a, b = parameters((2, 2), (2, 2))
+    b.grad = None
+    c = nn.Parameter(torch.ones(2), requires_grad=False)
+    home = [p.detach().clone() for p in (b, c)]
+    with hpf.Perturbation([a, b, c], rho=1.0).ascended():
+        assert torch.equal(b, home[0])
+        assert torch.equal(c, home[1])
+
+
+def test_the_share_that_rounding_holds_back() -> None:
+    """Nearly all weights in bfloat16 are too coarse for a small step; in float32 they move."""
+    for dtype, low, high in ((torch.bfloat16, 0.7, 1.0), (torch.float32, 0.0, 0.1)):
+        torch.manual_seed(0)
+        net = nn.Linear(512, 512).to(dtype)
+        net.weight.grad = torch.randn(512, 512).to(dtype)
+        home = net.weight.detach().clone()
+        sam = hpf.Perturbation([net.weight], rho=0.005)
+        with sam.ascended():
+            assert low <= float(sam.share_unmoved()) <= high
+            assert float(sam.share_unmoved()) == pytest.approx(float((net.weight == home).float().mean()))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"rho": -1.0}, "`rho` to be a finite number >= 0, but got -1.0"),
+        ({"eta": float("inf")}, "`eta` to be a finite number >= 0, but got inf"),
+        ({"only": []}, "Expected parameters to move, but got none"),
+    ],
+)
+def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        hpf.Perturbation(parameters((2,)), **kwargs)
+
+
+def test_five_lines_in_a_loop_are_the_loop_by_hand() -> None:
+    nets = [make_net(norm=False, dropout=0.0) for _ in range(2)]
+    batches = [(torch.randn(16, 8), torch.randint(3, (16,))) for _ in range(5)]
+    optimizer = torch.optim.AdamW(nets[0].parameters(), lr=0.01)
+    sam = hpf.Perturbation(nets[0].parameters(), rho=0.3)
+    for x, y in batches:
+        nn.functional.cross_entropy(nets[0](x), y).backward()
+        with sam.ascended():
+            nn.functional.cross_entropy(nets[0](x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    sam_by_hand(
+        nets[1], torch.optim.AdamW(nets[1].parameters(), lr=0.01), batches, [torch.get_rng_state()] * 5, rho=0.3
+    )
+    assert all(torch.equal(p, q) for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+
+
+@pytest.mark.gpu
+def test_on_an_accelerator_it_is_the_same_and_never_waits() -> None:
+    many = parameters((64, 64), (64,))
+    there = [nn.Parameter(p.detach().cuda()) for p in many]
+    for p, q in zip(many, there, strict=True):
+        q.grad = p.grad.cuda()  # type: ignore[union-attr]
+    with hpf.Perturbation(many, rho=0.5).ascended():
+        expected = [p.detach().clone() for p in many]
+    sam = hpf.Perturbation(there, rho=0.5)
+    home = [p.detach().clone() for p in there]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sam.ascend()
+        moved = [p.detach().clone() for p in there]
+        sam.restore()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.allclose(m.cpu(), e, atol=1e-6) for m, e in zip(moved, expected, strict=True))
+    assert all(torch.equal(p, h) for p, h in zip(there, home, strict=True))
