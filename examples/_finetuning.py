@@ -1,0 +1,169 @@
+"""What the two fine-tuning examples share: what is frozen computed once, one training, and the pictures."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from lightning_hp import Backbone, Classifier
+
+INK, QUIET, BLUE, RED = "#26324a", "#6b7385", "#245a8d", "#d1435b"
+Scores = Mapping[str, Sequence[float]]  # the accuracies of each arm, one for each seed
+
+
+def quiet() -> None:
+    """Silences what Lightning and the libraries say of every training; there are many here."""
+    for name in ("pytorch_lightning", "lightning_hp", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for chatter in (".*does not have many workers.*", ".*LeafSpec.*", ".*smaller than the logging interval.*"):
+        warnings.filterwarnings("ignore", chatter)
+
+
+@torch.no_grad()
+def run_once(frozen: nn.Module, data: Dataset, batch_size: int = 64) -> TensorDataset:
+    """What a module that does not learn makes of the data. It gives the same in every epoch, so once is enough."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    frozen.eval().to(device)
+    outputs, labels = [], []
+    for batch in DataLoader(data, batch_size):
+        if isinstance(batch, dict):
+            labels.append(batch.pop("labels"))
+            outputs.append(frozen(**{name: value.to(device) for name, value in batch.items()}).cpu())
+        else:
+            labels.append(batch[1])
+            outputs.append(frozen(batch[0].to(device)).cpu())
+    frozen.cpu()
+    return TensorDataset(torch.cat(outputs), torch.cat(labels))
+
+
+def probe(
+    features: Mapping[str, TensorDataset], num_classes: int, options: dict[str, Any], seed: int, folder: Path, name: str
+) -> float:
+    """Trains a head on frozen features, at a learning rate that is found for it; returns the validation accuracy."""
+    pl.seed_everything(seed, verbose=False)
+    backbone = Backbone(nn.Identity(), head=None, example_input=features["train"].tensors[0][:2])
+    model = Classifier(backbone, num_classes, options, scheduler="CosineAnnealingLR", find_lr=True, top_k=None)
+    trainer = fit(model, features, epochs=20, batch_size=3 * num_classes, folder=folder, name=f"{name}_seed={seed}")
+    return float(trainer.callback_metrics["val_accuracy"])
+
+
+def fit(
+    model: Classifier,
+    data: Mapping[str, Dataset],
+    *,
+    epochs: int,
+    batch_size: int,
+    folder: Path,
+    name: str,
+    callbacks: Sequence[pl.Callback] = (),
+) -> pl.Trainer:
+    """One training; its curves are in TensorBoard under ``name``."""
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        logger=TensorBoardLogger(folder.parent, name=folder.name, version=name),
+        num_sanity_val_steps=0,
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    train = DataLoader(data["train"], batch_size, shuffle=True)
+    trainer.fit(model, train, DataLoader(data["val"], batch_size=256))
+    return trainer
+
+
+def count_confusions(trainer: pl.Trainer, model: Classifier, data: Dataset) -> np.ndarray:
+    """How often each class (row) was taken for each (column)."""
+    loader = DataLoader(data, batch_size=256)
+    answers = torch.cat([batch.argmax(1).cpu() for batch in trainer.predict(model, loader)])
+    labels = torch.cat([batch["labels"] if isinstance(batch, dict) else batch[1] for batch in loader])
+    counts = np.zeros((model.num_classes, model.num_classes), dtype=int)
+    np.add.at(counts, (labels.numpy(), answers.numpy()), 1)
+    return counts
+
+
+def print_scores(scores: Scores) -> None:
+    for name, values in scores.items():
+        spread = f" +- {stdev(values):.1%}" if len(values) > 1 else ""
+        print(f"  {name:22s} {mean(values):6.1%}{spread}", flush=True)
+
+
+def draw(scores: Scores, title: str, counts: np.ndarray, classes: Sequence[str], subtitle: str) -> Figure:
+    """Left: the arms that were compared. Right: what was taken for what."""
+    figure = Figure(figsize=(14, 8.4), layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 3.4))
+    _draw_scores(left, scores, title)
+    _draw_confusions(right, counts, classes, subtitle)
+    return figure
+
+
+def save(figure: Figure, trainer: pl.Trainer, folder: Path) -> None:
+    """The picture, into the folder and into the run of the fine-tuning."""
+    trainer.logger.experiment.add_figure("comparison_and_confusions", figure, trainer.global_step, close=False)
+    trainer.logger.finalize("success")
+    picture = folder / f"{folder.name}.png"
+    figure.savefig(picture, dpi=110)
+    print(f"\nThe picture: {picture}. Curves and all of it: tensorboard --logdir {folder}")
+
+
+def common_arguments(description: str | None, logdir: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each head; the fine-tuning has one")
+    parser.add_argument("--logdir", type=Path, default=Path("runs") / logdir)
+    return parser
+
+
+def _draw_scores(ax: Axes, scores: Scores, title: str) -> None:
+    best = max(scores, key=lambda name: mean(scores[name]))
+    for position, (name, values) in enumerate(scores.items()):
+        color = RED if name == best else BLUE
+        percent = [100 * value for value in values]
+        ax.plot(percent, [position] * len(percent), "o", color=color, alpha=0.45, markeredgewidth=0)
+        ax.plot([mean(percent)] * 2, [position - 0.2, position + 0.2], color=color, linewidth=2.5)
+        ax.text(mean(percent), position - 0.26, f"{mean(percent):.1f}", color=color, ha="center", va="bottom")
+    ax.set_yticks(range(len(scores)), list(scores), color=INK)
+    ax.set_ylim(len(scores) - 0.5, -0.6)
+    ax.margins(x=0.12)
+    ax.set_xlabel("validation accuracy, %: each seed, and their mean", color=QUIET)
+    ax.set_title(title, loc="left", color=INK, fontweight="bold")
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(colors=QUIET, length=0)
+    ax.grid(axis="x", color="#e8ebf0")
+    ax.set_axisbelow(True)
+
+
+def _draw_confusions(ax: Axes, counts: np.ndarray, classes: Sequence[str], subtitle: str) -> None:
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    right = np.eye(len(classes), dtype=bool)
+    ax.imshow(np.where(right, shares, np.nan), cmap="Blues", vmin=0, vmax=1.3)
+    ax.imshow(np.where(~right & (counts > 0), shares, np.nan), cmap="Reds", vmin=-0.15, vmax=0.7)
+    many = len(classes) > 20
+    if not many:
+        for row, column in np.ndindex(counts.shape):
+            color = "white" if shares[row, column] > (0.7 if row == column else 0.35) else INK
+            ax.text(column, row, counts[row, column], ha="center", va="center", color=color)
+    ax.set_xticks(range(len(classes)), classes, fontsize=7 if many else 10)
+    ax.set_yticks(range(len(classes)), classes, fontsize=7 if many else 10)
+    ax.set(xlabel="taken for", ylabel="is")
+    ax.tick_params(colors=INK, length=0)
+    ax.set_xticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    ax.grid(which="minor", color="#eef0f4", linewidth=0.5)
+    ax.tick_params(which="minor", length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title(subtitle, loc="left", color=INK, fontweight="bold")
