@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lightning_hp import Backbone, Classifier
 
 INK, QUIET, BLUE, RED = "#26324a", "#6b7385", "#245a8d", "#d1435b"
-# Of LRFinder: a quarter of the steps that it takes by default, for two CPU cores.
-ONE_SWEEP = {"min_lr": 1e-5, "max_lr": 1.0, "num_repeats": 1, "zoom": False}
+# Of LRFinder, for two CPU cores: half the range that it looks at by default; and of that one sweep.
+RANGE = {"min_lr": 1e-5, "max_lr": 1.0}
+ONE_SWEEP = {**RANGE, "num_repeats": 1, "zoom": False}
 Scores = Mapping[str, Sequence[float]]  # the accuracies of each arm, one for each seed
 
 
@@ -60,9 +61,17 @@ def probe(
     pl.seed_everything(seed, verbose=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a head is so small that threads only wait for one another
-    backbone = Backbone(nn.Identity(), head=None, example_input=features["train"].tensors[0][:2])
-    model = Classifier(backbone, num_classes, options, scheduler="CosineAnnealingLR", find_lr=ONE_SWEEP, top_k=None)
-    trainer = fit(model, features, epochs=12, batch_size=3 * num_classes, folder=folder, name=f"{name}_seed={seed}")
+    # Features are brought to one scale, so that a few large ones do not decide what can be learned in a few epochs.
+    std, mean = torch.std_mean(features["train"].tensors[0], dim=0)
+    scaled = {
+        part: TensorDataset((data.tensors[0] - mean) / (std + 1e-6), data.tensors[1]) for part, data in features.items()
+    }
+    backbone = Backbone(nn.Identity(), head=None, example_input=scaled["train"].tensors[0][:2])
+    model = Classifier(backbone, num_classes, options, scheduler="CosineAnnealingLR", find_lr=RANGE, top_k=None)
+    batch_size = max(32, 3 * num_classes)
+    trainer = fit(model, scaled, epochs=12, batch_size=batch_size, folder=folder, name=f"{name}_seed={seed}")
+    if model.lr == 1e-3:
+        print(f"  {name}, seed {seed}: no learning rate was found, so the default was used")
     torch.set_num_threads(threads)
     return float(trainer.callback_metrics["val_accuracy"])
 
@@ -105,7 +114,7 @@ def count_confusions(trainer: pl.Trainer, model: Classifier, data: Dataset) -> n
 def print_scores(scores: Scores) -> None:
     for name, values in scores.items():
         spread = f" +- {stdev(values):.1%}" if len(values) > 1 else ""
-        print(f"  {name:22s} {mean(values):6.1%}{spread}", flush=True)
+        print(f"  {name:22s} {fmean(values):6.1%}{spread}", flush=True)
 
 
 def draw(scores: Scores, title: str, counts: np.ndarray, classes: Sequence[str], subtitle: str) -> Figure:
@@ -134,13 +143,13 @@ def common_arguments(description: str | None, logdir: str) -> argparse.ArgumentP
 
 
 def _draw_scores(ax: Axes, scores: Scores, title: str) -> None:
-    best = max(scores, key=lambda name: mean(scores[name]))
+    best = max(scores, key=lambda name: fmean(scores[name]))
     for position, (name, values) in enumerate(scores.items()):
         color = RED if name == best else BLUE
         percent = [100 * value for value in values]
         ax.plot(percent, [position] * len(percent), "o", color=color, alpha=0.45, markeredgewidth=0)
-        ax.plot([mean(percent)] * 2, [position - 0.2, position + 0.2], color=color, linewidth=2.5)
-        ax.text(mean(percent), position - 0.26, f"{mean(percent):.1f}", color=color, ha="center", va="bottom")
+        ax.plot([fmean(percent)] * 2, [position - 0.2, position + 0.2], color=color, linewidth=2.5)
+        ax.text(fmean(percent), position - 0.26, f"{fmean(percent):.1f}", color=color, ha="center", va="bottom")
     ax.set_yticks(range(len(scores)), list(scores), color=INK)
     ax.set_ylim(len(scores) - 0.5, -0.6)
     ax.margins(x=0.12)

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 CLASSES = string.digits + string.ascii_letters
-SIZE = 48
+SIZE = 64
 
 # No font is in two parts; each of the validation and test fonts has a relative among those that are trained on.
 FONTS = {
@@ -29,7 +29,7 @@ FONTS = {
 
 
 def render(part: str, variants: int) -> tuple[Tensor, Tensor]:
-    """Images of shape (N, 3, 48, 48), normalised as ImageNet is, and labels; the same ones in every call.
+    """Images of shape (N, 3, 64, 64), normalised as ImageNet is, and labels; the same ones in every call.
 
     Args:
         part: ``"train"``, ``"val"`` or ``"test"``.
@@ -41,7 +41,7 @@ def render(part: str, variants: int) -> tuple[Tensor, Tensor]:
     pixels, labels = [], []
     for name in FONTS[part]:
         for _ in range(variants):
-            font = ImageFont.truetype(str(folder / f"{name}.ttf"), dice.randint(29, 37))
+            font = ImageFont.truetype(str(folder / f"{name}.ttf"), dice.randint(38, 50))
             for label, character in enumerate(CLASSES):
                 pixels.append(_draw(character, font, dice))
                 labels.append(label)
@@ -53,7 +53,7 @@ def render(part: str, variants: int) -> tuple[Tensor, Tensor]:
 def _draw(character: str, font: ImageFont.FreeTypeFont, dice: random.Random) -> NDArray[np.uint8]:
     image = Image.new("L", (SIZE, SIZE), 255)
     # The foot of the line is at one height, so that "c" and "C" differ by more than their size.
-    ImageDraw.Draw(image).text((SIZE // 2, 34), character, font=font, fill=0, anchor="ms")
-    shift = (dice.randint(-3, 3), dice.randint(-3, 3))
+    ImageDraw.Draw(image).text((SIZE // 2, 46), character, font=font, fill=0, anchor="ms")
+    shift = (dice.randint(-4, 4), dice.randint(-4, 4))
     turned = image.rotate(dice.uniform(-8, 8), Image.Resampling.BILINEAR, translate=shift, fillcolor=255)
     return np.asarray(turned, dtype=np.uint8)

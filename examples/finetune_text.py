@@ -1,6 +1,6 @@
 """Fine-tune a BERT-type network on news: ways of pooling compared, batch size and learning rate found.
 
-    python examples/finetune_text.py [--texts 600] [--tokens 48] [--seeds 2] [--epochs 3] [--logdir runs/...]
+    python examples/finetune_text.py [--texts 1200] [--tokens 48] [--seeds 2] [--epochs 3] [--logdir runs/...]
 
 2225 articles of the BBC in five classes and the encoder MiniLM (6 layers, 384 wide, trained on sentences) come inside
 packages: nothing is downloaded. To be quick, the first words of a part of the articles are read. With a network also
@@ -107,7 +107,7 @@ def main() -> None:
     parser = common_arguments(__doc__, "finetune_text")
     parser.add_argument("--backbone", help="hf:<name or folder> of a network built as BERT is; MiniLM if left out")
     parser.add_argument("--data", type=Path, help="a folder with one of texts for each class; BBC news if left out")
-    parser.add_argument("--texts", type=int, default=600, help="for training, validation and test together")
+    parser.add_argument("--texts", type=int, default=1200, help="for training, validation and test together")
     parser.add_argument("--tokens", type=int, default=48, help="the first of each text that are read")
     parser.add_argument("--train-layers", type=int, default=1, help="how many of the last ones learn")
     parser.add_argument("--epochs", type=int, default=3, help="of the fine-tuning")
