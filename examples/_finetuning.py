@@ -101,9 +101,11 @@ def fit(
     return trainer
 
 
-def count_confusions(trainer: pl.Trainer, model: Classifier, data: Dataset) -> np.ndarray:
+def count_confusions(model: Classifier, data: Dataset) -> np.ndarray:
     """How often each class (row) was taken for each (column)."""
     loader = DataLoader(data, batch_size=256)
+    # A Trainer of its own: in that of the fit BatchSizeScaler would look for a batch size for predictions too.
+    trainer = pl.Trainer(logger=False, enable_progress_bar=False, enable_checkpointing=False)
     answers = torch.cat([batch.argmax(1).cpu() for batch in trainer.predict(model, loader)])
     labels = torch.cat([batch["labels"] if isinstance(batch, dict) else batch[1] for batch in loader])
     counts = np.zeros((model.num_classes, model.num_classes), dtype=int)
@@ -119,7 +121,7 @@ def print_scores(scores: Scores) -> None:
 
 def draw(scores: Scores, title: str, counts: np.ndarray, classes: Sequence[str], subtitle: str) -> Figure:
     """Left: the arms that were compared. Right: what was taken for what."""
-    figure = Figure(figsize=(14, 8.4), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(14, 8.4) if len(classes) > 20 else (11, 5.6), layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2, width_ratios=(2, 3.4))
     _draw_scores(left, scores, title)
     _draw_confusions(right, counts, classes, subtitle)
@@ -155,7 +157,7 @@ def _draw_scores(ax: Axes, scores: Scores, title: str) -> None:
     ax.margins(x=0.12)
     ax.set_xlabel("validation accuracy, %: each seed, and their mean", color=QUIET)
     ax.set_title(title, loc="left", color=INK, fontweight="bold")
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.spines[:].set_visible(False)
     ax.tick_params(colors=QUIET, length=0)
     ax.grid(axis="x", color="#e8ebf0")
     ax.set_axisbelow(True)
@@ -169,7 +171,13 @@ def _draw_confusions(ax: Axes, counts: np.ndarray, classes: Sequence[str], subti
     many = len(classes) > 20
     if not many:
         for row, column in np.ndindex(counts.shape):
-            color = "white" if shares[row, column] > (0.7 if row == column else 0.35) else INK
+            color = (
+                "white"
+                if shares[row, column] > (0.5 if row == column else 0.35)
+                else INK
+                if counts[row, column]
+                else "#c9cfd9"
+            )
             ax.text(column, row, counts[row, column], ha="center", va="center", color=color)
     ax.set_xticks(range(len(classes)), classes, fontsize=7 if many else 10)
     ax.set_yticks(range(len(classes)), classes, fontsize=7 if many else 10)

@@ -119,8 +119,8 @@ def main() -> None:
     trainer = fit(model, data, **settings, callbacks=[scaler, finder])
     print(f"\n{scaler.result}\n\n{finder.result}")
 
-    val_accuracy = float(trainer.callback_metrics["val_accuracy"])  # before a prediction forgets it
-    counts = count_confusions(trainer, model, data["test"])
+    val_accuracy = float(trainer.callback_metrics["val_accuracy"])
+    counts = count_confusions(model, data["test"])
     accuracy = counts.trace() / counts.sum()
     wrong = sorted(((counts[i, j], classes[i], classes[j]) for i, j in zip(*counts.nonzero(), strict=True) if i != j))
     print(f"\nfine-tuned with {best}, one seed: validation {val_accuracy:.1%}")
