@@ -154,7 +154,9 @@ def _draw_scores(ax: Axes, scores: Scores, title: str) -> None:
         ax.text(fmean(percent), position - 0.26, f"{fmean(percent):.1f}", color=color, ha="center", va="bottom")
     ax.set_yticks(range(len(scores)), list(scores), color=INK)
     ax.set_ylim(len(scores) - 0.5, -0.6)
-    ax.margins(x=0.12)
+    shown = [100 * value for values in scores.values() for value in values]
+    room = max(0.6, (6 - max(shown) + min(shown)) / 2)  # six points at least: noise is not to look like a difference
+    ax.set_xlim(min(shown) - room, max(shown) + room)
     ax.set_xlabel("validation accuracy, %: each seed, and their mean", color=QUIET)
     ax.set_title(title, loc="left", color=INK, fontweight="bold")
     ax.spines[:].set_visible(False)
