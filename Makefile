@@ -41,7 +41,7 @@ docs: $(VENV)/.ready-dev ## build the documentation, strictly, into site/
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 examples: $(VENV)/.ready-dev ## run every example
-	@set -e; for example in examples/*.py; do echo "$$example"; $(RUN) "$$example"; done
+	@set -e; for example in examples/[!_]*.py; do echo "$$example"; $(RUN) "$$example"; done
 
 bench: $(VENV)/.ready-bench ## measure beside the peers and write the results into docs/
 	$(RUN) -m benchmarks
