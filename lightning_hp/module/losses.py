@@ -29,7 +29,8 @@ def classification_loss(
         A scalar.
 
     Raises:
-        ValueError: If the shapes are others. Values are not looked at, which would wait for the device.
+        ValueError: If the shapes are others. Values are not looked at, which would wait for the device:
+            :func:`check_values` does.
 
     Example:
         >>> round(classification_loss("binary", torch.zeros(2, 1), torch.tensor([0, 1])).item(), 4)
@@ -64,6 +65,22 @@ def check_shapes(task: Task, logits: Any, labels: Any) -> None:
     elif len(shape) != 2 or labels.shape != logits.shape:
         raise ValueError(
             f"Expected logits and labels of shape (batch, labels), 0 or 1, for task 'multilabel', but got {got}."
+        )
+
+
+def check_values(task: Task, num_classes: int, labels: Tensor) -> None:
+    """Raises ``ValueError`` if labels are none of the task's; waits for the device, so it is for one batch of many."""
+    if labels.numel() == 0:
+        return
+    low, high = (float(end) for end in torch.aminmax(labels.detach()))
+    if task != "multiclass" or labels.is_floating_point():
+        expected, fits = "labels from 0 to 1", low >= 0 and high <= 1
+    else:
+        expected, fits = f"classes from 0 to {num_classes - 1}", low >= 0 and high < num_classes
+    if not fits:
+        raise ValueError(
+            f"Expected {expected} for task {task!r} with {num_classes} classes, but got them from {low:g} to {high:g}."
+            " Number the classes from 0, or override `compute_loss` for labels of another kind."
         )
 
 

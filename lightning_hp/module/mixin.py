@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_hp.functional.checks import check_whole, is_number
 from lightning_hp.module.batches import split_batch
-from lightning_hp.module.losses import class_weights_tensor, classification_loss
+from lightning_hp.module.losses import check_values, class_weights_tensor, classification_loss
 from lightning_hp.module.metrics import build_metrics, probabilities, update_metrics
 from lightning_hp.module.optimizers import build_optimizer, check_optimizer, decays
 from lightning_hp.module.parameter_groups import parameter_groups
@@ -162,6 +162,9 @@ class ClassifierMixin(_Lightning):
         """
         return split_batch(batch, has_labels)
 
+    #: Stages whose labels have been looked at.
+    _checked: frozenset[str] = frozenset()
+
     def compute_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of a batch, a scalar."""
         weights = self.class_weights.to(logits.dtype) if isinstance(self.class_weights, Tensor) else None
@@ -206,11 +209,14 @@ class ClassifierMixin(_Lightning):
 
     def _step(self, batch: Any, stage: str, dataloader_idx: int) -> Tensor:
         inputs, labels = self.split_batch(batch)
-        logits = self._logits(inputs)
-        loss = self.compute_loss(logits, labels)
         key = f"{stage}_{dataloader_idx}"
+        if key not in self._checked and type(self).compute_loss is ClassifierMixin.compute_loss:
+            check_values(self.task, self.num_classes, labels)  # of the first batch: later ones wait for nothing
+            self._checked |= {key}
         if key not in self.metrics:
             self.metrics[key] = self.configure_metrics().to(self.device)
+        logits = self._logits(inputs)
+        loss = self.compute_loss(logits, labels)
         metrics = self.metrics[key]
         assert isinstance(metrics, nn.ModuleDict)
         self.update_metrics(metrics, logits, labels)

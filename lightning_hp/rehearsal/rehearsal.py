@@ -9,6 +9,7 @@ has seen nothing, is put back, and with it every tensor, attribute, counter and 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -227,7 +228,9 @@ class Rehearsal:
         # The caller decides the learning rate of every step; a schedule has its own length and may refuse to go on.
         self._loop.epoch_loop.update_lr_schedulers = _do_nothing
         torch.set_grad_enabled(True)
-        self._loop.setup_data()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the training's own loaders `fit` says it; of others nobody needs it
+            self._loop.setup_data()
         if self._loop._data_fetcher is None or self._loop.max_batches == 0:
             raise misconfiguration(
                 trainer, "Expected training batches to rehearse, got none. Give `fit` a training loader with data."

@@ -77,7 +77,11 @@ MEMBERS = [
         applied_batch_size=lambda callback: callback.optimal_batch_size,
         refuses=frozenset({"stateful_loader"}),
     ),
-    Member("sam_of_radius_0", idle=lambda: SAM(rho=0.0)),
+    Member(
+        "sam_of_radius_0",
+        idle=lambda: SAM(rho=0.0),
+        refuses=frozenset({"sam", "sam_accumulation_fp16"}),  # there is one already
+    ),
     Member(
         "backbone_freezing_of_0_epochs",
         idle=lambda: BackboneFreezing(unfreeze_at_epoch=0, backbone="body"),

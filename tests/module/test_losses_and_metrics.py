@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.functional import classification as tmf
 
+from lightning_hp import Classifier
 from lightning_hp.module.batches import split_batch
 from lightning_hp.module.losses import class_weights_tensor, classification_loss
 from lightning_hp.module.metrics import build_metrics, probabilities, update_metrics
@@ -203,3 +204,21 @@ def test_batches_of_every_form():
 def test_batches_of_another_form_are_refused(batch, got):
     with pytest.raises(TypeError, match=rf"but got {got}\. Override `split_batch`"):
         split_batch(batch)
+
+
+@pytest.mark.parametrize(
+    ("task", "num_classes", "labels", "message"),
+    [
+        ("binary", 2, torch.tensor([1, 2, 1, 2]), "labels from 0 to 1 for task 'binary' .* from 1 to 2"),
+        ("binary", 2, torch.tensor([-1, 1, -1, 1]), "from -1 to 1"),
+        ("multilabel", 3, torch.full((4, 3), 5.0), "labels from 0 to 1 for task 'multilabel'"),
+        ("multiclass", 3, torch.full((4, 3), 5.0), "labels from 0 to 1 for task 'multiclass'"),
+        ("multiclass", 3, torch.tensor([1, 2, 3, 1]), "classes from 0 to 2 for task 'multiclass' .* from 1 to 3"),
+        ("multiclass", 3, torch.tensor([-1, 2, 0, 1]), "from -1 to 2"),
+    ],
+)
+def test_labels_of_another_kind_are_refused_with_the_first_batch(task, num_classes, labels, message):
+    net = torch.nn.Sequential(torch.nn.Linear(2, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
+    model = Classifier(net, num_classes, task=task, top_k=None)
+    with pytest.raises(ValueError, match=message):
+        model.training_step((torch.randn(4, 2), labels), 0)
