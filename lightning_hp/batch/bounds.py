@@ -60,6 +60,7 @@ class Bounds:
         may_accumulate: Whether the accumulation may be changed: no GradientAccumulationScheduler sets it, and it is
             Lightning that steps.
         has_batch_norm: Whether a batch of one sample would be an error.
+        trains: Whether there are optimizer steps to count.
 
     """
 
@@ -75,6 +76,7 @@ class Bounds:
     interval: int | None = None
     may_accumulate: bool = True
     has_batch_norm: bool = False
+    trains: bool = True
 
     @classmethod
     def read(cls, asked: Asked, rehearsal: Rehearsal, batch_size: BatchSize) -> Bounds:
@@ -116,12 +118,7 @@ class Bounds:
         # The loaders come one after another, so the largest has the say.
         samples = max(_samples(rehearsal.loaders, batch_size.value), default=None)
         nothing = NoClasses("nothing is trained")
-        return cls(asked, batch_size.value, 1, rehearsal.trainer.world_size, samples, None, nothing)
-
-    @property
-    def trains(self) -> bool:
-        """Whether there are optimizer steps to count."""
-        return not (isinstance(self.classes, NoClasses) and self.classes.reason == "nothing is trained")
+        return cls(asked, batch_size.value, 1, rehearsal.trainer.world_size, samples, None, nothing, trains=False)
 
     @property
     def share(self) -> int | None:

@@ -7,11 +7,9 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
-
 from lightning_hp.rehearsal.loaders import copy_loaders, loader_roots, request_loaders
 from lightning_hp.rehearsal.namespace import misconfiguration
+from lightning_hp.rehearsal.recorder import num_samples_of
 from lightning_hp.rehearsal.silence import SilentLogger
 from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot, put_back_dict
 
@@ -90,8 +88,7 @@ class EvaluationRehearsal:
         except StopIteration:
             loop.reset()
             batch, batch_idx, dataloader_idx = next(loop._data_fetcher)
-        sizes = (leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0)
-        self._batch = next(sizes, None)
+        self._batch = num_samples_of(batch)
         run = loop._predict_step if self._name == "predict_loop" else loop._evaluation_step
         run(batch, batch_idx, dataloader_idx, None)
 

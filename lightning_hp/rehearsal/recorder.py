@@ -45,7 +45,7 @@ class LossRecorder(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Notes the loss of the batch, on its own scale, and its size."""
-        self.num_samples.append(_num_samples(batch))
+        self.num_samples.append(num_samples_of(batch))
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if pl_module.automatic_optimization:
             if isinstance(loss, Tensor):
@@ -74,7 +74,7 @@ class LossRecorder(Callback):
             self.losses.append(torch.stack(backward).sum() / scale)
 
 
-def _num_samples(batch: Any) -> int | None:
+def num_samples_of(batch: Any) -> int | None:
     """The first dimension of the first tensor: with several loaders, of the batch of the first one."""
     leaves = (leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0)
     return next((leaf.shape[0] for leaf in leaves), None)
