@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_hp.callbacks.arguments import expect
 from lightning_hp.callbacks.sam_refusals import refuse_optimizer, refuse_second, refuse_setting
 from lightning_hp.functional.checks import check_radius
-from lightning_hp.functional.gradient_norm import gradient_norm, local_part
+from lightning_hp.functional.finite import is_finite
 from lightning_hp.functional.perturbation import Perturbation
 from lightning_hp.functional.perturbation_plan import is_stuck, norm_parameters, perturbation_radius
 from lightning_hp.rehearsal import SecondPass, SilentWrites, is_rehearsal, lightning_module_of, misconfiguration
@@ -212,8 +212,8 @@ class SAM(Callback):
         second = self._second
         if second is None or not second.is_recorded:
             return
-        if self._radius == 0:  # a batch that SAM cannot repeat is refused now, not when SAM is due
-            second.check()
+        second.conclude_first()
+        if self._radius == 0:  # a batch that SAM cannot repeat has been refused now, not when SAM is due
             second.disarm()
             return
         perturbation = self._perturbation = self._renewed(trainer, pl_module)
@@ -229,8 +229,8 @@ class SAM(Callback):
         if unhealthy is None or not self._skip_nonfinite or getattr(trainer.precision_plugin, "scaler", None):
             return
         # A loss can be finite and its gradient not: what the optimizer is about to get is looked at, too.
-        gradients = [local_part(grad) for p in self._parameters(trainer) if (grad := p.grad) is not None]
-        unhealthy = torch.maximum(unhealthy, (~torch.isfinite(gradient_norm(gradients))).to(unhealthy))
+        gradients = [gradient for p in self._parameters(trainer) if (gradient := p.grad) is not None]
+        unhealthy = torch.maximum(unhealthy, (~is_finite(gradients)).to(unhealthy))
         if trainer.world_size > 1:
             unhealthy = trainer.strategy.reduce(unhealthy, reduce_op="sum")
         if unhealthy.item() > 0:

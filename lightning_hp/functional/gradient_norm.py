@@ -24,7 +24,8 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
         The norm, shape ``()``, on the device of the first tensor; zero for none.
 
     Costs one pass over the tensors, and one all-reduce of one number for each way in which they are sharded. Reads
-    nothing back. Does not help with partial sums (``DTensor`` with ``Partial``), which are not gradients yet.
+    nothing back. Where there are many small tensors on the CPU they are laid end to end first, at the memory of these,
+    and the sum is rounded in another order. Does not help with partial sums (``DTensor`` with ``Partial``), which are not gradients yet.
 
     Source: ``torch.nn.utils.get_total_norm`` of torch, which knows neither sparse nor sharded tensors.
 
@@ -36,6 +37,8 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     if not gradients:
         return torch.zeros(())
     device = gradients[0].device
+    if are_plain(gradients):
+        return _norm(gradients, device)
     sharded: list[Any] = [gradient for gradient in gradients if is_sharded(gradient)]
     if not sharded:
         return _norm([_values(g) if g.is_sparse else g for g in gradients], device)
@@ -63,13 +66,21 @@ def local_part(tensor: Tensor) -> Tensor:
     return local
 
 
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors are dense, whole, and of one type on one device, as they nearly always are: a single look."""
+    kinds = {(type(tensor), tensor.layout, tensor.dtype, tensor.device) for tensor in tensors}
+    return len(kinds) == 1 and next(iter(kinds))[:2] in _PLAIN
+
+
 def is_sharded(tensor: Any) -> Any:
     """Whether a tensor is one of the shards of a ``DTensor``."""
     # The first question is for speed: an attribute that is not there takes ten times as long.
     return type(tensor) not in _WHOLE and hasattr(tensor, "device_mesh")
 
 
+_MANY, _FEW_ELEMENTS, _STRETCH = 100, 1024, 1 << 14
 _WHOLE = (Tensor, Parameter)
+_PLAIN = [(kind, torch.strided) for kind in _WHOLE]
 
 
 def _values(gradient: Tensor) -> Tensor:
@@ -80,7 +91,7 @@ def _values(gradient: Tensor) -> Tensor:
 def _norm(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     kinds = {(tensor.device, tensor.dtype) for tensor in tensors}
     if len(kinds) == 1:
-        norms = list(_foreach_norm(list(tensors), 2, _wide(tensors[0].dtype)))
+        norms = _norms(list(tensors), _wide(tensors[0].dtype))
     else:
         norms = [torch.linalg.vector_norm(tensor, dtype=_wide(tensor.dtype)) for tensor in tensors]
         widest = norms[0].dtype
@@ -89,6 +100,18 @@ def _norm(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
         norms = [norm.to(device, widest) for norm in norms]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total
+
+
+def _norms(tensors: list[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
+    """Norms that make up the norm of all: of each tensor, or of many small ones at once."""
+    if tensors[0].device.type == "cpu" and len(tensors) >= _MANY and dtype is None:
+        # Elsewhere torch does this by itself; here each call takes longer than its few sums. What torch adds up in one
+        # stretch gets less exact with its length, and with 16 bits.
+        small = [tensor for tensor in tensors if tensor.numel() <= _FEW_ELEMENTS]
+        if len(small) >= _MANY:
+            large = [tensor for tensor in tensors if tensor.numel() > _FEW_ELEMENTS]
+            tensors = [*large, *torch._utils._flatten_dense_tensors(small).split(_STRETCH)]
+    return list(_foreach_norm(tensors, 2, dtype))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -80,7 +81,7 @@ class Perturbation:
         self.adaptive = adaptive
         self.eta = eta
         self._kept: dict[int, Tensor] = {}
-        self._last: tuple[list[int], list[Tensor]] = ([], [])  # which copies were used, to be found again at once
+        self._last: tuple[list[Tensor], list[Tensor]] = ([], [])  # what moved last and its copies, found at once
         self._moved: tuple[list[Tensor], list[Tensor]] = ([], [])  # the weights that are away from home; their copies
 
     @contextmanager
@@ -119,10 +120,13 @@ class Perturbation:
         if self._moved[0]:
             raise RuntimeError("Expected weights at w, but they are at w + e(w) already: call `restore` first.")
         rho = self.rho if rho is None else rho
-        moving = [parameter for parameter in self._moving if parameter.grad is not None]
-        weights = self._local(moving)
-        # What a sparse gradient says of a row that it lists twice is known only when it is added up.
-        gradients = [g.coalesce() if g.is_sparse else g for p in moving if (g := p.grad) is not None]
+        moving, gradients = self._moving, [parameter.grad for parameter in self._moving]
+        if any(gradient is None for gradient in gradients):
+            moving = [parameter for parameter, g in zip(moving, gradients, strict=True) if g is not None]
+        gradients = [gradient for gradient in gradients if gradient is not None]
+        if any(gradient.is_sparse for gradient in gradients):
+            # What a sparse gradient says of a row that it lists twice is known only when it is added up.
+            gradients = [gradient.coalesce() if gradient.is_sparse else gradient for gradient in gradients]
         if self.adaptive:
             self._times_t(moving, gradients)
         norm = gradient_norm(gradients)
@@ -131,6 +135,7 @@ class Perturbation:
         for parameter in self.parameters:
             parameter.grad = None
         if rho > 0 and moving:
+            weights = self._local(moving)
             copies = self._copies_of(moving, weights)
             torch._foreach_copy_(copies, weights)
             self._moved = (weights, copies)
@@ -171,12 +176,13 @@ class Perturbation:
     def _local(self, tensors: list[Tensor]) -> list[Tensor]:
         return [local_part(tensor) for tensor in tensors] if self._is_sharded else tensors
 
-    def _copies_of(self, moving: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    def _copies_of(self, moving: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
         """The memory that keeps these parameters' w."""
-        names, (known, copies) = [id(parameter) for parameter in moving], self._last
-        if names != known or not _is_like(copies[0], weights[0]):
+        last, copies = self._last
+        is_same = last is moving or (len(last) == len(moving) and all(map(operator.is_, last, moving)))
+        if not is_same or not _is_like(copies[0], weights[0]):
             copies = [self._copy_of(parameter, weight) for parameter, weight in zip(moving, weights, strict=True)]
-            self._last = (names, copies)
+            self._last = (moving, copies)
         return copies
 
     def _copy_of(self, parameter: Tensor, weight: Tensor) -> Tensor:
@@ -227,13 +233,13 @@ def _add(weights: list[Tensor], gradients: list[Tensor], scale: Tensor) -> None:
             return
     else:
         scale = torch.where(scale.isinf(), 0, scale)  # no gradient
-    is_sparse = [gradient.is_sparse for gradient in gradients]
-    if any(is_sparse):
-        for weight, gradient, sparse in zip(weights, gradients, is_sparse, strict=True):
-            if sparse:
+    if any(gradient.is_sparse for gradient in gradients):
+        pairs = list(zip(weights, gradients, strict=True))
+        for weight, gradient in pairs:
+            if gradient.is_sparse:
                 weight.add_(gradient * scale) if alpha is None else weight.add_(gradient, alpha=alpha)
-        weights = [weight for weight, sparse in zip(weights, is_sparse, strict=True) if not sparse]
-        gradients = [gradient for gradient, sparse in zip(gradients, is_sparse, strict=True) if not sparse]
+        weights = [weight for weight, gradient in pairs if not gradient.is_sparse]
+        gradients = [gradient for gradient in gradients if not gradient.is_sparse]
     if not weights:
         return
     if alpha is None:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from lightning_hp.rehearsal.snapshot import _attributes, _slots
 
 _CLOSED = (Tensor, nn.Module, Optimizer, DataLoader, Dataset, Sampler, type)
+_PLAIN = (int, float, bool, str, bytes, type(None))
 _PICKLING = ("__getstate__", "__reduce__", "__reduce_ex__")
 
 
@@ -35,7 +36,14 @@ def copy_batch(batch: Any) -> tuple[Any, list[Tensor]]:
     twins: dict[int, Any] = {}
 
     def copied(thing: Any) -> Any:
-        return tree_map(copied_leaf, thing)
+        kind = type(thing)
+        if kind in _PLAIN:
+            return thing
+        if kind is tuple or kind is list:
+            return kind(map(copied, thing))
+        if kind is dict:
+            return {key: copied(value) for key, value in thing.items()}
+        return copied_leaf(thing) if kind is Tensor else tree_map(copied_leaf, thing)
 
     def copied_leaf(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):

@@ -26,8 +26,9 @@ from lightning_hp.rehearsal.snapshot import RandomStreams, put_back_dict
 class SecondPass:
     """Runs a training step's forward and backward pass once more.
 
-    :meth:`arm` before the step, :meth:`set_gradients_aside` in ``on_before_backward``, :meth:`run` in
-    ``on_after_backward``; :meth:`disarm` whenever the step is over.
+    :meth:`arm` before the step, :meth:`set_gradients_aside` in ``on_before_backward``; in ``on_after_backward``
+    :meth:`conclude_first`, then move the weights, :meth:`run`, and move them back; :meth:`disarm` whenever the step is
+    over.
 
     Args:
         trainer: The Trainer, inside ``fit``.
@@ -42,7 +43,11 @@ class SecondPass:
     def __init__(self, trainer: Any, module: Any, silent: SilentWrites | None = None) -> None:
         self._trainer = trainer
         self._module = module
-        trained = [parameter for parameter in self._optimized() if parameter.requires_grad]
+        optimized = self._optimized()
+        known = {id(parameter) for parameter in optimized}
+        # Found once: a walk over all layers takes longer than all else here.
+        self._not_optimized = [parameter for parameter in module.parameters() if id(parameter) not in known]
+        trained = [parameter for parameter in optimized if parameter.requires_grad]
         self._effects = SideEffects(module, trained, SilentWrites() if silent is None else silent)
         if one_way := self._effects.one_way():
             raise misconfiguration(
@@ -50,11 +55,13 @@ class SecondPass:
                 f"Expected a module whose training step can be repeated, got an iterator on it ({one_way[0]}), and what"
                 " is drawn from it is gone. Combine loaders with a `CombinedLoader`, or keep a list and a position.",
             )
-        self._stash: list[tuple[Tensor, Tensor | None]] = []
+        self._parameters: list[Tensor] = []
+        self._stash: list[tuple[Tensor, Tensor]] = []
         self._looks = 0
         self._prints: list[int] = []
         self._arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._streams: RandomStreams | None = None
+        self._streams_before: RandomStreams | None = None
+        self._streams_after: RandomStreams | None = None
         self._versions: list[tuple[Tensor, int]] = []
         self._sync: bool | None = None
         self._shadowed: dict[str, Any] | None = None
@@ -93,8 +100,9 @@ class SecondPass:
         """The step is over, however it ended: everything is as if nobody had listened."""
         self._stop_listening()
         self._synchronise_as_planned()
-        self._arguments, self._streams, self._versions, self.loss = None, None, [], None
-        self._stash, self._prints = [], []
+        self._arguments, self._versions, self.loss = None, [], None
+        self._streams_before = self._streams_after = None
+        self._parameters, self._stash, self._prints = [], [], []
         self._effects.forget()
 
     def set_gradients_aside(self) -> None:
@@ -102,15 +110,17 @@ class SecondPass:
 
         The first backward pass then finds nothing, and the second one adds to what was set aside.
         """
-        parameters = {id(parameter): parameter for parameter in (*self._optimized(), *self._module.parameters())}
-        self._stash = [(parameter, parameter.grad) for parameter in parameters.values()]
-        for parameter, grad in self._stash:
-            if grad is not None:
-                parameter.grad = None
+        self._parameters = [*self._optimized(), *self._not_optimized]
+        self._stash = [(parameter, grad) for parameter in self._parameters if (grad := parameter.grad) is not None]
+        for parameter, _ in self._stash:
+            parameter.grad = None
 
-    def check(self) -> None:
-        """Refuses a batch that the first pass wrote into."""
+    def conclude_first(self) -> None:
+        """Keeps what the first pass has left, which is to stay; refuses a batch that it wrote into."""
         self._refuse_a_changed_batch()
+        self._synchronise_as_planned()
+        self._streams_after = RandomStreams(self._trainer.strategy.root_device)
+        self._effects.after()
 
     def run(self) -> Tensor:
         """The second pass: adds its gradient to what was set aside.
@@ -119,14 +129,12 @@ class SecondPass:
             The loss, on its own scale, shape ``()``, detached.
 
         """
+        before, after = self._streams_before, self._streams_after
         assert self._arguments is not None
-        assert self._streams is not None
+        assert before is not None
+        assert after is not None
         args, kwargs = self._arguments
-        self._refuse_a_changed_batch()
-        self._synchronise_as_planned()
         trainer, module, strategy = self._trainer, self._module, self._trainer.strategy
-        after = RandomStreams(strategy.root_device)
-        self._effects.after()
         surroundings = dict(vars(trainer))
         results, hook = trainer._results, trainer._logger_connector._current_fx
         try:
@@ -134,16 +142,18 @@ class SecondPass:
             vars(module).update(log=_hear_nothing, log_dict=_hear_nothing)
             # A method that was taken from the module earlier, or `super().log`, ends here.
             vars(results).update(log=_hear_nothing, reset=_hear_nothing)
-            self._streams.restore()
+            before.restore()
             self._effects.replay()
-            self._set_gradients(None)
             for leaf in self._batch():  # of an attack on the input
                 if leaf.is_leaf and leaf.grad is not None:
                     leaf.grad = None
             loss = _loss_of(strategy.training_step(*args, **kwargs))
             # A step that goes backward by itself (for an attack on its input, say) leaves gradients behind, which
             # Lightning clears before the backward pass.
-            self._set_gradients(self._stash)
+            for parameter in self._parameters:
+                parameter.grad = None
+            for parameter, grad in self._stash:
+                parameter.grad = grad
             if loss is None:
                 raise misconfiguration(
                     trainer,
@@ -190,7 +200,7 @@ class SecondPass:
                 " graph is gone after the first. Compute it in `training_step`, or detach it.",
             )
         self._effects.before()
-        self._streams = RandomStreams(self._trainer.strategy.root_device)
+        self._streams_before = RandomStreams(self._trainer.strategy.root_device)
         ddp = self._trainer.strategy.model
         if synchronise is not None and isinstance(ddp, DistributedDataParallel):
             self._sync = ddp.require_backward_grad_sync
@@ -202,11 +212,6 @@ class SecondPass:
         if self._sync is not None and isinstance(ddp, DistributedDataParallel):
             ddp.require_backward_grad_sync = self._sync
         self._sync = None
-
-    def _set_gradients(self, grads: list[tuple[Tensor, Tensor | None]] | None) -> None:
-        """Puts these into ``.grad``, or nothing."""
-        for parameter, grad in self._stash if grads is None else grads:
-            parameter.grad = None if grads is None else grad
 
     def _optimized(self) -> list[Tensor]:
         return [parameter for group in self._trainer.optimizers[0].param_groups for parameter in group["params"]]

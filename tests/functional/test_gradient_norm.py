@@ -34,3 +34,14 @@ def test_of_nothing_it_is_zero_and_of_infinity_it_is_not_finite() -> None:
 def test_it_is_torchs_own_norm_for_dense_gradients() -> None:
     pieces = [torch.randn(10, 10), torch.randn(3)]
     assert torch.equal(hpf.gradient_norm(pieces), torch.nn.utils.get_total_norm(pieces))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_many_small_tensors_between_large_ones(dtype: torch.dtype) -> None:
+    """These take a way of their own; a transposed one is not in order in memory."""
+    dice = torch.Generator().manual_seed(0)
+    pieces = [torch.randn(7, 9, generator=dice).to(dtype).t() for _ in range(300)]
+    pieces[::50] = [torch.randn(40, 50, generator=dice).to(dtype) for _ in pieces[::50]]
+    expected = torch.cat([piece.double().flatten() for piece in pieces]).norm()
+    assert float(hpf.gradient_norm(pieces)) == pytest.approx(float(expected), rel=1e-6)
+    assert torch.isnan(hpf.gradient_norm([*pieces, torch.full((3,), float("nan"), dtype=dtype)]))
