@@ -39,7 +39,7 @@ def is_finite(gradients: Sequence[Tensor]) -> Tensor:
     if are_plain(gradients):
         return _is_finite(gradients)
     parts = [local_part(gradient) for gradient in gradients]
-    parts = [part.coalesce()._values() if part.is_sparse else part for part in parts]
+    parts = [part.coalesce().values() if part.is_sparse else part for part in parts]
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for part in parts:
         kinds.setdefault((part.device, part.dtype), []).append(part)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, _foreach_norm
+from torch._utils import _flatten_dense_tensors
 from torch.nn import Parameter
 
 
@@ -24,8 +25,9 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
         The norm, shape ``()``, on the device of the first tensor; zero for none.
 
     Costs one pass over the tensors, and one all-reduce of one number for each way in which they are sharded. Reads
-    nothing back. Where there are many small tensors on the CPU they are laid end to end first, at the memory of these,
-    and the sum is rounded in another order. Does not help with partial sums (``DTensor`` with ``Partial``), which are not gradients yet.
+    nothing back. Many small tensors on the CPU are laid end to end first: their memory once more for a moment, and sums
+    rounded in another order. Does not help with partial sums (``DTensor`` with ``Partial``), which are not gradients
+    yet.
 
     Source: ``torch.nn.utils.get_total_norm`` of torch, which knows neither sparse nor sharded tensors.
 
@@ -110,7 +112,7 @@ def _norms(tensors: list[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
         small = [tensor for tensor in tensors if tensor.numel() <= _FEW_ELEMENTS]
         if len(small) >= _MANY:
             large = [tensor for tensor in tensors if tensor.numel() > _FEW_ELEMENTS]
-            tensors = [*large, *torch._utils._flatten_dense_tensors(small).split(_STRETCH)]
+            tensors = [*large, *_flatten_dense_tensors(small).split(_STRETCH)]
     return list(_foreach_norm(tensors, 2, dtype))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_hp import ClassBalancedBatchSampler
+from tests.distributed.rank import run_scenario
 
 LABELS = torch.tensor([0] * 40 + [1] * 16 + [2] * 8)
 DATA = TensorDataset(torch.arange(64.0)[:, None], LABELS)
@@ -66,6 +66,4 @@ def balanced() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    {"balanced": balanced}[sys.argv[1]]()
-    print("done", flush=True)
+    run_scenario(balanced)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from lightning_hp import SAM, BatchSizeScaler
+from tests.distributed.rank import run_scenario
 from tests.distributed.two_ranks import DDP, Sharded, same_on_both_ranks
 from tests.training import Net, Run, Samples, assert_identical, assert_same_training, train
 
@@ -150,6 +150,4 @@ def nothing_fits() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    globals()[sys.argv[1]]()
-    print("done", flush=True)
+    run_scenario(ddp, classes, with_sam, joint, fsdp2, one_rank_fails, nothing_fits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, LRFinder
 from tests.callbacks.contract import loader
+from tests.distributed.rank import run_scenario
 from tests.training import NUM_CLASSES, NUM_FEATURES, NUM_SAMPLES, Net, Samples, assert_same_training, train
 
 EPOCHS, UNFREEZE_AT, LR = 3, 1, 0.1
@@ -184,6 +184,4 @@ def fsdp2() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    globals()[sys.argv[1]]()
-    print("done", flush=True)
+    run_scenario(ddp, fsdp2)

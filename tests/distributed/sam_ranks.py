@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from lightning_hp import SAM, LRFinder
 from tests.callbacks.contract import loader
 from tests.callbacks.sam_by_hand import Wrapped, make_net
+from tests.distributed.rank import run_scenario
 from tests.distributed.two_ranks import Sharded
 from tests.training import NUM_CLASSES, NUM_FEATURES, assert_identical, assert_same_training, train
 
@@ -206,6 +206,4 @@ def whole_by_hand(pieces: Any, adaptive: bool, accumulate: int, rho: float = RHO
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    {f.__name__: f for f in (ddp, ddp_statistics, one_rank_breaks, fsdp2)}[sys.argv[1]]()
-    print("done", flush=True)
+    run_scenario(ddp, ddp_statistics, one_rank_breaks, fsdp2)

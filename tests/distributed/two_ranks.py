@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,6 +13,7 @@ from torch import nn
 
 from lightning_hp import LRFinder
 from tests.callbacks.contract import Rehearse, loader
+from tests.distributed.rank import run_scenario
 from tests.training import NUM_CLASSES, NUM_FEATURES, Net, Run, assert_identical, assert_same_training, train
 
 DDP: dict[str, Any] = {"devices": 2, "max_epochs": 2}
@@ -135,6 +135,4 @@ def fsdp2() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    {"ddp": ddp, "one_rank_fails": one_rank_fails, "fsdp2": fsdp2}[sys.argv[1]]()
-    print("done", flush=True)
+    run_scenario(ddp, one_rank_fails, fsdp2)

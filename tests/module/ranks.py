@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
@@ -11,6 +9,7 @@ from torch import nn
 from torchmetrics.functional import classification as tmf
 
 from lightning_hp import Classifier
+from tests.distributed.rank import run_scenario
 from tests.module.models import body, loader, pairs, quiet
 from tests.training import NUM_CLASSES
 
@@ -36,4 +35,4 @@ def ddp() -> None:
 
 
 if __name__ == "__main__":
-    {"ddp": ddp}[sys.argv[1]]()
+    run_scenario(ddp)
