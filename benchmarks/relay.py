@@ -1,17 +1,21 @@
 """Lets several programs take turns, a few steps each, so that their speed can be compared on a busy machine.
 
-Each program runs in its own thread, but only the one that holds the baton runs. A moment in which the machine is slow
-then hits all of them alike. The clock of a thread counts its own processor time: waiting for the baton costs nothing.
+Each program runs in a process of its own, as it would without the others, but only the one that holds the baton runs.
+A moment in which the machine is slow then hits all of them alike. The clock counts a program's own processor time:
+waiting for the baton costs nothing.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from multiprocessing.connection import Connection
+
+_TURNS = multiprocessing.get_context("fork")
 
 
 class Relay:
@@ -31,70 +35,69 @@ class Relay:
     def __init__(self, programs: Mapping[str, Callable[[Relay], None]], ticks_a_turn: int) -> None:
         self._programs = programs
         self._ticks_a_turn = ticks_a_turn
-        self._order = list(programs)
-        self._holder = self._order[0]
-        self._turn = threading.Condition()
-        self._ticks: dict[str, list[float]] = {name: [] for name in programs}
-        self._errors: list[BaseException] = []
+        self._names = list(programs)
+        self._batons = [_TURNS.Semaphore(0) for _ in programs]
+        self._is_running = _TURNS.Array("b", [True] * len(programs))
+        self._ticks: list[float] = []
         self.turns: dict[str, list[float]] = {name: [] for name in programs}
         self.rest: dict[str, float] = {}
 
     def run(self) -> None:
-        """Runs all programs to their end; raises what one of them raised."""
-        threads = [threading.Thread(target=self._run_one, args=(name,)) for name in self._order]
-        with _one_core():
-            for thread in threads:
-                thread.start()
-        for thread in threads:
-            thread.join()
-        if self._errors:
-            raise self._errors[0]
+        """Runs all programs to their end; raises ``RuntimeError`` with what one of them raised."""
+        pipes = [_TURNS.Pipe(duplex=False) for _ in self._names]
+        processes = [
+            _TURNS.Process(target=self._run_one, args=(name, end))
+            for name, (_, end) in zip(self._names, pipes, strict=True)
+        ]
+        try:
+            for process, (_, end) in zip(processes, pipes, strict=True):
+                process.start()
+                end.close()  # a process that is killed is then the end of its pipe
+            self._batons[0].release()
+            for name, (answers, _) in zip(self._names, pipes, strict=True):
+                self.turns[name], self.rest[name], error = answers.recv()
+                if error:
+                    raise RuntimeError(error)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
 
     def tick(self, name: str) -> None:
         """Notes the time; now and then waits until the others had their turn."""
-        ticks = self._ticks[name]
-        ticks.append(time.thread_time())
-        if len(ticks) % self._ticks_a_turn == 0:
-            steps = [later - earlier for earlier, later in pairwise(ticks[-self._ticks_a_turn :])]
+        self._ticks.append(time.process_time())
+        if len(self._ticks) % self._ticks_a_turn == 0:
+            steps = [later - earlier for earlier, later in pairwise(self._ticks[-self._ticks_a_turn :])]
             self.turns[name].append(sum(steps) / len(steps))
-            self._hand_on(name, leave=False)
+            self._hand_on(name)
             self._wait(name)
 
-    def _run_one(self, name: str) -> None:
+    def _run_one(self, name: str, answers: Connection) -> None:
+        _stay_on_one_core()
         self._wait(name)
-        start = time.thread_time()
+        start, error = time.process_time(), ""
         try:
             self._programs[name](self)
-        except BaseException as error:  # noqa: BLE001 - raised again by run, in the main thread
-            self._errors.append(error)
-        finally:
-            ticks = self._ticks[name]
-            self.rest[name] = time.thread_time() - start - (ticks[-1] - ticks[0] if ticks else 0.0)
-            self._hand_on(name, leave=True)
+        except BaseException:  # noqa: BLE001 - raised again by run, in the first process
+            error = traceback.format_exc()
+        between = self._ticks[-1] - self._ticks[0] if self._ticks else 0.0
+        answers.send((self.turns[name], time.process_time() - start - between, error))
+        self._is_running[self._names.index(name)] = False
+        self._hand_on(name)
 
     def _wait(self, name: str) -> None:
-        with self._turn:
-            self._turn.wait_for(lambda: self._holder == name)
+        self._batons[self._names.index(name)].acquire()
 
-    def _hand_on(self, name: str, leave: bool) -> None:
-        with self._turn:
-            position = self._order.index(name)
-            after = self._order[(position + 1) % len(self._order)]
-            if leave:
-                self._order.remove(name)
-            self._holder = after
-            self._turn.notify_all()
+    def _hand_on(self, name: str) -> None:
+        """To the next one that has not ended: perhaps to itself."""
+        position = self._names.index(name)
+        others = [(position + step) % len(self._names) for step in range(1, len(self._names) + 1)]
+        after = next((other for other in others if self._is_running[other]), None)
+        if after is not None:
+            self._batons[after].release()
 
 
-@contextmanager
-def _one_core() -> Iterator[None]:
-    """Threads that are started here stay on one core, where the system can do that: a move empties the caches."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cores)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
+def _stay_on_one_core() -> None:
+    """A move would empty the caches. All share the core, since only one runs."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})

@@ -229,12 +229,13 @@ class SAM(Callback):
         if unhealthy is None or not self._skip_nonfinite or getattr(trainer.precision_plugin, "scaler", None):
             return
         # A loss can be finite and its gradient not: what the optimizer is about to get is looked at, too.
-        gradients = [gradient for p in self._parameters(trainer) if (gradient := p.grad) is not None]
+        parameters = self._parameters(trainer)
+        gradients = [gradient for p in parameters if (gradient := p.grad) is not None]
         unhealthy = torch.maximum(unhealthy, (~is_finite(gradients)).to(unhealthy))
         if trainer.world_size > 1:
             unhealthy = trainer.strategy.reduce(unhealthy, reduce_op="sum")
         if unhealthy.item() > 0:
-            for parameter in self._parameters(trainer):
+            for parameter in parameters:
                 parameter.grad = None  # an optimizer leaves a parameter without a gradient alone
             self._say(
                 trainer,
@@ -309,11 +310,11 @@ class SAM(Callback):
 
     def _renewed(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Perturbation:
         """The perturbation of the optimizer's parameters: the one there is, or a new one if they have changed."""
-        parameters, there = self._parameters(trainer), self._perturbation
-        if there is not None and len(there.parameters) == len(parameters):
+        there, groups = self._perturbation, trainer.optimizers[0].param_groups
+        if there is not None and len(there.parameters) == sum(len(group["params"]) for group in groups):
             return there
         only = self._chosen(trainer, pl_module)
-        return Perturbation(parameters, self._rho, adaptive=self._adaptive, eta=self._eta, only=only)
+        return Perturbation(self._parameters(trainer), self._rho, adaptive=self._adaptive, eta=self._eta, only=only)
 
     def _chosen(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Tensor] | None:
         """What ``params`` chooses; ``None`` for all. Refuses a choice of which nothing is trained."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
         return torch.zeros(())
     device = gradients[0].device
     if are_plain(gradients):
-        return _norm(gradients, device)
+        return _norm_of_alike(gradients)
     sharded: list[Any] = [gradient for gradient in gradients if is_sharded(gradient)]
     if not sharded:
         return _norm([_values(g) if g.is_sparse else g for g in gradients], device)
@@ -68,16 +69,16 @@ def local_part(tensor: Tensor) -> Tensor:
     return local
 
 
-def are_plain(tensors: Sequence[Tensor]) -> bool:
-    """Whether tensors are dense, whole, and of one type on one device, as they nearly always are: a single look."""
-    kinds = {(type(tensor), tensor.layout, tensor.dtype, tensor.device) for tensor in tensors}
-    return len(kinds) == 1 and next(iter(kinds))[:2] in _PLAIN
-
-
 def is_sharded(tensor: Any) -> Any:
     """Whether a tensor is one of the shards of a ``DTensor``."""
     # The first question is for speed: an attribute that is not there takes ten times as long.
     return type(tensor) not in _WHOLE and hasattr(tensor, "device_mesh")
+
+
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors are dense, whole, and of one type on one device, as they nearly always are: a single look."""
+    kinds = {(type(tensor), tensor.layout, tensor.dtype, tensor.device) for tensor in tensors}
+    return len(kinds) == 1 and next(iter(kinds))[:2] in _PLAIN
 
 
 _MANY, _FEW_ELEMENTS, _STRETCH = 100, 1024, 1 << 14
@@ -91,31 +92,28 @@ def _values(gradient: Tensor) -> Tensor:
 
 
 def _norm(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    kinds = {(tensor.device, tensor.dtype) for tensor in tensors}
-    if len(kinds) == 1:
-        norms = _norms(list(tensors), _wide(tensors[0].dtype))
-    else:
-        norms = [torch.linalg.vector_norm(tensor, dtype=_wide(tensor.dtype)) for tensor in tensors]
-        widest = norms[0].dtype
-        for norm in norms:
-            widest = torch.promote_types(widest, norm.dtype)
-        norms = [norm.to(device, widest) for norm in norms]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    norms = [_norm_of_alike(alike) for alike in kinds.values()]
+    if len(norms) == 1:
+        return norms[0].to(device)
+    widest = functools.reduce(torch.promote_types, [norm.dtype for norm in norms])
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(device, widest) for norm in norms]))
     return total
 
 
-def _norms(tensors: list[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
-    """Norms that make up the norm of all: of each tensor, or of many small ones at once."""
+def _norm_of_alike(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm of dense tensors of one type on one device."""
+    # Squares of 16 bits are added up in 32.
+    dtype = torch.float32 if tensors[0].dtype in (torch.float16, torch.bfloat16) else None
     if tensors[0].device.type == "cpu" and len(tensors) >= _MANY and dtype is None:
         # Elsewhere torch does this by itself; here each call takes longer than its few sums. What torch adds up in one
         # stretch gets less exact with its length, and with 16 bits.
         small = [tensor for tensor in tensors if tensor.numel() <= _FEW_ELEMENTS]
         if len(small) >= _MANY:
             large = [tensor for tensor in tensors if tensor.numel() > _FEW_ELEMENTS]
-            tensors = [*large, *_flatten_dense_tensors(small).split(_STRETCH)]
-    return list(_foreach_norm(tensors, 2, dtype))
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype | None:
-    """The type in which squares are added up, if it is another."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
+            ends: Tensor = _flatten_dense_tensors(small)  # type: ignore[no-untyped-call]
+            tensors = [*large, *torch.split(ends, _STRETCH)]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(_foreach_norm(list(tensors), 2, dtype)))
+    return total

@@ -120,11 +120,12 @@ class Perturbation:
         if self._moved[0]:
             raise RuntimeError("Expected weights at w, but they are at w + e(w) already: call `restore` first.")
         rho = self.rho if rho is None else rho
-        moving, gradients = self._moving, [parameter.grad for parameter in self._moving]
-        if any(gradient is None for gradient in gradients):
-            moving = [parameter for parameter, g in zip(moving, gradients, strict=True) if g is not None]
-        gradients = [gradient for gradient in gradients if gradient is not None]
-        if any(gradient.is_sparse for gradient in gradients):
+        moving = self._moving
+        gradients = [gradient for parameter in moving if (gradient := parameter.grad) is not None]
+        if len(gradients) < len(moving):
+            moving = [parameter for parameter in moving if parameter.grad is not None]
+        has_sparse = any(gradient.is_sparse for gradient in gradients)
+        if has_sparse:
             # What a sparse gradient says of a row that it lists twice is known only when it is added up.
             gradients = [gradient.coalesce() if gradient.is_sparse else gradient for gradient in gradients]
         if self.adaptive:
@@ -139,7 +140,7 @@ class Perturbation:
             copies = self._copies_of(moving, weights)
             torch._foreach_copy_(copies, weights)
             self._moved = (weights, copies)
-            _add(weights, self._local(gradients), rho / norm)
+            _add(weights, self._local(gradients), rho / norm, has_sparse)
         return norm
 
     @torch.no_grad()
@@ -224,7 +225,7 @@ def _is_like(kept: Tensor, weight: Tensor) -> bool:
     return kept.shape == weight.shape and kept.dtype == weight.dtype and kept.device == weight.device
 
 
-def _add(weights: list[Tensor], gradients: list[Tensor], scale: Tensor) -> None:
+def _add(weights: list[Tensor], gradients: list[Tensor], scale: Tensor, has_sparse: bool) -> None:
     """Adds scale * g to w, without memory of its own and, on an accelerator, without reading ``scale`` back."""
     alpha = None
     if scale.device.type == "cpu":
@@ -233,7 +234,7 @@ def _add(weights: list[Tensor], gradients: list[Tensor], scale: Tensor) -> None:
             return
     else:
         scale = torch.where(scale.isinf(), 0, scale)  # no gradient
-    if any(gradient.is_sparse for gradient in gradients):
+    if has_sparse:
         pairs = list(zip(weights, gradients, strict=True))
         for weight, gradient in pairs:
             if gradient.is_sparse:

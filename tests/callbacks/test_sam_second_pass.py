@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 from collections import UserDict
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import lightning_hp.functional as hpf
 from lightning_hp import SAM
 from tests.callbacks.contract import loader
 from tests.callbacks.sam_by_hand import make_net
-from tests.training import NUM_CLASSES, assert_identical, train
+from tests.training import NUM_CLASSES, NUM_FEATURES, assert_identical, train
 
 RHO = 0.3
 
@@ -192,6 +193,52 @@ def test_a_teacher_and_a_queue_are_written_once_in_every_way(step: Any) -> None:
     plain, with_sam = written(step, lambda m: dict(m.state_dict()), teacher)
     assert_identical(with_sam, plain, "teacher, queue")
     assert float(plain["queue"].sum()) > 0
+
+
+@pytest.mark.parametrize("where", ["moving", "not_moving", "without_gradient"])
+def test_a_parameter_that_is_trained_and_written_by_the_step(where: str) -> None:
+    """A codebook that follows by a moving average; a weight that is clamped."""
+
+    def of(module: Any) -> Tensor:
+        return {"moving": module.net[0].weight, "not_moving": module.net[4].weight}.get(where, module.codes)
+
+    class Writes(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.codes = nn.Parameter(torch.ones(3, 3))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            with torch.no_grad():
+                of(self).mul_(0.9)
+            return self.loss(batch)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    with_sam = fit(Writes(), SAM(rho=RHO, params=lambda name, p: name != "net.4.weight"))
+    assert_identical(with_sam.state_dict(), fit(Writes()).state_dict(), "weights and codes")
+    assert not torch.equal(of(with_sam), of(Writes()))
+
+
+def test_the_weights_are_in_memory_once_more_and_not_twice() -> None:
+    counts: list[int] = []
+
+    class Census(Plain):
+        def __init__(self) -> None:
+            super().__init__(lr=0.1)
+            self.net = nn.Sequential(nn.Linear(NUM_FEATURES, 37), nn.ReLU(), nn.Linear(37, NUM_CLASSES))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+            counts.append(len({t.data_ptr() for t in tensors if t.shape == (37, NUM_FEATURES)}))
+            return self.loss(batch)
+
+    fit(Census())
+    assert max(counts) == 2  # with the gradient of the last step
+    counts.clear()
+    fit(Census(), SAM(rho=RHO))
+    assert max(counts[::2]) == 3
+    assert max(counts[1::2]) == 2  # the copy, when there is no gradient
 
 
 def test_a_queue_that_is_only_rolled_through_data_is_seen() -> None:
