@@ -24,7 +24,8 @@ _MISSING = object()
 def untouched(*things: Any) -> Iterator[None]:
     """Puts back, at the end, the random streams and whatever datasets and transforms keep in themselves."""
     # The room of the rehearsal loads Lightning, which counting the attribute of a dataset does not need.
-    from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot
+    from lightning_hp.rehearsal.random_streams import RandomStreams
+    from lightning_hp.rehearsal.snapshot import Snapshot
 
     streams, snapshot = RandomStreams(), Snapshot(data=things)
     try:

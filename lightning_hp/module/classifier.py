@@ -148,14 +148,15 @@ class Classifier(ClassifierMixin, pl.LightningModule):
         super().__init__(**{name: mine[name] for name in _OF_THE_MIXIN})
         if batch_size is not None:
             mine["batch_size"] = check_whole("batch_size", mine["batch_size"], least=1)
+        mine["pretrained"] = pretrained and is_source(backbone)  # of a module nobody but its maker knows
         self.hparams.update({"backbone": _name_of(backbone), **mine})
         self.configure_callbacks()  # refuses their arguments now
 
         options = mine["head_options"] or {}
-        if not isinstance(options, dict) or {"in_features", "num_classes", "task"} & options.keys():
+        if not isinstance(options, dict) or options.keys() - _HEAD_DEFAULTS.keys():
             raise ValueError(
-                "Expected `head_options` to be options of ClassifierHead without 'in_features', 'num_classes' and "
-                f"'task', but got {head_options!r}."
+                f"Expected `head_options` to be options of ClassifierHead, out of {', '.join(_HEAD_DEFAULTS)}, but got"
+                f" {head_options!r}."
             )
         with torch.device("meta"):  # no numbers, no dice: a backbone may take a while, and this is refused at once
             ClassifierHead(1, num_classes, task=task, **options)
@@ -199,8 +200,12 @@ class Classifier(ClassifierMixin, pl.LightningModule):
                 raise TypeError(
                     f"Expected `{argument}` to be True, False or a dictionary of arguments, but got {options!r}."
                 )
-            if options is not False:
+            if options is False:
+                continue
+            try:
                 callbacks.append(getattr(lightning_hp, name)(**(options if isinstance(options, dict) else {})))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"`{argument}` is for {name}: {error}") from error
         return callbacks
 
     def on_fit_start(self) -> None:

@@ -15,6 +15,7 @@ from lightning_hp.rehearsal.loaders import (
     samples_of,
 )
 from lightning_hp.rehearsal.namespace import is_resuming, lightning_module_of, lightning_package, misconfiguration
+from lightning_hp.rehearsal.random_streams import RandomStreams
 from lightning_hp.rehearsal.ranks import apart, can_step_apart, reduce_over_ranks
 from lightning_hp.rehearsal.recorder import is_rehearsal
 from lightning_hp.rehearsal.reducer import exchange_gradients_of_trained, note_trained, reshard
@@ -25,7 +26,7 @@ from lightning_hp.rehearsal.rehearsal import (
 )
 from lightning_hp.rehearsal.second_pass import SecondPass
 from lightning_hp.rehearsal.silent_writes import SilentWrites
-from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot
+from lightning_hp.rehearsal.snapshot import Snapshot
 
 __all__ = [
     "HOOKS_BEFORE_EPOCH",

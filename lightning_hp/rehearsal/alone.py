@@ -9,8 +9,10 @@ import pytorch_lightning as pl
 
 from lightning_hp.rehearsal.actors import gradient_callbacks
 from lightning_hp.rehearsal.namespace import lightning_module_of, misconfiguration
+from lightning_hp.rehearsal.put_back import put_back_dict
+from lightning_hp.rehearsal.random_streams import RandomStreams
 from lightning_hp.rehearsal.silence import SilentLogger
-from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot, put_back_dict
+from lightning_hp.rehearsal.snapshot import Snapshot
 from lightning_hp.rehearsal.understudy import fresh_loop
 
 _Result = TypeVar("_Result")

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lightning_hp.rehearsal.snapshot import _attributes, _slots
+from lightning_hp.rehearsal.attributes import attributes_of, slots_of
 
 _CLOSED = (Tensor, nn.Module, Optimizer, DataLoader, Dataset, Sampler, type)
 _PLAIN = (int, float, bool, str, bytes, type(None))
@@ -58,7 +58,7 @@ def copy_batch(batch: Any) -> tuple[Any, list[Tensor]]:
             return twin
         inside = getattr(twin, "__dict__", {})
         inside.update({name: copied(value) for name, value in list(inside.items())})
-        for name, value in _slots(twin).items():
+        for name, value in slots_of(twin).items():
             object.__setattr__(twin, name, copied(value))
         if isinstance(twin, dict):
             for key in list(dict.keys(twin)):
@@ -75,7 +75,7 @@ def _is_container(leaf: Any) -> bool:
         return False
     if isinstance(leaf, (Mapping, list, set)) or dataclasses.is_dataclass(leaf):
         return True
-    if not (_attributes(leaf) or _slots(leaf)):
+    if not (attributes_of(leaf) or slots_of(leaf)):
         return False
     bases = type(leaf).__mro__[:-1]
     return hasattr(leaf, "__copy__") or not any(name in vars(base) for base in bases for name in _PICKLING)

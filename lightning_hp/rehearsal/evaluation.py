@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_hp.rehearsal.loaders import copy_loaders, loader_roots, request_loaders
 from lightning_hp.rehearsal.namespace import misconfiguration
+from lightning_hp.rehearsal.put_back import put_back_dict
+from lightning_hp.rehearsal.random_streams import RandomStreams
 from lightning_hp.rehearsal.recorder import num_samples_of
 from lightning_hp.rehearsal.silence import SilentLogger
-from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot, put_back_dict
+from lightning_hp.rehearsal.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

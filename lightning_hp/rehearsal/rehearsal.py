@@ -21,11 +21,13 @@ from torch import Tensor
 from lightning_hp.rehearsal.actors import gradient_callbacks
 from lightning_hp.rehearsal.loaders import copy_loaders, loader_roots, request_loaders
 from lightning_hp.rehearsal.namespace import lightning_module_of, misconfiguration
+from lightning_hp.rehearsal.put_back import put_back_dict
+from lightning_hp.rehearsal.random_streams import RandomStreams
 from lightning_hp.rehearsal.recorder import LossRecorder
 from lightning_hp.rehearsal.reducer import reshard
 from lightning_hp.rehearsal.refusals import refuse_one_way_data, refuse_what_cannot_be_rehearsed
 from lightning_hp.rehearsal.silence import SilentLogger
-from lightning_hp.rehearsal.snapshot import RandomStreams, Snapshot, put_back_dict
+from lightning_hp.rehearsal.snapshot import Snapshot
 from lightning_hp.rehearsal.understudy import make_understudy
 from lightning_hp.rehearsal.validation import run_one_validation_batch
 

@@ -16,11 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_hp.rehearsal.batch_copy import copy_batch
 from lightning_hp.rehearsal.namespace import misconfiguration
+from lightning_hp.rehearsal.put_back import put_back_dict
+from lightning_hp.rehearsal.random_streams import RandomStreams
 from lightning_hp.rehearsal.ranks import is_apart
 from lightning_hp.rehearsal.side_effects import SideEffects
 from lightning_hp.rehearsal.silence import SilentLogger
 from lightning_hp.rehearsal.silent_writes import STEPS_TO_LOOK, SilentWrites, fingerprints
-from lightning_hp.rehearsal.snapshot import RandomStreams, put_back_dict
 
 
 class SecondPass:

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lightning_hp.rehearsal.silent_writes import SilentWrites, place_of
-from lightning_hp.rehearsal.snapshot import (
-    _attributes,
-    _put_back_array,
-    _put_back_sequence,
-    _put_back_slots,
-    _slots,
-    _undo_random_stream,
+from lightning_hp.functional.gradient_norm import local_part
+from lightning_hp.rehearsal.attributes import attributes_of, slots_of
+from lightning_hp.rehearsal.put_back import (
+    is_expanded,
+    put_back_array,
     put_back_dict,
+    put_back_sequence,
+    put_back_slots,
 )
-from lightning_hp.rehearsal.snapshot import _local as local_part
+from lightning_hp.rehearsal.random_streams import undo_of_stream
+from lightning_hp.rehearsal.silent_writes import SilentWrites, place_of
 
 # Elements of longer containers are not looked at one by one in each step, and longer dicts are not even copied.
 _MAX_DESCEND = 100
@@ -65,7 +65,7 @@ class SideEffects:
         known = {id(t): t for t in (*module.parameters(), *module.buffers()) if not t.is_inference()}
         small = {id(buffer) for buffer in module.buffers() if _is_small(buffer)}
         self._known = set(known)
-        self._small = [known[name] for name in known if name in small and not _is_expanded(known[name])]
+        self._small = [known[name] for name in known if name in small and not is_expanded(known[name])]
         self._watched = [known[name] for name in known if name not in small]
         moved = {id(parameter) for parameter in trained}
         # A teacher, a large queue.
@@ -91,12 +91,12 @@ class SideEffects:
         self._versions = [tensor._version for tensor in self._watched]
         self._loose = {id(tensor): tensor._version for tensor in loose}
         self._silent.before(self._others)
-        self._begin = [undo for stream in streams if (undo := _undo_random_stream(stream)) is not None]
+        self._begin = [undo for stream in streams if (undo := undo_of_stream(stream)) is not None]
 
     def after(self) -> None:
         """Keeps what the first pass left."""
         loose, streams, _ = self._walk(keep=True)
-        self._undo += [undo for stream in streams if (undo := _undo_random_stream(stream)) is not None]
+        self._undo += [undo for stream in streams if (undo := undo_of_stream(stream)) is not None]
         silent = self._silent.after(self._others)
         written = [t for t, version in zip(self._watched, self._versions, strict=True) if t._version != version]
         written += [tensor for tensor in loose if self._may_be_written(tensor)]
@@ -128,7 +128,7 @@ class SideEffects:
             return False  # part of a graph
         before = self._loose.get(id(tensor))
         if before is None:
-            return _is_small(tensor) and not _is_expanded(tensor)
+            return _is_small(tensor) and not is_expanded(tensor)
         return tensor._version != before
 
     def _walk(self, keep: bool) -> tuple[list[Tensor], list[Any], list[str]]:
@@ -160,20 +160,20 @@ class SideEffects:
                 streams.append(thing)
             elif isinstance(thing, np.ndarray):
                 if keep and thing.flags.writeable and thing.nbytes <= _MAX_ARRAY_BYTES:
-                    undo.append(partial(_put_back_array, thing, thing.copy()))
+                    undo.append(partial(put_back_array, thing, thing.copy()))
             elif isinstance(thing, (dict, list, set, deque, tuple)):
                 if keep and not isinstance(thing, tuple):
                     undo += _remember(thing)
                 if len(thing) <= _MAX_DESCEND:
                     open_ += thing.values() if isinstance(thing, dict) else thing
             elif type(thing) not in _closed_types:
-                attributes, slots = _attributes(thing), _slots(thing)
+                attributes, slots = attributes_of(thing), slots_of(thing)
                 if attributes is not None:
                     open_.append(attributes)
                 if slots:
                     open_ += slots.values()
                     if keep:
-                        undo.append(partial(_put_back_slots, thing, slots))
+                        undo.append(partial(put_back_slots, thing, slots))
                 elif isinstance(thing, Iterator) and not isinstance(thing, io.IOBase) and attributes is None:
                     iterators.append(type(thing).__name__)
                 elif attributes is None and not _has_slots(type(thing)):
@@ -189,7 +189,7 @@ def _remember(container: Any) -> Iterable[Callable[[], Any]]:
         return [partial(_cut, container, len(container))] if isinstance(container, list) else []
     if isinstance(container, dict):
         return [partial(put_back_dict, container, dict(container))]
-    return [partial(_put_back_sequence, container, list(container))]
+    return [partial(put_back_sequence, container, list(container))]
 
 
 def _cut(container: list[Any], length: int) -> None:
@@ -204,13 +204,6 @@ def _is_small(tensor: Tensor) -> bool:
 def _is_torchs_own(layer: type) -> bool:
     """Whether a module is of torch's own making; a user's class that FSDP2 has derived from is not."""
     return all(base.__module__.partition(".")[0] in ("torch", "builtins") for base in layer.__mro__)
-
-
-def _is_expanded(tensor: Tensor) -> bool:
-    """Whether several of its places share one memory: nobody can write into it."""
-    return tensor.layout == torch.strided and any(
-        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
-    )
 
 
 # Classes whose objects have nothing to look into: remembered, since this runs in each step.

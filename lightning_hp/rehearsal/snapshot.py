@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import copy
 import io
-import random
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,8 +24,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lightning_hp.functional.gradient_norm import local_part
+from lightning_hp.rehearsal.attributes import attributes_of, slots_of
+from lightning_hp.rehearsal.put_back import (
+    is_expanded,
+    put_back_array,
+    put_back_dict,
+    put_back_file,
+    put_back_sequence,
+    put_back_slots,
+    put_back_tensor,
+)
+from lightning_hp.rehearsal.random_streams import undo_of_stream
 
 #: Containers longer than this are remembered shallowly: what is in them and in which order, not what is inside each
 #: element. A dataset's million file names would otherwise be visited one by one.
@@ -51,10 +61,7 @@ _LEAVES: tuple[Any, ...] = (
     type,
     *weakref.ProxyTypes,
 )
-_OPEN_TORCH_TYPES = (nn.Module, Optimizer, LRScheduler, torch.amp.GradScaler, DataLoader, Dataset, Sampler)
 _DATA_TYPES = (DataLoader, Dataset, Sampler)
-_CLOSED_STDLIB = set(sys.stdlib_module_names) - {"__main__", "types", "argparse", "collections"}
-_LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 
 
 class Snapshot:
@@ -107,7 +114,7 @@ class Snapshot:
     def _open(self, root: Any, path: str, is_data: bool) -> None:
         """A root is opened whatever its class: the caller named it."""
         self._queue.append((root, path, is_data))
-        if _attributes(root) is None and isinstance(getattr(root, "__dict__", None), dict):
+        if attributes_of(root) is None and isinstance(getattr(root, "__dict__", None), dict):
             self._queue.append((vars(root), path, is_data))
 
     def _visit(self, thing: Any, path: str, is_data: bool) -> None:
@@ -118,7 +125,7 @@ class Snapshot:
             self._visit_tensor(thing, path, is_data)
         elif isinstance(thing, np.ndarray):
             self._visit_array(thing, is_data)
-        elif (undo := _undo_random_stream(thing)) is not None:
+        elif (undo := undo_of_stream(thing)) is not None:
             self._undo.append(undo)
         elif isinstance(thing, dict):
             self._undo.append(partial(put_back_dict, thing, dict(thing)))
@@ -128,7 +135,7 @@ class Snapshot:
                     self._queue.append((value, f"{path}.{key}", is_data))
         elif isinstance(thing, (list, set, deque, tuple, frozenset)):
             if not isinstance(thing, (tuple, frozenset)):
-                self._undo.append(partial(_put_back_sequence, thing, list(thing)))
+                self._undo.append(partial(put_back_sequence, thing, list(thing)))
             if len(thing) <= MAX_DESCEND:
                 self._queue.extend((item, path, is_data) for item in list(thing))
         else:
@@ -142,17 +149,17 @@ class Snapshot:
             or (is_data and _bytes(tensor) > MAX_DATA_BYTES)
         ):
             return  # without values; not to be written outside inference mode; samples
-        local = _local(tensor)
-        if any(stride == 0 and size > 1 for stride, size in zip(_strides(local), local.shape, strict=False)):
-            return  # an expanded view: nobody can write into it
+        local = local_part(tensor)
+        if is_expanded(local):
+            return
         grad = tensor.grad if tensor.is_leaf else None
-        self._undo.append(partial(_put_back_tensor, tensor, _to_host(local), tensor.requires_grad, grad))
+        self._undo.append(partial(put_back_tensor, tensor, _to_host(local), tensor.requires_grad, grad))
         if grad is not None:
             self._queue.append((grad, f"{path}.grad", is_data))
 
     def _visit_array(self, array: np.ndarray, is_data: bool) -> None:
         if array.flags.writeable and not (is_data and array.nbytes > MAX_DATA_BYTES):
-            self._undo.append(partial(_put_back_array, array, array.copy()))
+            self._undo.append(partial(put_back_array, array, array.copy()))
 
     def _visit_object(self, thing: Any, path: str, is_data: bool) -> None:
         if isinstance(thing, io.IOBase):
@@ -161,7 +168,7 @@ class Snapshot:
         if isinstance(thing, DataLoader):
             # A living iterator of persistent workers is not ours to judge: a rehearsal draws from a loader of its own.
             self._alive[id(thing._iterator)] = thing._iterator
-        attributes, slots = _attributes(thing), _slots(thing)
+        attributes, slots = attributes_of(thing), slots_of(thing)
         is_data = is_data or isinstance(thing, _DATA_TYPES)
         if attributes is None and not slots and isinstance(thing, Iterator):
             self.one_way.append(f"{path} ({type(thing).__name__})")
@@ -170,7 +177,7 @@ class Snapshot:
         elif attributes is not None:
             self._queue.append((attributes, path, is_data))
         if slots:
-            self._undo.append(partial(_put_back_slots, thing, slots))
+            self._undo.append(partial(put_back_slots, thing, slots))
             self._queue.extend((value, f"{path}.{name}", is_data) for name, value in slots.items())
 
     def _visit_stateful(self, thing: Any, attributes: dict[str, Any]) -> None:
@@ -185,70 +192,9 @@ class Snapshot:
         if file.closed or not file.readable():
             return
         if file.seekable():
-            self._undo.append(partial(_put_back_file, file, file.tell()))
+            self._undo.append(partial(put_back_file, file, file.tell()))
         else:
             self.one_way.append(f"{path} ({type(file).__name__})")
-
-
-class RandomStreams:
-    """The global random streams of Python, NumPy and torch (CPU and ``device``).
-
-    Args:
-        device: The accelerator that training runs on; its stream is remembered beside the CPU's.
-
-    Example:
-        >>> streams = RandomStreams()
-        >>> first = torch.rand(2)
-        >>> streams.restore()
-        >>> torch.equal(first, torch.rand(2))
-        True
-
-    """
-
-    def __init__(self, device: torch.device | None = None) -> None:
-        self._python = random.getstate()
-        self._numpy = np.random.get_state()
-        self._torch = torch.get_rng_state()
-        self._device = device if device is not None and device.type not in ("cpu", "meta") else None
-        if self._device is not None:
-            self._device_state = torch.get_device_module(self._device).get_rng_state(self._device)
-
-    def restore(self) -> None:
-        """Sets the streams back."""
-        random.setstate(self._python)
-        np.random.set_state(self._numpy)
-        torch.set_rng_state(self._torch)
-        if self._device is not None:
-            torch.get_device_module(self._device).set_rng_state(self._device_state, self._device)
-
-
-def _attributes(thing: Any) -> dict[str, Any] | None:
-    """The attributes of an object whose state is the user's; ``None`` for what must stay closed."""
-    if not isinstance(thing, _OPEN_TORCH_TYPES):
-        packages = {base.__module__.partition(".")[0] for base in type(thing).__mro__ if base is not object}
-        is_datamodule = any(base.__name__ == "LightningDataModule" for base in type(thing).__mro__)
-        # A user's subclass of a Lightning class (a Trainer, a logger) is closed like its base: it leads everywhere.
-        if "torch" in packages or (packages & _LIGHTNING and not is_datamodule):
-            return None
-        if type(thing).__module__.partition(".")[0] in _CLOSED_STDLIB:
-            return None
-    try:
-        attributes = object.__getattribute__(thing, "__dict__")
-    except AttributeError:  # a C type
-        return None
-    return attributes if isinstance(attributes, dict) else None
-
-
-def _slots(thing: Any) -> dict[str, Any]:
-    """The values in the ``__slots__`` of an object of a user's class."""
-    if type(thing).__module__.partition(".")[0] in _CLOSED_STDLIB | _LIGHTNING | {"torch", "numpy"}:
-        return {}
-    names = [name for base in type(thing).__mro__ for name in _as_tuple(base.__dict__.get("__slots__", ()))]
-    return {name: getattr(thing, name) for name in names if name != "__weakref__" and hasattr(thing, name)}
-
-
-def _as_tuple(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _is_stateful(thing: Any) -> bool:
@@ -257,82 +203,10 @@ def _is_stateful(thing: Any) -> bool:
     return callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None))
 
 
-def _undo_random_stream(thing: Any) -> _Undo | None:
-    if isinstance(thing, torch.Generator):
-        return partial(thing.set_state, thing.get_state())
-    if isinstance(thing, random.Random):
-        return partial(thing.setstate, thing.getstate())
-    if isinstance(thing, np.random.RandomState):
-        return partial(thing.set_state, thing.get_state())
-    if isinstance(thing, np.random.Generator):
-        return partial(setattr, thing.bit_generator, "state", thing.bit_generator.state)
-    return None
-
-
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """This process's shard of a sharded tensor (DTensor); any other tensor itself. No collective runs."""
-    to_local = getattr(tensor, "to_local", None)
-    if to_local is None:
-        return tensor
-    with torch.no_grad():
-        local: Tensor = to_local()
-    return local
-
-
-def _strides(tensor: Tensor) -> tuple[int, ...]:
-    return tensor.stride() if tensor.layout == torch.strided else ()
 
 
 def _to_host(tensor: Tensor) -> Tensor:
     detached = tensor.detach()
     return detached.clone() if detached.device.type == "cpu" else detached.cpu()
-
-
-def _put_back_tensor(tensor: Tensor, saved: Tensor, requires_grad: bool, grad: Tensor | None) -> None:
-    local = _local(tensor)
-    if local.shape == saved.shape and local.dtype == saved.dtype and local.layout == saved.layout:
-        local.detach().copy_(saved)
-    else:  # somebody gave the tensor other memory
-        tensor.data = saved.to(tensor.device, copy=True)
-    if tensor.is_leaf:
-        if tensor.requires_grad != requires_grad:
-            tensor.requires_grad_(requires_grad)
-        if tensor.grad is not grad:
-            tensor.grad = grad
-
-
-def _put_back_array(array: np.ndarray, saved: np.ndarray) -> None:
-    array[...] = saved
-
-
-def _put_back_slots(thing: Any, saved: dict[str, Any]) -> None:
-    for name, value in saved.items():
-        if getattr(thing, name, None) is not value:
-            object.__setattr__(thing, name, value)
-
-
-def _put_back_file(file: io.IOBase, position: int) -> None:
-    if not file.closed:
-        file.seek(position)
-
-
-def put_back_dict(live: dict[Any, Any], saved: dict[Any, Any]) -> None:
-    """Makes ``live`` hold what ``saved`` holds, in its order, and writes nothing where it does."""
-    if len(live) == len(saved) and list(live) == list(saved):
-        for key, value in saved.items():
-            if live[key] is not value:
-                live[key] = value
-        return
-    live.clear()
-    live.update(saved)
-
-
-def _put_back_sequence(live: Any, saved: list[Any]) -> None:
-    if len(live) == len(saved) and all(a is b for a, b in zip(live, saved, strict=True)):
-        return
-    live.clear()
-    live.update(saved) if isinstance(live, set) else live.extend(saved)

@@ -69,6 +69,7 @@ def test_hyperparameters_are_plain_whatever_was_given():
     assert hparams["backbone"] == "SqueezeNet1_1_Weights.IMAGENET1K_V1"
     assert hparams["head_options"]["activation_fn"] == "LeakyReLU(negative_slope=0.2)"
     assert hparams["head_options"]["class_prior"] == [1, 2, 1]
+    assert classifier().hparams.pretrained is False  # where a module has its weights from, nobody knows
     again = Classifier(**hparams)
     again.load_state_dict(model.state_dict())
     x = torch.randn(2, 3, 32, 32)
@@ -368,11 +369,12 @@ def test_texts_of_hugging_face():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"head_options": {"n_hiden_units": 3}}, TypeError, "n_hiden_units"),
-        ({"head_options": {"task": "binary"}}, ValueError, "without 'in_features', 'num_classes' and 'task'"),
+        ({"head_options": {"n_hiden_units": 3}}, ValueError, "out of .*n_hidden_units, .* but got {'n_hiden_units': 3}"),
+        ({"head_options": {"task": "binary"}}, ValueError, "out of n_hidden_layers, .* but got {'task': 'binary'}"),
         ({"head_options": [1]}, ValueError, "Expected `head_options` to be options of ClassifierHead"),
         ({"lr_ratios": {"body": 0.1}}, ValueError, "such as backbone, head, but got 'body'"),
-        ({"find_lr": {"min_lr": -1}}, ValueError, "lr"),
+        ({"find_lr": {"min_lr": -1}}, ValueError, "`find_lr` is for LRFinder: .*min_lr"),
+        ({"sam": {"rhoo": 1}}, TypeError, "`sam` is for SAM: .*'rhoo'"),
         ({"find_lr": 3}, TypeError, "`find_lr` to be True, False or a dictionary of arguments, but got 3"),
         ({"batch_size": 0}, ValueError, "`batch_size` to be an int >= 1"),
         ({"optimizer": "AdamWW"}, ValueError, "`optimizer` to be a name of torch.optim, such as AdamW"),

@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_hp.rehearsal.snapshot import MAX_DESCEND, RandomStreams, Snapshot
+from lightning_hp.rehearsal.random_streams import RandomStreams
+from lightning_hp.rehearsal.snapshot import MAX_DESCEND, Snapshot
 from tests.training import assert_identical
 
 
