@@ -42,7 +42,7 @@ def main() -> None:
     if options.only in (None, "step_cost"):
         report.write_step_cost(step_cost.run_all())
     if options.only in (None, "sam_cost"):
-        report.write_sam_cost(*sam_cost.run_all())
+        report.write_sam_cost(sam_cost.run_all())
     if options.only in (None, "regret"):
         runs = lr_regret.run_all()
         report.FOLDER.mkdir(parents=True, exist_ok=True)

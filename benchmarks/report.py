@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -91,8 +91,9 @@ whose module goes forward and backward twice. A step in which SAM is not due is 
 
 {table}
 
-*Peak memory* is that of the second job beyond a training of hardly any weights, in units of its weights: weights,
-gradients and momentum are three.
+*Peak memory* is that of a few steps in a process of its own, beyond a process that trains hardly any weights, in units
+of the weights: weights, gradients and momentum are three, less what the other process has anyway. With weights of 25 MB
+the time depends on what a process gets from the system's allocator, so each figure is the median over ten of them.
 
 Measured on {date} with {versions}.
 """
@@ -129,13 +130,14 @@ def write_step_cost(costs: Iterable[Cost]) -> None:
     (FOLDER / "step_cost.md").write_text(page)
 
 
-def write_sam_cost(costs: Iterable[SamCost], peaks: Mapping[str, float]) -> None:
+def write_sam_cost(costs: Iterable[SamCost]) -> None:
     """The page ``sam_cost.md``."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows = [["model", "driver", "ms a step", "beyond the floor", "peak memory"]]
     for cost in costs:
-        over = f"{cost.over:+.1%} ({cost.over_low:+.1%} to {cost.over_high:+.1%})" if cost.over_low else "0"
-        rows.append([cost.job, cost.driver, f"{cost.step_ms:.2f}", over, f"{peaks[cost.driver]:.2f}"])
+        over = "a floor" if cost.is_floor else f"{cost.over:+.1%} ({cost.over_low:+.1%} to {cost.over_high:+.1%})"
+        peak = "" if cost.peak is None else f"{cost.peak:.2f}"
+        rows.append([cost.job, cost.driver, f"{cost.step_ms:.1f}", over, peak])
     known = versions((*PACKAGES, "pytorch_optimizer"))
     page = SAM_COST_PAGE.format(table=table(rows), date=date.today().isoformat(), versions=known)
     (FOLDER / "sam_cost.md").write_text(page)

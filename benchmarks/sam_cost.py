@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -68,15 +68,17 @@ class Job:
         return torch.randn(shape, generator=dice), torch.randint(10, (self.batch_size,), generator=dice)
 
 
+# Many rounds of few turns: what a process gets from the allocator stays with it, and differs from process to process.
 JOBS = (
-    Job("802 small tensors, batch 32", Deep, (23,), 32, 5, 16, 4),
+    Job("802 small tensors, batch 32", Deep, (23,), 32, 5, 8, 7),
     Job(
         "25 M weights in 8 tensors, batch 2",
         lambda: nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(2508, 2508), nn.ReLU()))),
-        (2508,), 2, 4, 12, 4,
+        (2508,), 2, 4, 5, 10,
     ),
-    Job("ResNet-18 32x32, batch 64", lambda: resnet18(num_classes=10), (3, 32, 32), 64, 3, 6, 3),
+    Job("ResNet-18 32x32, batch 64", lambda: resnet18(num_classes=10), (3, 32, 32), 64, 3, 4, 10),
 )  # fmt: skip
+HEAVY = JOBS[1]
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ class Cost:
     over: float  # share of the floor beyond it; of the plain floor, or of that in `fit`
     over_low: float
     over_high: float
+    peak: float | None = None  # memory in units of the weights
+
+    @property
+    def is_floor(self) -> bool:
+        return _floor_of(self.driver) == self.driver
 
 
 def _loop(job: Job, tick: Callable[[], None], make_step: Callable[[nn.Module, Callable[[], Tensor]], Any]) -> None:
@@ -245,29 +252,29 @@ def measure(job: Job) -> list[Cost]:
         relay = Relay({name: partial(_drive, job, name) for name in names[first:] + names[:first]}, job.steps_a_turn)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             relay.run()
-        if number:  # the first round warms up imports and caches
+        if number:  # the first round warms up the machine's caches
             for name in names:
                 turns[name] += relay.turns[name][1:]  # the first turn allocates
     return [_cost(job, name, turns) for name in names]
 
 
-def run_all() -> tuple[list[Cost], dict[str, float]]:
-    """All jobs, one after the other; then the memory."""
+def run_all() -> list[Cost]:
+    """All jobs, one after the other; the memory of that with most weights."""
     costs: list[Cost] = []
     for job in JOBS:
         costs += measure(job)
         print(f"sam cost: {job.name} done", flush=True)
-    return costs, {name: peak_in_weights(name) for name in DRIVERS}
+    return [replace(cost, peak=peak_in_weights(cost.driver)) if cost.job == HEAVY.name else cost for cost in costs]
 
 
 def peak_in_weights(driver: str) -> float:
-    """Peak memory of the job with most weights, beyond that of a process with hardly any, in units of the weights."""
+    """Peak memory of the heavy job, beyond that of a process with hardly any weights, in units of its weights."""
     code = "from benchmarks.sam_cost import print_peak; print_peak({!r})"
     peaks = []
     for name in (driver, ""):
         done = subprocess.run([sys.executable, "-c", code.format(name)], capture_output=True, text=True, check=True)
         peaks.append(1024 * float(done.stdout.split()[-1]))
-    return (peaks[0] - peaks[1]) / sum(p.numel() * p.element_size() for p in JOBS[1].net().parameters())
+    return (peaks[0] - peaks[1]) / sum(p.numel() * p.element_size() for p in HEAVY.net().parameters())
 
 
 def print_peak(driver: str) -> None:
@@ -277,7 +284,7 @@ def print_peak(driver: str) -> None:
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    job = JOBS[1]
+    job = HEAVY
     short = Job(job.name, job.net, job.shape, job.batch_size, 4, 1, 1)
     small = Job(job.name, lambda: nn.Linear(8, 10), (8,), 2, 4, 1, 1)
     import pytorch_optimizer  # noqa: F401

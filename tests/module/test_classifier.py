@@ -369,7 +369,11 @@ def test_texts_of_hugging_face():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"head_options": {"n_hiden_units": 3}}, ValueError, "out of .*n_hidden_units, .* but got {'n_hiden_units': 3}"),
+        (
+            {"head_options": {"n_hiden_units": 3}},
+            ValueError,
+            "out of .*n_hidden_units, .* but got {'n_hiden_units': 3}",
+        ),
         ({"head_options": {"task": "binary"}}, ValueError, "out of n_hidden_layers, .* but got {'task': 'binary'}"),
         ({"head_options": [1]}, ValueError, "Expected `head_options` to be options of ClassifierHead"),
         ({"lr_ratios": {"body": 0.1}}, ValueError, "such as backbone, head, but got 'body'"),
