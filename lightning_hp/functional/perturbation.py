@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_hp.functional.checks import check_radius
+from lightning_hp.functional.exchange import LARGE_BYTES, can_exchange
 from lightning_hp.functional.gradient_norm import gradient_norm, is_sharded, local_part
 
 
@@ -21,8 +23,10 @@ class Perturbation:
     matrices and kernels and T = 1 on biases and normalisation layers (parameters with at most one dimension). What the
     optimizer then gets is the gradient at w + e(w).
 
-    The way back is a copy that was kept, never a subtraction: w + e - e is not w in floating point. The memory of the
-    copy stays, since fresh memory in each step is what makes the usual form slow; :meth:`release` frees it.
+    The way back is w itself, which was kept, never a subtraction: w + e - e is not w in floating point. The second
+    memory stays, since fresh memory in each step is what makes the usual form slow; :meth:`release` frees it. w is
+    copied into it, or, for a large parameter on the CPU whose memory nobody else looks at, the parameter lies there
+    meanwhile.
 
     Gradients may be dense, sparse, or sharded (``DTensor`` of FSDP2; the norm is then that of the whole gradient, at
     one small all-reduce). On an accelerator nothing is read back, so nothing waits.
@@ -80,9 +84,11 @@ class Perturbation:
         self.rho = rho
         self.adaptive = adaptive
         self.eta = eta
+        self._has_large: bool | None = None
         self._kept: dict[int, Tensor] = {}
         self._last: tuple[list[Tensor], list[Tensor]] = ([], [])  # what moved last and its copies, found at once
         self._moved: tuple[list[Tensor], list[Tensor]] = ([], [])  # the weights that are away from home; their copies
+        self._exchanged: list[tuple[Tensor, Tensor]] = []  # parameters that have other memory; their own
 
     @contextmanager
     def ascended(self, rho: float | None = None) -> Iterator[Tensor]:
@@ -117,7 +123,7 @@ class Perturbation:
             RuntimeError: If the weights are away already.
 
         """
-        if self._moved[0]:
+        if self._is_away:
             raise RuntimeError("Expected weights at w, but they are at w + e(w) already: call `restore` first.")
         rho = self.rho if rho is None else rho
         moving = self._moving
@@ -136,11 +142,7 @@ class Perturbation:
         for parameter in self.parameters:
             parameter.grad = None
         if rho > 0 and moving:
-            weights = self._local(moving)
-            copies = self._copies_of(moving, weights)
-            torch._foreach_copy_(copies, weights)
-            self._moved = (weights, copies)
-            _add(weights, self._local(gradients), rho / norm, has_sparse)
+            self._climb(moving, gradients, rho / norm, has_sparse)
         return norm
 
     @torch.no_grad()
@@ -150,6 +152,9 @@ class Perturbation:
         if weights:
             torch._foreach_copy_(weights, copies)
             self._moved = ([], [])
+        for parameter, own in self._exchanged:
+            parameter.data = own
+        self._exchanged = []
 
     @torch.no_grad()
     def share_unmoved(self) -> Tensor:
@@ -159,8 +164,9 @@ class Perturbation:
 
         Source: measured by us; with weights in bfloat16 and the usual rho of 0.05 it is over nine tenths.
         """
-        same = [(weight == copy).sum() for weight, copy in zip(*self._moved, strict=True)]
-        total = sum(weight.numel() for weight in self._moved[0])
+        pairs = [*zip(*self._moved, strict=True), *self._exchanged]
+        same = [(there == home).sum() for there, home in pairs]
+        total = sum(home.numel() for _, home in pairs)
         return torch.stack(same).sum() / max(total, 1) if same else torch.zeros(())
 
     def release(self) -> None:
@@ -170,9 +176,48 @@ class Perturbation:
             RuntimeError: If the weights are away: the copy is their only way back.
 
         """
-        if self._moved[0]:
+        if self._is_away:
             raise RuntimeError("Expected weights at w, but they are at w + e(w): call `restore` first.")
         self._kept, self._last = {}, ([], [])
+
+    @property
+    def _is_away(self) -> bool:
+        return bool(self._moved[0] or self._exchanged)
+
+    def _climb(self, moving: list[Tensor], gradients: list[Tensor], scale: Tensor, has_sparse: bool) -> None:
+        """Adds scale * g to w; on an accelerator without reading ``scale`` back."""
+        alpha = None
+        if scale.device.type == "cpu":
+            alpha = float(scale)
+            if not 0 < alpha < math.inf:  # no gradient, or one that overflowed
+                return
+            if self._has_large is None:
+                self._has_large = any(parameter.nbytes >= LARGE_BYTES for parameter in self._moving)
+            if self._has_large:
+                moving, gradients = self._exchange(moving, gradients, alpha)
+        if moving:
+            weights = self._local(moving)
+            copies = self._copies_of(moving, weights)
+            torch._foreach_copy_(copies, weights)
+            self._moved = (weights, copies)
+            _add(weights, self._local(gradients), alpha, scale, has_sparse)
+
+    def _exchange(
+        self, moving: list[Tensor], gradients: list[Tensor], alpha: float
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Gives parameters other memory, with w + e(w) in it, where nobody can tell; returns those that are left."""
+        left: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for parameter, gradient in zip(moving, gradients, strict=True):
+            if can_exchange(parameter, gradient):
+                there = self._copy_of(parameter, parameter)
+                if there.stride() == parameter.stride():
+                    torch.add(parameter, gradient, alpha=alpha, out=there)
+                    self._exchanged.append((parameter, parameter.data))
+                    parameter.data = there
+                    continue
+            left[0].append(parameter)
+            left[1].append(gradient)
+        return left
 
     def _local(self, tensors: list[Tensor]) -> list[Tensor]:
         return [local_part(tensor) for tensor in tensors] if self._is_sharded else tensors
@@ -225,14 +270,9 @@ def _is_like(kept: Tensor, weight: Tensor) -> bool:
     return kept.shape == weight.shape and kept.dtype == weight.dtype and kept.device == weight.device
 
 
-def _add(weights: list[Tensor], gradients: list[Tensor], scale: Tensor, has_sparse: bool) -> None:
-    """Adds scale * g to w, without memory of its own and, on an accelerator, without reading ``scale`` back."""
-    alpha = None
-    if scale.device.type == "cpu":
-        alpha = float(scale)
-        if not 0 < alpha < float("inf"):  # no gradient, or one that overflowed
-            return
-    else:
+def _add(weights: list[Tensor], gradients: list[Tensor], alpha: float | None, scale: Tensor, has_sparse: bool) -> None:
+    """Adds scale * g to w, without memory of its own; ``alpha`` is the scale, if it is known."""
+    if alpha is None:
         scale = torch.where(scale.isinf(), 0, scale)  # no gradient
     if has_sparse:
         pairs = list(zip(weights, gradients, strict=True))

@@ -15,6 +15,8 @@ from tests.callbacks.contract import fp16_on_cpu, loader
 from tests.callbacks.sam_by_hand import OPTIMIZERS, Wrapped, make_net, sam_by_hand
 from tests.training import Run, Samples, assert_identical, assert_same_training, train
 
+pytestmark = pytest.mark.usefixtures("way_to_climb")
+
 RHO = 0.3
 
 

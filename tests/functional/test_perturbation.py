@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import lightning_hp.functional as hpf
 from tests.callbacks.sam_by_hand import make_net, sam_by_hand
 
+pytestmark = pytest.mark.usefixtures("way_to_climb")
+
 
 def parameters(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
     made = [nn.Parameter(torch.randn(shape).to(dtype)) for shape in shapes]
