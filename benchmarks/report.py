@@ -93,7 +93,8 @@ whose module goes forward and backward twice. A step in which SAM is not due is 
 
 *Peak memory* is that of a few steps in a process of its own, beyond a process that trains hardly any weights, in units
 of the weights: weights, gradients and momentum are three, less what the other process has anyway. With weights of 25 MB
-the time depends on what a process gets from the system's allocator, so each figure is the median over ten of them.
+the time depends on what a process gets from the system's allocator, so each figure is the median over a dozen processes
+that have used their memory differently before.
 
 Measured on {date} with {versions}.
 """

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
+import random
 import statistics
 import subprocess
 import sys
@@ -68,15 +70,15 @@ class Job:
         return torch.randn(shape, generator=dice), torch.randint(10, (self.batch_size,), generator=dice)
 
 
-# Many rounds of few turns: what a process gets from the allocator stays with it, and differs from process to process.
+# Many rounds of few turns: what a process gets from the allocator stays with it.
 JOBS = (
-    Job("802 small tensors, batch 32", Deep, (23,), 32, 5, 8, 7),
+    Job("802 small tensors, batch 32", Deep, (23,), 32, 5, 8, 5),
     Job(
         "25 M weights in 8 tensors, batch 2",
         lambda: nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(2508, 2508), nn.ReLU()))),
-        (2508,), 2, 4, 5, 10,
+        (2508,), 2, 4, 5, 12,
     ),
-    Job("ResNet-18 32x32, batch 64", lambda: resnet18(num_classes=10), (3, 32, 32), 64, 3, 4, 10),
+    Job("ResNet-18 32x32, batch 64", lambda: resnet18(num_classes=10), (3, 32, 32), 64, 3, 4, 9),
 )  # fmt: skip
 HEAVY = JOBS[1]
 
@@ -295,8 +297,21 @@ def print_peak(driver: str) -> None:
 
 
 def _drive(job: Job, name: str, relay: Relay) -> None:
+    in_use = _fill_heap()
     torch.manual_seed(0)
     DRIVERS[name](job, partial(relay.tick, name))
+    del in_use
+
+
+def _fill_heap() -> list[Tensor]:
+    """Memory as a process has it that has done something: with holes, and an end in another place each time.
+
+    On it depends whether the allocator gives freed gradients back to the system, which then clears them anew.
+    """
+    dice = random.Random(os.getpid())
+    blocks = [torch.ones(dice.randrange(1 << dice.randrange(10, 24))) for _ in range(40)]
+    dice.shuffle(blocks)
+    return blocks[:20]
 
 
 def _floor_of(name: str) -> str:

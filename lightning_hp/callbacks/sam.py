@@ -294,6 +294,8 @@ class SAM(Callback):
     def _release(self) -> None:
         if self._second is not None:
             self._second.disarm()
+        if self._perturbation is not None:
+            self._perturbation.restore()  # an interrupt can hit the way back itself
         self._perturbation = self._second = None
 
     def _radius_of_step(self, trainer: pl.Trainer) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def can_exchange(parameter: Tensor, gradient: Tensor) -> bool:
     Returns:
         Whether ``parameter.data = other`` is seen by all who look at the parameter.
 
-    Costs microseconds. Does not see those who keep only an address.
+    Costs microseconds. Does not see who keeps nothing but an address.
 
     Source: measured by us; with 100 MB of weights it takes 12 ms in the place of 27 to go and to come back.
 
@@ -46,16 +47,18 @@ def can_exchange(parameter: Tensor, gradient: Tensor) -> bool:
     ):
         return False
     storage = parameter.untyped_storage()
-    return (
-        not storage.is_shared() and storage.nbytes() == parameter.nbytes and 0 < _count_users(storage) <= _USERS_OF_OWN
-    )
+    # What cannot be resized is not torch's own: an array of NumPy, a buffer.
+    is_own = storage.resizable() and not storage.is_shared() and storage.nbytes() == parameter.nbytes
+    del storage
+    return is_own and 0 < count_users(parameter) <= _USERS_OF_OWN
 
 
-def _count_users(storage: torch.UntypedStorage) -> int:
-    """How many tensors, and this object, hold on to some memory; 0 if this torch does not tell."""
+def count_users(tensor: Tensor) -> int:
+    """How many hold on to a tensor's memory, in torch and in Python; 0 if this torch does not tell."""
     ask: Any = getattr(_C, "_storage_Use_Count", None)
-    return 0 if ask is None else int(ask(storage._cdata))  # noqa: SLF001 - its address in torch
+    storage = tensor.untyped_storage()
+    return 0 if ask is None else int(ask(storage._cdata)) + sys.getrefcount(storage)  # noqa: SLF001 - its address
 
 
 _own = torch.empty(1)
-_USERS_OF_OWN = _count_users(_own.untyped_storage())
+_USERS_OF_OWN = count_users(_own)

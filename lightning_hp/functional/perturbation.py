@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from lightning_hp.functional.checks import check_radius
-from lightning_hp.functional.exchange import LARGE_BYTES, can_exchange
+from lightning_hp.functional.exchange import LARGE_BYTES, can_exchange, count_users
 from lightning_hp.functional.gradient_norm import gradient_norm, is_sharded, local_part
 
 
@@ -86,9 +87,12 @@ class Perturbation:
         self.eta = eta
         self._has_large: bool | None = None
         self._kept: dict[int, Tensor] = {}
-        self._last: tuple[list[Tensor], list[Tensor]] = ([], [])  # what moved last and its copies, found at once
+        # What moved last, its copies, found at once, and their sizes in bytes.
+        self._last: tuple[list[Tensor], list[Tensor], list[int]] = ([], [], [])
         self._moved: tuple[list[Tensor], list[Tensor]] = ([], [])  # the weights that are away from home; their copies
-        self._exchanged: list[tuple[Tensor, Tensor]] = []  # parameters that have other memory; their own
+        # Parameters that have other memory, their own memory, and the other; how many look at each of the latter.
+        self._exchanged: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._users_away = 0
 
     @contextmanager
     def ascended(self, rho: float | None = None) -> Iterator[Tensor]:
@@ -143,6 +147,7 @@ class Perturbation:
             parameter.grad = None
         if rho > 0 and moving:
             self._climb(moving, gradients, rho / norm, has_sparse)
+            torch.clear_autocast_cache()  # else an autocast around both passes would use w in the second
         return norm
 
     @torch.no_grad()
@@ -152,9 +157,16 @@ class Perturbation:
         if weights:
             torch._foreach_copy_(weights, copies)
             self._moved = ([], [])
-        for parameter, own in self._exchanged:
-            parameter.data = own
-        self._exchanged = []
+        while self._exchanged:
+            parameter, own, there = self._exchanged[-1]
+            if count_users(there) > self._users_away:  # a view was taken there: it is to be one of the parameter
+                there.copy_(own)
+                self._kept[id(parameter)] = own
+            else:
+                parameter.data = own
+            increment_version(parameter)
+            self._exchanged.pop()  # last, so that an interrupt loses nothing
+        torch.clear_autocast_cache()  # of the weights, if one autocast is around both passes
 
     @torch.no_grad()
     def share_unmoved(self) -> Tensor:
@@ -164,7 +176,7 @@ class Perturbation:
 
         Source: measured by us; with weights in bfloat16 and the usual rho of 0.05 it is over nine tenths.
         """
-        pairs = [*zip(*self._moved, strict=True), *self._exchanged]
+        pairs = [*zip(*self._moved, strict=True), *((there, own) for _, own, there in self._exchanged)]
         same = [(there == home).sum() for there, home in pairs]
         total = sum(home.numel() for _, home in pairs)
         return torch.stack(same).sum() / max(total, 1) if same else torch.zeros(())
@@ -178,7 +190,7 @@ class Perturbation:
         """
         if self._is_away:
             raise RuntimeError("Expected weights at w, but they are at w + e(w): call `restore` first.")
-        self._kept, self._last = {}, ([], [])
+        self._kept, self._last = {}, ([], [], [])
 
     @property
     def _is_away(self) -> bool:
@@ -212,8 +224,10 @@ class Perturbation:
                 there = self._copy_of(parameter, parameter)
                 if there.stride() == parameter.stride():
                     torch.add(parameter, gradient, alpha=alpha, out=there)
-                    self._exchanged.append((parameter, parameter.data))
+                    self._exchanged.append((parameter, parameter.data, there))
                     parameter.data = there
+                    increment_version(parameter)  # whoever asks whether it was written is to hear so
+                    self._users_away = count_users(there)
                     continue
             left[0].append(parameter)
             left[1].append(gradient)
@@ -224,11 +238,11 @@ class Perturbation:
 
     def _copies_of(self, moving: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
         """The memory that keeps these parameters' w."""
-        last, copies = self._last
+        last, copies, sizes = self._last
         is_same = last is moving or (len(last) == len(moving) and all(map(operator.is_, last, moving)))
-        if not is_same or not _is_like(copies[0], weights[0]):
+        if not is_same or not _is_like(copies[0], weights[0]) or sizes != [weight.nbytes for weight in weights]:
             copies = [self._copy_of(parameter, weight) for parameter, weight in zip(moving, weights, strict=True)]
-            self._last = (moving, copies)
+            self._last = (moving, copies, [weight.nbytes for weight in weights])
         return copies
 
     def _copy_of(self, parameter: Tensor, weight: Tensor) -> Tensor:

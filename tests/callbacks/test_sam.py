@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+import lightning_hp.functional as hpf
 from lightning_hp import SAM, LRFinder
 from tests.callbacks.contract import fp16_on_cpu, loader
 from tests.callbacks.sam_by_hand import Wrapped, make_net
@@ -279,6 +280,24 @@ def test_after_a_failure_in_the_second_pass_the_weights_are_home(module_class: A
         fit([sam], net(), max_epochs=1)  # the same callback serves again
     finally:
         module_class.error = error
+
+
+def test_an_interrupt_on_the_way_home_does_not_leave_the_weights_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore, calls = hpf.Perturbation.restore, []
+
+    def interrupted(self: hpf.Perturbation) -> None:
+        calls.append(self)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        restore(self)
+
+    monkeypatch.setattr(hpf.Perturbation, "restore", interrupted)
+    module = net()
+    before = copy.deepcopy(dict(module.named_parameters()))
+    with pytest.raises(SystemExit):
+        fit([SAM(rho=RHO)], module)
+    assert len(calls) > 1
+    assert_identical(dict(module.named_parameters()), before, "weights")
 
 
 # What a second pass must not do to the user's things.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,63 @@ def test_part_of_a_larger_memory_and_shared_memory_are_copied() -> None:
         before, away, _, moved, expected = there_and_back(parameter)
         assert away == before
         assert torch.equal(moved, expected)
+
+
+def of_numpy() -> tuple[nn.Parameter, Callable[[], Tensor]]:
+    array = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype(np.float32)
+    return nn.Parameter(torch.from_numpy(array)), lambda: torch.as_tensor(array.copy())
+
+
+def of_a_buffer() -> tuple[nn.Parameter, Callable[[], Tensor]]:
+    buffer = bytearray(4 * SIDE * SIDE)
+    made = nn.Parameter(torch.frombuffer(buffer, dtype=torch.float32).view(SIDE, SIDE))
+    return made, lambda: torch.frombuffer(bytearray(buffer), dtype=torch.float32).clone().view(SIDE, SIDE)
+
+
+def with_its_storage_kept() -> tuple[nn.Parameter, Callable[[], Tensor]]:
+    made = nn.Parameter(torch.randn(SIDE, SIDE))
+    storage = made.untyped_storage()
+    return made, lambda: torch.empty(0).set_(storage, 0, (SIDE, SIDE)).clone()
+
+
+@pytest.mark.parametrize("make", [of_numpy, of_a_buffer, with_its_storage_kept])
+def test_memory_that_is_not_the_parameters_alone_is_written(make: Any) -> None:
+    parameter, look = make()
+    parameter.grad = torch.randn(SIDE, SIDE)
+    with hpf.Perturbation([parameter], rho=3.0).ascended():
+        assert torch.equal(look(), parameter)
+    assert torch.equal(look(), parameter)
+
+
+@pytest.mark.parametrize("side", [4, SIDE])
+def test_a_graph_or_a_cache_over_the_weights_notices(side: int) -> None:
+    parameter = nn.Parameter(torch.randn(side, side))
+    parameter.grad = torch.randn(side, side)
+    old = (parameter * parameter).sum()
+    versions = [parameter._version]
+    with hpf.Perturbation([parameter], rho=1.0).ascended():
+        versions.append(parameter._version)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            old.backward()
+    versions.append(parameter._version)
+    assert len(set(versions)) == 3
+
+
+@pytest.mark.parametrize("side", [4, SIDE])
+def test_a_view_that_is_taken_while_it_is_away_is_one_of_the_parameter(side: int) -> None:
+    parameter = nn.Parameter(torch.randn(side, side))
+    sam = hpf.Perturbation([parameter], rho=1.0)
+    home = parameter.detach().clone()
+    for _ in range(2):
+        parameter.grad = torch.randn(side, side)
+        with sam.ascended():
+            view = parameter.detach()
+        assert torch.equal(parameter, home)
+        assert torch.equal(view, home)
+        with torch.no_grad():
+            parameter.add_(1)
+        assert torch.equal(view, home + 1)
+        home = parameter.detach().clone()
 
 
 def test_a_transposed_one_keeps_its_order_in_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -244,3 +245,32 @@ def test_on_an_accelerator_it_is_the_same_and_never_waits() -> None:
         torch.cuda.set_sync_debug_mode("default")
     assert all(torch.allclose(m.cpu(), e, atol=1e-6) for m, e in zip(moved, expected, strict=True))
     assert all(torch.equal(p, h) for p, h in zip(there, home, strict=True))
+
+
+def test_one_autocast_around_both_passes() -> None:
+    """Autocast keeps weights in 16 bits from its first use on, and would use w in the second pass."""
+    torch.manual_seed(0)
+    net, x = nn.Linear(30, 30), torch.randn(8, 30)
+    norms = []
+    for is_one in (True, False):
+        sam = hpf.Perturbation(net.parameters(), rho=5.0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_one):
+            for climb in (nullcontext, sam.ascended):
+                with climb(), torch.autocast("cpu", torch.bfloat16):
+                    net(x).float().square().mean().backward()
+        norms.append(hpf.gradient_norm([p.grad for p in net.parameters() if p.grad is not None]))
+        net.zero_grad()
+    assert torch.equal(*norms)
+
+
+def test_a_parameter_that_has_become_another_is_kept_as_it_is_now() -> None:
+    first, second = parameters((10,), (10,))
+    sam = hpf.Perturbation([first, second], rho=0.5)
+    with sam.ascended():
+        pass
+    second.data = torch.randn(20, dtype=torch.float64)
+    first.grad, second.grad = torch.randn(10), torch.randn(20, dtype=torch.float64)
+    home = second.detach().clone()
+    with sam.ascended():
+        assert not torch.equal(second, home)
+    assert torch.equal(second, home)
