@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
 import random
 import statistics
@@ -29,7 +28,7 @@ from torchvision.models import resnet18
 
 import lightning_hp.functional as hpf
 from benchmarks.ground_truth import quiet_trainer
-from benchmarks.relay import Relay
+from benchmarks.relay import Relay, median_ratio, run_rounds
 from lightning_hp import SAM
 
 RHO = 0.05
@@ -246,18 +245,9 @@ DRIVERS: dict[str, Driver] = {
 
 
 def measure(job: Job) -> list[Cost]:
-    """Runs all drivers side by side, several rounds; who starts turns with the rounds."""
-    turns: dict[str, list[float]] = {name: [] for name in DRIVERS}
-    names = list(DRIVERS)
-    for number in range(job.rounds + 1):
-        first = number % len(names)
-        relay = Relay({name: partial(_drive, job, name) for name in names[first:] + names[:first]}, job.steps_a_turn)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            relay.run()
-        if number:  # the first round warms up the machine's caches
-            for name in names:
-                turns[name] += relay.turns[name][1:]  # the first turn allocates
-    return [_cost(job, name, turns) for name in names]
+    """Runs all drivers side by side."""
+    turns, _ = run_rounds({name: partial(_drive, job, name) for name in DRIVERS}, job.steps_a_turn, job.rounds)
+    return [_cost(job, name, turns) for name in DRIVERS]
 
 
 def run_all() -> list[Cost]:
@@ -266,17 +256,19 @@ def run_all() -> list[Cost]:
     for job in JOBS:
         costs += measure(job)
         print(f"sam cost: {job.name} done", flush=True)
-    return [replace(cost, peak=peak_in_weights(cost.driver)) if cost.job == HEAVY.name else cost for cost in costs]
+    without = peak("")
+    weights = sum(p.numel() * p.element_size() for p in HEAVY.net().parameters())
+    return [
+        replace(cost, peak=(peak(cost.driver) - without) / weights) if cost.job == HEAVY.name else cost
+        for cost in costs
+    ]
 
 
-def peak_in_weights(driver: str) -> float:
-    """Peak memory of the heavy job, beyond that of a process with hardly any weights, in units of its weights."""
-    code = "from benchmarks.sam_cost import print_peak; print_peak({!r})"
-    peaks = []
-    for name in (driver, ""):
-        done = subprocess.run([sys.executable, "-c", code.format(name)], capture_output=True, text=True, check=True)
-        peaks.append(1024 * float(done.stdout.split()[-1]))
-    return (peaks[0] - peaks[1]) / sum(p.numel() * p.element_size() for p in HEAVY.net().parameters())
+def peak(driver: str) -> float:
+    """Peak memory of a process that runs the heavy job, in bytes; without a driver, of one with hardly any weights."""
+    code = f"from benchmarks.sam_cost import print_peak; print_peak({driver!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return 1024 * float(done.stdout.split()[-1])
 
 
 def print_peak(driver: str) -> None:
@@ -321,15 +313,5 @@ def _floor_of(name: str) -> str:
 
 
 def _cost(job: Job, name: str, turns: dict[str, list[float]]) -> Cost:
-    ratios = sorted(one / floor - 1 for one, floor in zip(turns[name], turns[_floor_of(name)], strict=True))
-    # Order statistics: the median of what was sampled lies between these two in 95% of cases.
-    margin = 0.98 * math.sqrt(len(ratios))
-    low, high = math.floor(len(ratios) / 2 - margin), math.ceil(len(ratios) / 2 + margin)
-    return Cost(
-        job.name,
-        name,
-        1e3 * statistics.median(turns[name]),
-        statistics.median(ratios),
-        ratios[max(low, 0)],
-        ratios[min(high, len(ratios) - 1)],
-    )
+    over, low, high = (ratio - 1 for ratio in median_ratio(turns[name], turns[_floor_of(name)]))
+    return Cost(job.name, name, 1e3 * statistics.median(turns[name]), over, low, high)

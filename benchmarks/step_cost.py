@@ -7,9 +7,6 @@ and each turn of a finder is compared with the turn of fit beside it.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import math
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -24,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
 from benchmarks.ground_truth import quiet_trainer
-from benchmarks.relay import Relay
+from benchmarks.relay import Relay, median_ratio, run_rounds
 from benchmarks.tasks import cnn, mlp
 from lightning_hp import LRFinder
 
@@ -132,21 +129,9 @@ DRIVERS: dict[str, Driver] = {
 
 
 def measure(job: Job) -> list[Cost]:
-    """Runs all drivers side by side, several rounds; who starts turns with the rounds."""
-    turns: dict[str, list[float]] = {name: [] for name in DRIVERS}
-    rest: dict[str, list[float]] = {name: [] for name in DRIVERS}
-    names = list(DRIVERS)
-    for number in range(job.rounds + 1):
-        first = number % len(names)
-        relay = Relay({name: partial(_drive, job, name) for name in names[first:] + names[:first]}, job.steps_a_turn)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            relay.run()
-        if number:  # the first round warms up imports and caches
-            for name in names:
-                # The first turn holds the first steps, in which memory is allocated.
-                turns[name] += relay.turns[name][1:]
-                rest[name].append(relay.rest[name])
-    return [_cost(job, name, turns[name], turns["Trainer.fit"], rest[name]) for name in names]
+    """Runs all drivers side by side."""
+    turns, rest = run_rounds({name: partial(_drive, job, name) for name in DRIVERS}, job.steps_a_turn, job.rounds)
+    return [_cost(job, name, turns[name], turns["Trainer.fit"], rest[name]) for name in DRIVERS]
 
 
 def run_all() -> list[Cost]:
@@ -164,16 +149,5 @@ def _drive(job: Job, name: str, relay: Relay) -> None:
 
 
 def _cost(job: Job, name: str, turns: list[float], of_fit: list[float], rest: list[float]) -> Cost:
-    ratios = sorted(one / fit for one, fit in zip(turns, of_fit, strict=True))
-    # Order statistics: the median of what was sampled lies between these two in 95% of cases.
-    margin = 0.98 * math.sqrt(len(ratios))
-    low, high = math.floor(len(ratios) / 2 - margin), math.ceil(len(ratios) / 2 + margin)
-    return Cost(
-        job.name,
-        name,
-        1e3 * statistics.median(turns),
-        statistics.median(ratios),
-        ratios[max(low, 0)],
-        ratios[min(high, len(ratios) - 1)],
-        1e3 * statistics.median(rest),
-    )
+    step_ms, rest_ms = 1e3 * statistics.median(turns), 1e3 * statistics.median(rest)
+    return Cost(job.name, name, step_ms, *median_ratio(turns, of_fit), rest_ms)

@@ -17,7 +17,14 @@ from lightning_hp.functional.checks import check_radius
 from lightning_hp.functional.finite import is_finite
 from lightning_hp.functional.perturbation import Perturbation
 from lightning_hp.functional.perturbation_plan import is_stuck, norm_parameters, perturbation_radius
-from lightning_hp.rehearsal import SecondPass, SilentWrites, is_rehearsal, lightning_module_of, misconfiguration
+from lightning_hp.rehearsal import (
+    SecondPass,
+    SilentWrites,
+    is_rehearsal,
+    lightning_module_of,
+    misconfiguration,
+    optimized_parameters,
+)
 from lightning_hp.reporting import log_scalars
 
 if TYPE_CHECKING:
@@ -229,7 +236,7 @@ class SAM(Callback):
         if unhealthy is None or not self._skip_nonfinite or getattr(trainer.precision_plugin, "scaler", None):
             return
         # A loss can be finite and its gradient not: what the optimizer is about to get is looked at, too.
-        parameters = self._parameters(trainer)
+        parameters = optimized_parameters(trainer)
         gradients = [gradient for p in parameters if (gradient := p.grad) is not None]
         unhealthy = torch.maximum(unhealthy, (~is_finite(gradients)).to(unhealthy))
         if trainer.world_size > 1:
@@ -307,16 +314,13 @@ class SAM(Callback):
             trainer.global_step, self._rho, every=self._every, num_training_steps=self._steps, **late
         )
 
-    def _parameters(self, trainer: pl.Trainer) -> list[Tensor]:
-        return [parameter for group in trainer.optimizers[0].param_groups for parameter in group["params"]]
-
     def _renewed(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Perturbation:
         """The perturbation of the optimizer's parameters: the one there is, or a new one if they have changed."""
         there, groups = self._perturbation, trainer.optimizers[0].param_groups
         if there is not None and len(there.parameters) == sum(len(group["params"]) for group in groups):
             return there
         only = self._chosen(trainer, pl_module)
-        return Perturbation(self._parameters(trainer), self._rho, adaptive=self._adaptive, eta=self._eta, only=only)
+        return Perturbation(optimized_parameters(trainer), self._rho, adaptive=self._adaptive, eta=self._eta, only=only)
 
     def _chosen(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Tensor] | None:
         """What ``params`` chooses; ``None`` for all. Refuses a choice of which nothing is trained."""
@@ -327,7 +331,7 @@ class SAM(Callback):
             chosen = norm_parameters(pl_module)
         else:
             chosen = [parameter for name, parameter in named if self._params(name, parameter)]
-        trained = {id(parameter) for parameter in self._parameters(trainer) if parameter.requires_grad}
+        trained = {id(parameter) for parameter in optimized_parameters(trainer) if parameter.requires_grad}
         if not any(id(parameter) in trained for parameter in chosen):
             what = "params='norm'" if self._params == "norm" else "the function `params`"
             raise misconfiguration(

@@ -46,19 +46,23 @@ def can_exchange(parameter: Tensor, gradient: Tensor) -> bool:
         or (gradient.layout, gradient.dtype) != (parameter.layout, parameter.dtype)
     ):
         return False
+    if count_users(parameter) != 1:
+        return False
     storage = parameter.untyped_storage()
     # What cannot be resized is not torch's own: an array of NumPy, a buffer.
-    is_own = storage.resizable() and not storage.is_shared() and storage.nbytes() == parameter.nbytes
-    del storage
-    return is_own and 0 < count_users(parameter) <= _USERS_OF_OWN
+    return storage.resizable() and not storage.is_shared() and storage.nbytes() == parameter.nbytes
 
 
 def count_users(tensor: Tensor) -> int:
-    """How many hold on to a tensor's memory, in torch and in Python; 0 if this torch does not tell."""
-    ask: Any = getattr(_C, "_storage_Use_Count", None)
+    """How many hold on to a tensor's memory, in torch and in Python, itself included; 0 if this torch does not tell."""
+    return 0 if _ask is None else 1 + _count(tensor) - _COUNT_OF_ONE
+
+
+def _count(tensor: Tensor) -> int:
     storage = tensor.untyped_storage()
-    return 0 if ask is None else int(ask(storage._cdata)) + sys.getrefcount(storage)  # noqa: SLF001 - its address
+    return int(_ask(storage._cdata)) + sys.getrefcount(storage)  # noqa: SLF001 - its address in torch
 
 
-_own = torch.empty(1)
-_USERS_OF_OWN = count_users(_own)
+_ask: Any = getattr(_C, "_storage_Use_Count", None)
+_one = torch.empty(1)
+_COUNT_OF_ONE = 0 if _ask is None else _count(_one)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_hp.functional.gradient_norm import are_plain, gradient_norm, local_part
+from lightning_hp.functional.gradient_norm import are_plain, by_kind, gradient_norm, local_part
 
 # Where torch looks through many tensors in one call, as its gradient scaler does.
 _AT_ONCE = ("cpu", "cuda")
@@ -38,13 +38,9 @@ def is_finite(gradients: Sequence[Tensor]) -> Tensor:
         return torch.ones((), dtype=torch.bool)
     if are_plain(gradients):
         return _is_finite(gradients)
-    parts = [local_part(gradient) for gradient in gradients]
-    parts = [part.coalesce().values() if part.is_sparse else part for part in parts]
-    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for part in parts:
-        kinds.setdefault((part.device, part.dtype), []).append(part)
-    device = parts[0].device
-    return torch.stack([_is_finite(same).to(device) for same in kinds.values()]).all()
+    device = gradients[0].device
+    kinds = by_kind([local_part(gradient) for gradient in gradients])
+    return torch.stack([_is_finite(alike).to(device) for alike in kinds]).all()
 
 
 def _is_finite(tensors: Sequence[Tensor]) -> Tensor:

@@ -11,6 +11,10 @@ from torch import Tensor, _foreach_norm
 from torch._utils import _flatten_dense_tensors
 from torch.nn import Parameter
 
+_MANY, _FEW_ELEMENTS, _STRETCH = 100, 1024, 1 << 14
+_WHOLE = (Tensor, Parameter)
+_PLAIN = [(kind, torch.strided) for kind in _WHOLE]
+
 
 @torch.no_grad()
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
@@ -44,9 +48,9 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
         return _norm_of_alike(gradients)
     sharded: list[Any] = [gradient for gradient in gradients if is_sharded(gradient)]
     if not sharded:
-        return _norm([_values(g) if g.is_sparse else g for g in gradients], device)
+        return _norm(gradients, device)
     whole = [gradient for gradient in gradients if not is_sharded(gradient)]
-    squares = [_norm([_values(g) if g.is_sparse else g for g in whole], device).square()] if whole else []
+    squares = [_norm(whole, device).square()] if whole else []
     ways: dict[Any, list[Any]] = {}
     for shard in sharded:
         ways.setdefault((shard.device_mesh, shard.placements), []).append(shard.to_local())
@@ -81,21 +85,17 @@ def are_plain(tensors: Sequence[Tensor]) -> bool:
     return len(kinds) == 1 and next(iter(kinds))[:2] in _PLAIN
 
 
-_MANY, _FEW_ELEMENTS, _STRETCH = 100, 1024, 1 << 14
-_WHOLE = (Tensor, Parameter)
-_PLAIN = [(kind, torch.strided) for kind in _WHOLE]
-
-
-def _values(gradient: Tensor) -> Tensor:
-    """The entries of a sparse gradient, each once."""
-    return gradient.coalesce().values()
+def by_kind(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Tensors of one type on one device together; of a sparse one its entries, each once."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        values = tensor.coalesce().values() if tensor.is_sparse else tensor
+        kinds.setdefault((values.device, values.dtype), []).append(values)
+    return list(kinds.values())
 
 
 def _norm(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in tensors:
-        kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-    norms = [_norm_of_alike(alike) for alike in kinds.values()]
+    norms = [_norm_of_alike(alike) for alike in by_kind(tensors)]
     if len(norms) == 1:
         return norms[0].to(device)
     widest = functools.reduce(torch.promote_types, [norm.dtype for norm in norms])

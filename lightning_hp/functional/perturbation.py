@@ -16,6 +16,8 @@ from lightning_hp.functional.checks import check_radius
 from lightning_hp.functional.exchange import LARGE_BYTES, can_exchange, count_users
 from lightning_hp.functional.gradient_norm import gradient_norm, is_sharded, local_part
 
+_ITSELF_AND_PARAMETER = 2
+
 
 class Perturbation:
     """Moves weights to w + e(w) along their gradients, and back to the very same bits: SAM for any loop, in five lines.
@@ -90,9 +92,7 @@ class Perturbation:
         # What moved last, its copies, found at once, and their sizes in bytes.
         self._last: tuple[list[Tensor], list[Tensor], list[int]] = ([], [], [])
         self._moved: tuple[list[Tensor], list[Tensor]] = ([], [])  # the weights that are away from home; their copies
-        # Parameters that have other memory, their own memory, and the other; how many look at each of the latter.
-        self._exchanged: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._users_away = 0
+        self._exchanged: list[tuple[Tensor, Tensor, Tensor]] = []  # parameters, their own memory, that they lie in
 
     @contextmanager
     def ascended(self, rho: float | None = None) -> Iterator[Tensor]:
@@ -153,13 +153,15 @@ class Perturbation:
     @torch.no_grad()
     def restore(self) -> None:
         """Puts the weights back to w, bit for bit. Nothing happens if they are there."""
+        if not self._is_away:
+            return
         weights, copies = self._moved
         if weights:
             torch._foreach_copy_(weights, copies)
             self._moved = ([], [])
         while self._exchanged:
             parameter, own, there = self._exchanged[-1]
-            if count_users(there) > self._users_away:  # a view was taken there: it is to be one of the parameter
+            if count_users(there) > _ITSELF_AND_PARAMETER:  # a view was taken there: it is to be the parameter's
                 there.copy_(own)
                 self._kept[id(parameter)] = own
             else:
@@ -227,7 +229,6 @@ class Perturbation:
                     self._exchanged.append((parameter, parameter.data, there))
                     parameter.data = there
                     increment_version(parameter)  # whoever asks whether it was written is to hear so
-                    self._users_away = count_users(there)
                     continue
             left[0].append(parameter)
             left[1].append(gradient)

@@ -24,7 +24,7 @@ from lightning_hp.rehearsal.rehearsal import (
     HOOKS_BEFORE_FIT,
     Rehearsal,
 )
-from lightning_hp.rehearsal.second_pass import SecondPass
+from lightning_hp.rehearsal.second_pass import SecondPass, optimized_parameters
 from lightning_hp.rehearsal.silent_writes import SilentWrites
 from lightning_hp.rehearsal.snapshot import Snapshot
 
@@ -55,6 +55,7 @@ __all__ = [
     "loader_roots",
     "misconfiguration",
     "note_trained",
+    "optimized_parameters",
     "reduce_over_ranks",
     "rehearse_alone",
     "request_loaders",

@@ -44,7 +44,7 @@ class SecondPass:
     def __init__(self, trainer: Any, module: Any, silent: SilentWrites | None = None) -> None:
         self._trainer = trainer
         self._module = module
-        optimized = self._optimized()
+        optimized = optimized_parameters(trainer)
         known = {id(parameter) for parameter in optimized}
         # Found once: a walk over all layers takes longer than all else here.
         self._not_optimized = [parameter for parameter in module.parameters() if id(parameter) not in known]
@@ -111,7 +111,7 @@ class SecondPass:
 
         The first backward pass then finds nothing, and the second one adds to what was set aside.
         """
-        self._parameters = [*self._optimized(), *self._not_optimized]
+        self._parameters = [*optimized_parameters(self._trainer), *self._not_optimized]
         self._stash = [(parameter, grad) for parameter in self._parameters if (grad := parameter.grad) is not None]
         for parameter, _ in self._stash:
             parameter.grad = None
@@ -214,9 +214,6 @@ class SecondPass:
             ddp.require_backward_grad_sync = self._sync
         self._sync = None
 
-    def _optimized(self) -> list[Tensor]:
-        return [parameter for group in self._trainer.optimizers[0].param_groups for parameter in group["params"]]
-
     def _batch(self) -> list[Tensor]:
         return [leaf for leaf, _ in self._versions]
 
@@ -229,6 +226,11 @@ class SecondPass:
                 " SAM repeats the step on the same batch. Work on a copy (`x = x.clone()`), or write in"
                 " `on_after_batch_transfer`.",
             )
+
+
+def optimized_parameters(trainer: Any) -> list[Tensor]:
+    """What the only optimizer of a training holds."""
+    return [parameter for group in trainer.optimizers[0].param_groups for parameter in group["params"]]
 
 
 def _loss_of(output: Any) -> Tensor | None:
