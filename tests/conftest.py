@@ -67,7 +67,7 @@ def pytest_runtest_setup(item):
 def way_to_climb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """SAM leaves w in both of its ways: small parameters are copied, here they are exchanged like large ones, too."""
     if request.param == "exchanged":
-        monkeypatch.setattr("lightning_hp.functional.exchange.LARGE_BYTES", 0)
-        monkeypatch.setattr("lightning_hp.functional.perturbation.LARGE_BYTES", 0)
+        monkeypatch.setattr("lightning_hp.functional.sharpness.storage_swap.LARGE_BYTES", 0)
+        monkeypatch.setattr("lightning_hp.functional.sharpness.perturbation.LARGE_BYTES", 0)
     way: str = request.param
     return way

@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_hp.callbacks.arguments import expect, is_count
 from lightning_hp.callbacks.freezing_refusals import find_backbone, refuse_training
-from lightning_hp.nn.freezer import Freezer
-from lightning_hp.nn.schedule import NEVER, FreezingSchedule, by_names, by_stages
-from lightning_hp.rehearsal import (
-    exchange_gradients_of_trained,
-    is_rehearsal,
-    misconfiguration,
-    note_trained,
-    reshard,
-)
+from lightning_hp.functional.checks import expect, is_count
+from lightning_hp.nn.freezing.freezer import Freezer
+from lightning_hp.nn.freezing.schedule import NEVER, FreezingSchedule, by_names, by_stages
+from lightning_hp.rehearsal import is_rehearsal
 from lightning_hp.reporting import log_scalars
+from lightning_hp.trainer import exchange_gradients_of_trained, misconfiguration, note_trained, reshard
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

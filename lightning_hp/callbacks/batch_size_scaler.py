@@ -9,24 +9,24 @@ from weakref import WeakKeyDictionary
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_hp.batch import Asked, Objective, Scaling, find_batch_size
-from lightning_hp.before_training import name_undecided_callbacks, reason_not_to_rehearse
-from lightning_hp.callbacks.arguments import expect, is_between, is_count
-from lightning_hp.functional.batch_grid import RoundTo
+from lightning_hp.functional.batch_size.search import RoundTo
+from lightning_hp.functional.checks import expect, is_between, is_count
+from lightning_hp.functional.learning_rate.parameter_free import is_parameter_free
 from lightning_hp.hyperparameters import (
     BatchSize,
     LearningRate,
     Warmup,
     apply_record,
-    is_parameter_free,
     release_loaders,
     renew_optimizers,
     write_home,
 )
 from lightning_hp.plotting import plot_batch_size
-from lightning_hp.rehearsal import evaluation_loop, is_resuming, misconfiguration, rehearse_alone
+from lightning_hp.rehearsal import evaluation_loop, name_undecided_callbacks, reason_not_to_rehearse, rehearse_alone
 from lightning_hp.reporting import log_figure, log_hyperparams, log_scalars, log_table
 from lightning_hp.results import BatchSizeResult
+from lightning_hp.trainer import is_resuming, misconfiguration
+from lightning_hp.tuning.batch_size import Asked, Objective, Scaling, find_batch_size
 
 #: With fewer optimizer steps a larger batch lost more than half a point of accuracy at equal epochs, whatever the rate.
 ENOUGH_STEPS = 250

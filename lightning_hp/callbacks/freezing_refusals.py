@@ -7,19 +7,17 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from lightning_hp.nn.schedule import NEVER, FreezingSchedule
-from lightning_hp.rehearsal import misconfiguration
-
-_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy")
+from lightning_hp.nn.freezing.schedule import NEVER, FreezingSchedule
+from lightning_hp.trainer import STRATEGIES_IN_WORDS, is_supported, misconfiguration
 
 
 def find_backbone(trainer: Any, pl_module: nn.Module, path: str) -> nn.Module:
     """The submodule of that name; raises for a foreign strategy, no such submodule, and one that cannot be frozen."""
-    if not any(base.__name__ in _STRATEGIES for base in type(trainer.strategy).__mro__):
+    if not is_supported(trainer.strategy):
         raise misconfiguration(
             trainer,
-            "BackboneFreezing: expected a strategy that can train some parameters and not others (single device, DDP,"
-            f" FSDP2 through ModelParallelStrategy), got {type(trainer.strategy).__name__}. Train under one of these.",
+            "BackboneFreezing: expected a strategy that can train some parameters and not others"
+            f" ({STRATEGIES_IN_WORDS}), got {type(trainer.strategy).__name__}. Train under one of these.",
         )
     try:
         backbone = pl_module.get_submodule(path) if path else None

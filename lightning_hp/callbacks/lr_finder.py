@@ -11,23 +11,24 @@ from typing import Any, Literal, get_args
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_hp.before_training import name_undecided_callbacks, progress_bar, reason_not_to_rehearse
-from lightning_hp.callbacks.arguments import expect, is_count
-from lightning_hp.functional.lr_steps import lr_range
-from lightning_hp.functional.lr_suggestion import suggest_lr
-from lightning_hp.functional.lr_zoom import falling_part
-from lightning_hp.hyperparameters import LearningRate, is_parameter_free, write_home
+from lightning_hp.functional.checks import expect, is_count
+from lightning_hp.functional.learning_rate.parameter_free import is_parameter_free
+from lightning_hp.functional.learning_rate.range_test import lr_range
+from lightning_hp.functional.learning_rate.suggestion import falling_part, suggest_lr
+from lightning_hp.hyperparameters import LearningRate, write_home
 from lightning_hp.plotting import plot_lr_find
-from lightning_hp.range_sweep import range_test
 from lightning_hp.rehearsal import (
     HOOKS_BEFORE_EPOCH,
     HOOKS_BEFORE_FIT,
     Rehearsal,
-    is_resuming,
+    name_undecided_callbacks,
+    reason_not_to_rehearse,
     rehearse_alone,
 )
-from lightning_hp.reporting import log_figure, log_hyperparams, log_scalars, log_table
+from lightning_hp.reporting import log_figure, log_hyperparams, log_scalars, log_table, progress_bar
 from lightning_hp.results import LRFindResult
+from lightning_hp.trainer import is_resuming
+from lightning_hp.tuning.learning_rate import range_test
 
 #: Steps in which the learning rate grows tenfold: what the suggestion rule was measured at. A slower sweep has trained
 #: more when it reaches the same rate, which moves the answer down; extra steps are better spent on repeats.

@@ -11,21 +11,16 @@ from pytorch_lightning import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_hp.callbacks.arguments import expect
 from lightning_hp.callbacks.sam_refusals import refuse_optimizer, refuse_second, refuse_setting
-from lightning_hp.functional.checks import check_radius
-from lightning_hp.functional.finite import is_finite
-from lightning_hp.functional.perturbation import Perturbation
-from lightning_hp.functional.perturbation_plan import is_stuck, norm_parameters, perturbation_radius
-from lightning_hp.rehearsal import (
-    SecondPass,
-    SilentWrites,
-    is_rehearsal,
-    lightning_module_of,
-    misconfiguration,
-    optimized_parameters,
-)
+from lightning_hp.functional.checks import check_radius, expect
+from lightning_hp.functional.gradients import is_finite
+from lightning_hp.functional.norm_layers import norm_parameters
+from lightning_hp.functional.sharpness.perturbation import Perturbation
+from lightning_hp.functional.sharpness.schedule import is_stuck, perturbation_radius
+from lightning_hp.rehearsal import is_rehearsal
 from lightning_hp.reporting import log_scalars
+from lightning_hp.second_pass import SecondPass, SilentWrites, optimized_parameters
+from lightning_hp.trainer import lightning_module_of, misconfiguration
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

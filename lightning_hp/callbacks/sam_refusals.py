@@ -5,9 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from lightning_hp.rehearsal import misconfiguration
-
-_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy")
+from lightning_hp.trainer import STRATEGIES_IN_WORDS, is_supported, misconfiguration
 
 
 def refuse_setting(trainer: Any, pl_module: Any, needs_end: bool) -> None:
@@ -18,11 +16,11 @@ def refuse_setting(trainer: Any, pl_module: Any, needs_end: bool) -> None:
             "SAM: expected automatic optimization, got `automatic_optimization = False`: the step is your own code"
             " then. Return the loss from `training_step` instead, or use `lightning_hp.functional.Perturbation` in it.",
         )
-    if not any(base.__name__ in _STRATEGIES for base in type(trainer.strategy).__mro__):
+    if not is_supported(trainer.strategy):
         raise misconfiguration(
             trainer,
-            "SAM: expected a strategy whose weights and gradients are at hand (single device, DDP, FSDP2 through"
-            f" ModelParallelStrategy), got {type(trainer.strategy).__name__}. Train under one of these.",
+            "SAM: expected a strategy whose weights and gradients are in the module"
+            f" ({STRATEGIES_IN_WORDS}), got {type(trainer.strategy).__name__}. Train under one of these.",
         )
     if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
         raise misconfiguration(

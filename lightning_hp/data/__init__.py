@@ -2,6 +2,11 @@
 
 from lightning_hp.data.balanced_sampler import ClassBalancedBatchSampler
 from lightning_hp.data.class_counts import ClassCounts, class_counts
-from lightning_hp.data.label_kinds import NoClasses
+from lightning_hp.data.classes import NoClasses
 
-__all__ = ["ClassBalancedBatchSampler", "ClassCounts", "NoClasses", "class_counts"]
+__all__ = [
+    "ClassBalancedBatchSampler",
+    "ClassCounts",
+    "NoClasses",
+    "class_counts",
+]

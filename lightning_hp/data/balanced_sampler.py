@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.utils.data import Dataset, Sampler
 
 from lightning_hp.data.balanced_epoch import every_class, some_classes
-from lightning_hp.data.label_kinds import ClassLabels, NoClasses, as_array, read_classes
+from lightning_hp.data.classes import ClassLabels, NoClasses, as_array, read_classes
 from lightning_hp.data.labels import find_labels
 from lightning_hp.functional.checks import check_whole
 

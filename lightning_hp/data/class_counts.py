@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader
 
-from lightning_hp.data.label_kinds import Array, ClassLabels, NoClasses, as_array, read_classes
-from lightning_hp.data.label_pass import labels_by_pass
-from lightning_hp.data.labels import FoundLabels, find_labels
+from lightning_hp.data.classes import Array, ClassLabels, NoClasses, as_array, read_classes
+from lightning_hp.data.labels import FoundLabels, find_labels, labels_by_pass
 from lightning_hp.data.samples import Where
 from lightning_hp.data.sampling import Sampling, read_sampling
 from lightning_hp.functional.checks import check_whole

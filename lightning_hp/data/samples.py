@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_hp.data.label_kinds import as_array
+from lightning_hp.data.classes import as_array
 
 #: Where the label is in a sample: a position, a key, or a function from the sample to its label.
 Where = Hashable | Callable[[Any], Any] | None
@@ -24,8 +24,7 @@ _MISSING = object()
 def untouched(*things: Any) -> Iterator[None]:
     """Puts back, at the end, the random streams and whatever datasets and transforms keep in themselves."""
     # The room of the rehearsal loads Lightning, which counting the attribute of a dataset does not need.
-    from lightning_hp.rehearsal.random_streams import RandomStreams
-    from lightning_hp.rehearsal.snapshot import Snapshot
+    from lightning_hp.snapshot import RandomStreams, Snapshot
 
     streams, snapshot = RandomStreams(), Snapshot(data=things)
     try:

@@ -16,7 +16,7 @@ from torch.utils.data import (
 )
 
 from lightning_hp.data.balanced_sampler import ClassBalancedBatchSampler
-from lightning_hp.data.label_kinds import Array
+from lightning_hp.data.classes import Array
 
 
 class Sampling(NamedTuple):

@@ -3,20 +3,30 @@
 ``import lightning_hp.functional as hpf``
 """
 
-from lightning_hp.functional.batch_ladder import next_rung
-from lightning_hp.functional.batch_memory import predict_batch_size, predict_peak
-from lightning_hp.functional.batch_search import BatchSearch, search_batch_size
-from lightning_hp.functional.batch_throughput import throughput_is_flat, throughput_knee
-from lightning_hp.functional.class_coverage import batch_size_for_coverage, coverage_probability
-from lightning_hp.functional.class_share import batch_size_for_average, batch_size_for_share, covered_share
-from lightning_hp.functional.gradient_norm import gradient_norm
-from lightning_hp.functional.lr_rules import minimum_lr, slide_lr, steep_lr, steepest_lr, valley_lr
-from lightning_hp.functional.lr_scaling import scale_lr, scaling_advice, scaling_rule
-from lightning_hp.functional.lr_steps import lr_range
-from lightning_hp.functional.lr_suggestion import LRSuggestion, suggest_lr
-from lightning_hp.functional.lr_warmup import warmup_lr, warmup_steps
-from lightning_hp.functional.perturbation import Perturbation
-from lightning_hp.functional.perturbation_plan import is_stuck, norm_parameters, perturbation_radius
+from lightning_hp.functional.batch_size.class_coverage import (
+    batch_size_for_average,
+    batch_size_for_coverage,
+    batch_size_for_share,
+    coverage_probability,
+    covered_share,
+)
+from lightning_hp.functional.batch_size.memory import predict_batch_size, predict_peak
+from lightning_hp.functional.batch_size.search import BatchSearch, search_batch_size
+from lightning_hp.functional.batch_size.throughput import next_rung, throughput_is_flat, throughput_knee
+from lightning_hp.functional.gradients import gradient_norm
+from lightning_hp.functional.learning_rate.range_test import lr_range
+from lightning_hp.functional.learning_rate.rules import minimum_lr, slide_lr, steep_lr, steepest_lr, valley_lr
+from lightning_hp.functional.learning_rate.scaling import (
+    scale_lr,
+    scaling_advice,
+    scaling_rule,
+    warmup_lr,
+    warmup_steps,
+)
+from lightning_hp.functional.learning_rate.suggestion import LRSuggestion, suggest_lr
+from lightning_hp.functional.norm_layers import norm_parameters
+from lightning_hp.functional.sharpness.perturbation import Perturbation
+from lightning_hp.functional.sharpness.schedule import is_stuck, perturbation_radius
 
 __all__ = [
     "BatchSearch",

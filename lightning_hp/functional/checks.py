@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -44,3 +44,26 @@ def check_probability(name: str, value: float) -> None:
 def is_number(value: Any) -> bool:
     """Whether ``value`` is a real number; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_count(value: Any, least: int) -> bool:
+    """Whether ``value`` is an int of at least ``least``."""
+    return isinstance(value, (int, Integral)) and not isinstance(value, bool) and int(value) >= least
+
+
+def is_between(value: Any, low: float, high: float) -> bool:
+    """Whether ``value`` is a number from ``low`` to ``high``, both included."""
+    return isinstance(value, (int, float, Real)) and not isinstance(value, bool) and low <= float(value) <= high
+
+
+def expect(holds: bool, what: str, got: Any) -> None:
+    """Raises ``ValueError`` unless something holds.
+
+    Args:
+        holds: Whether it does.
+        what: What was expected, to follow "Expected".
+        got: What came.
+
+    """
+    if not holds:
+        raise ValueError(f"Expected {what}, but got {got!r}.")

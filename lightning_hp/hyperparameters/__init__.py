@@ -2,11 +2,10 @@
 
 from lightning_hp.hyperparameters.attributes import NamedAttribute, Place, as_number, find_attribute
 from lightning_hp.hyperparameters.batch_size import BatchSize, apply_record, release_loaders, stated_batch_size
-from lightning_hp.hyperparameters.home import Home, write_home
-from lightning_hp.hyperparameters.learning_rate import LearningRate
-from lightning_hp.hyperparameters.live import renew_optimizers
-from lightning_hp.hyperparameters.parameter_free import is_parameter_free
-from lightning_hp.hyperparameters.warmup import Warmup
+from lightning_hp.hyperparameters.learning_rate.home import Home, write_home
+from lightning_hp.hyperparameters.learning_rate.learning_rate import LearningRate
+from lightning_hp.hyperparameters.learning_rate.rebuild import renew_optimizers
+from lightning_hp.hyperparameters.learning_rate.warmup import Warmup
 
 __all__ = [
     "BatchSize",
@@ -18,7 +17,6 @@ __all__ = [
     "apply_record",
     "as_number",
     "find_attribute",
-    "is_parameter_free",
     "release_loaders",
     "renew_optimizers",
     "stated_batch_size",

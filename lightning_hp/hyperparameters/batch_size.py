@@ -9,9 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lightning_hp.hyperparameters.attributes import NamedAttribute, Place, as_number, find_attribute
-from lightning_hp.rehearsal import (
-    RandomStreams,
-    Snapshot,
+from lightning_hp.snapshot import RandomStreams, Snapshot
+from lightning_hp.trainer import (
     batch_size_of,
     flatten_loaders,
     is_resizable,

@@ -1,6 +1,7 @@
 """How much memory there is, how much a trial took, and what to do when it ran out. Knows nothing of Lightning."""
 
-from lightning_hp.memory.meter import Budget, MemoryMeter, Peak, memory_meter
+from lightning_hp.memory.budget import Budget, MemoryMeter, Peak
+from lightning_hp.memory.meter import memory_meter
 from lightning_hp.memory.oom import is_out_of_memory
 from lightning_hp.memory.release import attempt, release_memory, swift_collections
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_hp.memory.meter import Budget, Peak
+from lightning_hp.memory.budget import Budget, Peak
 from lightning_hp.memory.release import device_module
 
 

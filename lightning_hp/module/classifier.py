@@ -16,14 +16,14 @@ from lightning_hp.functional.checks import check_whole
 from lightning_hp.hyperparameters import stated_batch_size
 from lightning_hp.module.mixin import ClassifierMixin
 from lightning_hp.module.parameter_groups import check_paths
-from lightning_hp.module.plain import plain
+from lightning_hp.module.plain_types import plain
 from lightning_hp.module.schedules import Interval
 from lightning_hp.nn import Backbone, ClassifierHead
+from lightning_hp.nn.backbone.pooling import Pooling
+from lightning_hp.nn.backbone.sources import is_source
 from lightning_hp.nn.head import Task
-from lightning_hp.nn.pooling import Pooling
-from lightning_hp.nn.sources import is_source
-from lightning_hp.rehearsal import batch_size_of
 from lightning_hp.reporting import log_run
+from lightning_hp.trainer import batch_size_of
 
 #: Whether weights come from a checkpoint, so that those of the pretraining need not be fetched.
 _IS_LOADING: ContextVar[bool] = ContextVar("is_loading", default=False)

@@ -7,13 +7,9 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lightning_hp.rehearsal.loaders import copy_loaders, loader_roots, request_loaders
-from lightning_hp.rehearsal.namespace import misconfiguration
-from lightning_hp.rehearsal.put_back import put_back_dict
-from lightning_hp.rehearsal.random_streams import RandomStreams
 from lightning_hp.rehearsal.recorder import num_samples_of
-from lightning_hp.rehearsal.silence import SilentLogger
-from lightning_hp.rehearsal.snapshot import Snapshot
+from lightning_hp.snapshot import RandomStreams, Snapshot, put_back_dict
+from lightning_hp.trainer import SilentLogger, copy_loaders, loader_roots, misconfiguration, request_loaders
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

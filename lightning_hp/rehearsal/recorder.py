@@ -10,7 +10,7 @@ from pytorch_lightning import Callback
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lightning_hp.rehearsal.namespace import misconfiguration
+from lightning_hp.trainer import misconfiguration
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

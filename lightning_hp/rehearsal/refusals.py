@@ -7,19 +7,17 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from lightning_hp.rehearsal.namespace import misconfiguration
-
-_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy")
+from lightning_hp.trainer import STRATEGIES_IN_WORDS, is_supported, misconfiguration
 
 
 def refuse_what_cannot_be_rehearsed(trainer: Any, module: nn.Module) -> None:
     """Raises for a strategy that keeps state elsewhere, no optimizer, no batches, parameters without a shape."""
     strategy = trainer.strategy
-    if not any(base.__name__ in _STRATEGIES for base in type(strategy).__mro__):
+    if not is_supported(strategy):
         raise misconfiguration(
             trainer,
-            "Expected a strategy whose training can be put back exactly (single device, DDP, FSDP2 through"
-            f" ModelParallelStrategy), got {type(strategy).__name__}. Tune under one of these.",
+            f"Expected a strategy whose training can be restored exactly ({STRATEGIES_IN_WORDS}), got"
+            f" {type(strategy).__name__}. Tune under one of these.",
         )
     if not strategy.optimizers or type(strategy.optimizers[0]).__name__ == "_MockOptimizer":
         raise misconfiguration(
@@ -49,3 +47,12 @@ def refuse_one_way_data(trainer: Any, one_way: list[str]) -> None:
 
 def _has_no_shape(parameter: Any) -> bool:
     return isinstance(parameter, UninitializedParameter)
+
+
+def reason_not_to_rehearse(trainer: Any) -> str | None:
+    """Why there is no training to rehearse, in half a sentence, or ``None``."""
+    if trainer.fast_dev_run:
+        return "since `fast_dev_run` is no training"
+    if 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
+        return "since nothing will be trained"
+    return None

@@ -18,18 +18,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_hp.rehearsal.actors import gradient_callbacks
-from lightning_hp.rehearsal.loaders import copy_loaders, loader_roots, request_loaders
-from lightning_hp.rehearsal.namespace import lightning_module_of, misconfiguration
-from lightning_hp.rehearsal.put_back import put_back_dict
-from lightning_hp.rehearsal.random_streams import RandomStreams
+from lightning_hp.rehearsal.participants import gradient_callbacks
 from lightning_hp.rehearsal.recorder import LossRecorder
-from lightning_hp.rehearsal.reducer import reshard
 from lightning_hp.rehearsal.refusals import refuse_one_way_data, refuse_what_cannot_be_rehearsed
-from lightning_hp.rehearsal.silence import SilentLogger
-from lightning_hp.rehearsal.snapshot import Snapshot
-from lightning_hp.rehearsal.understudy import make_understudy
-from lightning_hp.rehearsal.validation import run_one_validation_batch
+from lightning_hp.rehearsal.stand_in_loop import make_understudy, run_one_validation_batch
+from lightning_hp.snapshot import RandomStreams, Snapshot, put_back_dict
+from lightning_hp.trainer import (
+    SilentLogger,
+    copy_loaders,
+    lightning_module_of,
+    loader_roots,
+    misconfiguration,
+    request_loaders,
+    reshard,
+)
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

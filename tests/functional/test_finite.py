@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_hp.functional.finite import is_finite
+from lightning_hp.functional.gradients import is_finite
 
 
 def sparse(value: float) -> Tensor:

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
 
 from lightning_hp.hyperparameters import BatchSize
-from lightning_hp.rehearsal import batch_size_of, is_resizable, request_loaders, resize_loaders, samples_of
+from lightning_hp.trainer import batch_size_of, is_resizable, request_loaders, resize_loaders, samples_of
 from tests.training import Net, Samples, train
 
 

@@ -16,8 +16,8 @@ import torch
 
 import lightning_hp
 from lightning_hp.memory import Budget, MemoryMeter, Peak, host, memory_meter
+from lightning_hp.memory.host import Sampler
 from lightning_hp.memory.limits import HostLimit, Quantity
-from lightning_hp.memory.sampler import Sampler
 
 ROOT = Path(lightning_hp.__file__).parents[1]
 MIB = 2**20

@@ -12,7 +12,7 @@ import pytest
 
 import lightning_hp
 from lightning_hp.memory import limits
-from lightning_hp.memory.cgroups import cgroup_limits
+from lightning_hp.memory.limits import cgroup_limits
 
 ROOT = Path(lightning_hp.__file__).parents[1]
 GIB, MIB = 2**30, 2**20

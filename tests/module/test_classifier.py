@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_hp
 from lightning_hp import Backbone, BatchSizeScaler, Classifier, ClassifierHead, LRFinder
-from lightning_hp.module.plain import plain
+from lightning_hp.module.plain_types import plain
 from lightning_hp.nn.activations import activation_text, new_activation
 from tests.distributed.test_two_ranks import two_ranks
 from tests.module.models import FEATURES, NN_OPTIONS_DICT, DataModule, Mappings, body, loader, pairs, quiet
@@ -387,7 +387,7 @@ def test_texts_of_hugging_face():
 )
 def test_arguments_are_refused_before_the_backbone_is_made(arguments, error, message, monkeypatch):
     if "lr_ratios" not in arguments:
-        monkeypatch.setattr("lightning_hp.nn.backbone.load", lambda *args: pytest.fail("loaded"))
+        monkeypatch.setattr("lightning_hp.nn.backbone.backbone.load", lambda *args: pytest.fail("loaded"))
     with pytest.raises(error, match=message):
         Classifier(**{"backbone": NET, "num_classes": 3, "pretrained": False, **arguments})
 

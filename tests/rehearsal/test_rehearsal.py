@@ -16,7 +16,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException as 
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lightning_hp.rehearsal import HOOKS_BEFORE_EPOCH, RandomStreams, Rehearsal, Snapshot
+from lightning_hp.rehearsal import HOOKS_BEFORE_EPOCH, Rehearsal
+from lightning_hp.snapshot import RandomStreams, Snapshot
 from tests.callbacks.contract import TRAININGS, Rehearse, Training, loader
 from tests.training import Net, Samples, assert_identical, assert_same_training, train
 

@@ -1,0 +1,1 @@
+"""The maths of the batch size: classes, memory, throughput, search."""

@@ -1,0 +1,1 @@
+"""The maths of the learning rate: range test, rules, scaling, warm-up."""

@@ -1,0 +1,1 @@
+"""The maths of sharpness-aware minimization."""

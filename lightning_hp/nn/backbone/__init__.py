@@ -1,0 +1,1 @@
+"""Backbones: any model without its head."""

@@ -1,0 +1,1 @@
+"""What is frozen and when it is trained."""

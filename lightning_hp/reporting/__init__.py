@@ -1,0 +1,14 @@
+"""What a user sees: scalars, figures and tables on the loggers, hyperparameters, progress."""
+
+from lightning_hp.reporting.hparams import log_hyperparams, log_run
+from lightning_hp.reporting.loggers import log_figure, log_scalars, log_table
+from lightning_hp.reporting.progress import progress_bar
+
+__all__ = [
+    "log_figure",
+    "log_hyperparams",
+    "log_run",
+    "log_scalars",
+    "log_table",
+    "progress_bar",
+]

@@ -1,0 +1,10 @@
+"""The second forward and backward pass of SAM through a training step."""
+
+from lightning_hp.second_pass.second_pass import SecondPass, optimized_parameters
+from lightning_hp.second_pass.uncounted_writes import SilentWrites
+
+__all__ = [
+    "SecondPass",
+    "SilentWrites",
+    "optimized_parameters",
+]

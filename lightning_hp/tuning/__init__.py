@@ -1,0 +1,1 @@
+"""How a value is found through a rehearsal."""

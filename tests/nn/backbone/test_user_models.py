@@ -1,0 +1,296 @@
+"""Models of no library: the head is found whatever it is called, features are left, and a doubt is said."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_hp import Backbone
+from tests.nn.backbone.models import IN_DOUBT, WITH_HEAD, WITHOUT_HEAD, Cnn, Functional, LastToken, mlp, named
+
+
+def batch_for(backbone, size=4):
+    args, _ = backbone._spec.make(size, "cpu")
+    return [torch.randint_like(x, 50) if x.dtype == torch.long else torch.randn_like(x) for x in args]
+
+
+@pytest.mark.parametrize("case", WITH_HEAD)
+def test_the_head_is_removed_and_its_input_is_what_is_left(case):
+    make, paths, width = WITH_HEAD[case]
+    model = make().eval()
+    backbone = Backbone(model)
+    assert [line.partition(":")[0] for line in backbone.removed] == list(paths)
+    assert backbone.feature_dim == width
+
+    # Another way to the features: record what the heads get when the user's own model runs.
+    batch, got = batch_for(backbone), []
+    linear = [part for part in map(model.get_submodule, paths) if isinstance(part, (nn.Linear, nn.Conv2d))]
+    handles = [part.register_forward_pre_hook(lambda _, args: got.append(args[0])) for part in linear]
+    model(*batch)
+    for handle in handles:
+        handle.remove()
+    features = backbone(*batch)
+    assert features.shape == (4, width)
+    tail = {
+        "one by one": lambda x: model[3:](x),
+        "one by one, then relu, with a number of classes": lambda x: model.net[3:](x),
+    }
+    wanted = torch.stack([tail.get(case, lambda x: x)(x) for x in got]).mean(0)  # several: heads or views are averaged
+    torch.testing.assert_close(features, wanted)
+
+
+@pytest.mark.parametrize("case", ["cnn", "mlp", "last token", "residual", "attention", "named classifier"])
+def test_the_old_head_on_the_features_is_the_old_model(case):
+    make, (path,), _ = WITH_HEAD[case]
+    model = make().eval()
+    backbone = Backbone(model)
+    batch = batch_for(backbone)
+    assert torch.equal(model.get_submodule(path)(backbone(*batch)), model(*batch))
+
+
+@pytest.mark.parametrize("case", WITHOUT_HEAD)
+def test_features_are_left_alone(case):
+    make, width = WITHOUT_HEAD[case]
+    model = make().eval()
+    backbone = Backbone(model)
+    assert backbone.removed == ()
+    assert backbone.feature_dim == width
+    batch = batch_for(backbone)
+    output = model(*batch)
+    assert torch.equal(backbone(*batch), output if output.ndim == 2 else output.mean((2, 3)))
+
+
+@pytest.mark.parametrize("case", IN_DOUBT)
+def test_what_may_be_a_head_or_not_is_refused(case):
+    make, reason = IN_DOUBT[case]
+    model = make()
+    before = str(model)
+    with pytest.raises(ValueError, match=rf"head can be told from its features, but .*{reason}.* Pass head=None"):
+        Backbone(model)
+    assert str(model) == before
+
+
+def test_a_doubt_is_settled_by_the_user():
+    model = named("projection").eval()
+    x = torch.randn(3, 6)
+    kept = Backbone(model, head=None)
+    assert kept.removed == ()
+    assert torch.equal(kept(x), model(x))
+    stripped = Backbone(model, head="projection")
+    assert stripped.removed == ("projection: Linear(in_features=8, out_features=5, bias=True)",)
+    assert torch.equal(stripped(x), model.trunk(x))
+    assert Backbone(Functional(), head=None).feature_dim == 5
+
+
+def test_a_whole_part_can_be_named_as_the_head():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)))
+    assert Backbone(model).feature_dim == 16
+    backbone = Backbone(model, head="2")
+    assert backbone.feature_dim == 8
+    assert backbone.removed == ("2: Sequential of 4 parts",)
+
+
+def test_a_backbone_of_a_stripped_model_strips_no_further():
+    first = Backbone(mlp())
+    second = Backbone(first.model)
+    assert second.removed == ()
+    assert second.feature_dim == first.feature_dim == 8
+
+
+def test_what_was_removed_is_a_warning_in_the_log_and_stands_in_the_repr(caplog):
+    with caplog.at_level(logging.INFO, logger="lightning_hp.nn"):
+        backbone = Backbone(mlp())
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "Sequential: removed 2: Linear(in_features=8, out_features=5, bias=True). Features: 8."
+    )
+    assert "2: Linear(in_features=8" in repr(backbone)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="lightning_hp.nn"):
+        Backbone(backbone.model)
+    assert [record.levelno for record in caplog.records] == [logging.INFO]
+    assert "it has no head, nothing was removed" in caplog.text
+
+
+# --- which input
+
+
+def test_an_example_tells_what_the_first_layer_does_not():
+    class Pixels(nn.Module):
+        """Nothing tells that the images are 20 x 12."""
+
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(240, 8), nn.ReLU(), nn.Linear(8, 2))
+
+        def forward(self, x):
+            if x.shape[1:] != (1, 20, 12):
+                raise RuntimeError("no such image")
+            return self.net(x)
+
+    with pytest.raises(ValueError, match=r"fails on every input that was tried \(input \(240,\).*no such image"):
+        Backbone(Pixels())
+    backbone = Backbone(Pixels(), example_input=torch.zeros(1, 1, 20, 12))
+    assert backbone.feature_dim == 8
+    assert backbone(torch.zeros(5, 1, 20, 12)).shape == (5, 8)
+
+
+class Pair(nn.Module):
+    """Takes two tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Linear(3, 4), nn.Embedding(9, 4), nn.Linear(4, 2)
+
+    def forward(self, x, ids):
+        return self.fc(torch.relu(self.a(x)) * self.b(ids))
+
+
+def test_several_inputs_by_position_and_by_name():
+    x, ids = torch.randn(2, 3), torch.tensor([1, 2])
+    model = Pair()
+    by_position = Backbone(model, example_input=(x, ids))
+    by_name = Backbone(model, example_input={"x": x, "ids": ids})
+    wanted = torch.relu(model.a(x)) * model.b(ids)
+    for backbone in (by_position, by_name):
+        assert backbone.feature_dim == 4
+        for features in (
+            backbone(x, ids),
+            backbone(x=x, ids=ids),
+            backbone({"x": x, "ids": ids}),
+            backbone(x, ids=ids),
+        ):
+            assert torch.equal(features, wanted)
+
+
+@pytest.mark.parametrize("side", [28, 32, 64, 224])
+def test_usual_image_sizes_are_found(side):
+    assert Backbone(Cnn(1, side)).feature_dim == 4 * (side // 2) ** 2
+
+
+def test_a_model_in_half_precision():
+    """No half kernel of the CPU is needed: nothing is computed."""
+    backbone = Backbone(mlp().half())
+    assert backbone.feature_dim == 8
+    assert backbone._spec.inputs[0][2] == torch.float16
+
+
+# --- widths, by the user and by the run
+
+
+def test_a_width_of_the_user_is_checked_where_the_model_runs():
+    assert Backbone(mlp(), feature_dim=8).feature_dim == 8
+    with pytest.raises(ValueError, match=r"what the model gives for input \(6,\), 8, but got 5"):
+        Backbone(mlp(), feature_dim=5)
+
+
+class Stubborn(nn.Module):
+    """Runs on nothing that could be guessed."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, 3)
+
+    def forward(self, x):
+        if x.ndim != 3 or x.shape[1] != 77:
+            raise RuntimeError("not mine")
+        return self.net(x).mean(1)
+
+
+def test_a_width_of_the_user_is_believed_where_the_model_does_not_run():
+    backbone = Backbone(Stubborn(), head=None, feature_dim=3)
+    assert backbone(torch.zeros(2, 77, 4)).shape == (2, 3)
+    wrong = Backbone(Stubborn(), head=None, feature_dim=5)
+    with pytest.raises(ValueError, match=r"shape \(batch, 5\), but the model gave \(2, 3\)"):
+        wrong(torch.zeros(2, 77, 4))
+    with pytest.raises(ValueError, match="`example_input`, since the model was never run"):
+        backbone.inference_speed()
+
+
+def test_a_width_of_the_user_spares_a_real_run():
+    runs = []
+
+    class Counts(Stubborn):
+        def forward(self, x):
+            if not x.is_meta:
+                runs.append(1)
+            return self.net(x + x.sum().item())
+
+    assert Backbone(Counts(), head=None, feature_dim=3).feature_dim == 3
+    assert runs == []
+    assert Backbone(Counts(), head=None).feature_dim == 3
+    assert runs != []
+
+
+class InTraining(nn.Module):
+    """Does something else while it is trained."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.net, self.function = nn.Sequential(nn.Linear(6, 8), nn.ReLU()), function
+
+    def forward(self, x):
+        return self.function(self.net(x)) if self.training else self.net(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: (x, x), "one tensor, .* but got tuple"),
+        (lambda x: x[:, :4], "one width, but got 4 in training, else 8"),
+        (lambda x: x[0], r"shape \(2, width\) for two samples|shape \(2, width\) for 2 samples"),
+    ],
+)
+def test_a_model_that_gives_something_else_in_training_is_refused(function, message):
+    with pytest.raises(ValueError, match=message):
+        Backbone(InTraining(function))
+
+
+def test_time_before_batch_is_refused():
+    class TimeFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.LayerNorm(6)
+
+        def forward(self, x):
+            return self.norm(x.transpose(0, 1)[:5, 0])
+
+    with pytest.raises(ValueError, match="first axis has to be the batch"):
+        Backbone(TimeFirst(), example_input=torch.zeros(2, 8, 6))
+
+
+# --- tokens
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls", "last"])
+def test_tokens_are_pooled_as_the_user_says(pooling):
+    model = nn.Sequential(nn.Embedding(50, 6), nn.LayerNorm(6))
+    ids = torch.randint(50, (3, 5))
+    backbone = Backbone(model, pooling=pooling)
+    states = model(ids)
+    wanted = {"mean": states.mean(1), "max": states.amax(1), "cls": states[:, 0], "last": states[:, -1]}
+    assert torch.equal(backbone(ids), wanted[pooling])
+
+
+def test_three_axes_of_a_user_are_not_guessed():
+    """(batch, tokens, width) or (batch, channels, length): only the user knows."""
+    with pytest.raises(ValueError, match=r"model gives \(2, 8, 6\). If that is \(batch, tokens, width\), say how"):
+        Backbone(nn.Sequential(nn.Embedding(50, 6), nn.LayerNorm(6)))
+
+
+@pytest.mark.parametrize(
+    ("make", "pooling", "message"),
+    [
+        (mlp, "mean", "leaves something to pool for pooling='mean'"),
+        (LastToken, "last", "leaves something to pool"),
+        (mlp, "pooler", "a tensor `pooler_output`, but it returns none"),
+        (WITHOUT_HEAD["a map"][0], "cls", "'mean', 'max' or 'auto' for a map"),
+    ],
+)
+def test_pooling_where_there_is_nothing_to_pool(make, pooling, message):
+    with pytest.raises(ValueError, match=message):
+        Backbone(make(), pooling=pooling)

@@ -1,0 +1,249 @@
+"""Every kind of state that users hang on their objects, changed and put back."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import random
+import threading
+from collections import Counter, OrderedDict, defaultdict, deque
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_hp.snapshot import RandomStreams, Snapshot
+from lightning_hp.snapshot.snapshot import MAX_DESCEND
+from tests.training import assert_identical
+
+
+class Average:
+    """A user's own helper object."""
+
+    def __init__(self) -> None:
+        self.total, self.history = 0.0, [1.0]
+        self.shadow = torch.ones(2)
+
+
+class Slotted:
+    __slots__ = ("count", "values")
+
+    def __init__(self) -> None:
+        self.count, self.values = 0, [0]
+
+
+@dataclass
+class Options:
+    names: list[str] = field(default_factory=lambda: ["a"])
+
+
+def model() -> nn.Module:
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout())
+    net.register_buffer("scale", torch.ones(3), persistent=False)
+    net.extra = SimpleNamespace(step=3)
+    net.average, net.slotted, net.options = Average(), Slotted(), Options()
+    net.nest = {"list": [1, [2, {3}]], "deque": deque([1, 2], maxlen=5), "default": defaultdict(list, {"a": [1]})}
+    net.counter, net.ordered = Counter("aab"), OrderedDict(b=1, a=2)
+    net.rngs = (random.Random(1), np.random.default_rng(1), np.random.RandomState(1), torch.Generator().manual_seed(1))
+    net.array = np.arange(3.0)
+    net.lock, net.trainer_like = threading.Lock(), lambda: 0
+    net.itself = [net]
+    return net
+
+
+def disturb(net: Any) -> None:
+    net(torch.randn(4, 3)).sum().backward()
+    with torch.no_grad():
+        net[0].weight.mul_(2)
+        net[0].bias.data = torch.zeros(3)
+        net.scale.add_(1)
+    net[0].weight.requires_grad_(False)
+    net.eval()
+    net.extra.step += 1
+    net.average.total, net.average.shadow = 5.0, torch.zeros(3)
+    net.average.history.append(2.0)
+    net.slotted.count += 1
+    net.slotted.values.append(1)
+    net.options.names.clear()
+    net.nest["list"][1][1].add(4)
+    net.nest["deque"].popleft()
+    net.nest["default"]["b"].append(1)
+    net.nest["new"] = 1
+    net.counter.update("ccc")
+    net.ordered.move_to_end("b")
+    net.new_attribute = 3
+    net.array[0], net.array = 7, np.zeros(1)
+    net.add_module("another", nn.Linear(1, 1))
+    for rng in net.rngs[:1]:
+        rng.random()
+    net.rngs[1].normal()
+    net.rngs[2].normal()
+    torch.rand(1, generator=net.rngs[3])
+
+
+def view(net: Any) -> dict[str, Any]:
+    """The state, read the plain way."""
+    return {
+        "tensors": {name: value.clone() for name, value in [*net.named_parameters(), *net.named_buffers()]},
+        "gradients": [parameter.grad for parameter in net.parameters()],
+        "flags": [(module.training, *(p.requires_grad for p in module.parameters())) for module in net.modules()],
+        "plain": [net.extra.step, net.average.total, list(net.average.history), net.average.shadow.clone()],
+        "slots": [net.slotted.count, list(net.slotted.values), list(net.options.names)],
+        "nest": [repr(net.nest), net.nest["deque"].maxlen, dict(net.counter), list(net.ordered), sorted(vars(net))],
+        "array": np.array(net.array),
+        "rngs": [
+            net.rngs[0].getstate(), repr(net.rngs[1].bit_generator.state), net.rngs[2].get_state()[1],
+            net.rngs[3].get_state(),
+        ],
+    }  # fmt: skip
+
+
+def test_everything_comes_back_any_number_of_times() -> None:
+    net = model()
+    objects = [id(net.average), id(net.nest["list"][1]), id(net[0].weight), id(net.average.shadow), id(net.array)]
+    before = view(net)
+    snapshot = Snapshot(net)
+    for _ in range(2):
+        disturb(net)
+        assert repr(view(net)) != repr(before)
+        snapshot.restore()
+        assert_identical(view(net), before, "module")
+    assert objects == [
+        id(net.average), id(net.nest["list"][1]), id(net[0].weight), id(net.average.shadow), id(net.array)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "LBFGS", "Adadelta", "NAdam"])
+def test_optimizer_state_that_appears_disappears_and_that_was_there_returns(name: str) -> None:
+    net = nn.Linear(3, 2)
+    optimizer = getattr(torch.optim, name)(net.parameters(), lr=0.1)
+    if name == "SGD":
+        optimizer.param_groups[0]["momentum"] = 0.9
+
+    def step() -> None:
+        optimizer.zero_grad()
+
+        def closure() -> torch.Tensor:
+            loss = net(torch.ones(1, 3)).square().sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    for _ in range(2):  # first without state, then with it
+        before = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(net.state_dict())
+        snapshot = Snapshot(net, optimizer)
+        step()
+        optimizer.param_groups[0]["lr"] = 9.0
+        snapshot.restore()
+        assert_identical((optimizer.state_dict(), dict(net.state_dict())), (before[0], dict(before[1])), name)
+        step()
+
+
+def test_a_scaler_without_a_step_yet() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    snapshot = Snapshot(scaler, optimizer, [weight])
+    scaler.scale((weight * float("inf")).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 4.0
+    snapshot.restore()
+    assert scaler.get_scale() == 8.0
+    assert scaler._scale is None
+    assert weight.grad is None
+
+
+def test_the_samples_of_a_dataset_are_not_copied_but_its_bookkeeping_is() -> None:
+    data = torch.utils.data.TensorDataset(torch.zeros(300_000, 2))
+    data.visits, data.small = 0, torch.zeros(3)
+    snapshot = Snapshot(data=[data])
+    data.visits += 1
+    data.small += 1
+    data.tensors[0][0] = 1
+    snapshot.restore()
+    assert (data.visits, float(data.small.sum()), float(data.tensors[0][0, 0])) == (0, 0.0, 1.0)
+
+
+def test_a_long_list_keeps_its_members_and_their_order() -> None:
+    owner = SimpleNamespace(files=[(f"{i}.png", i) for i in range(MAX_DESCEND * 3)])
+    expected = list(owner.files)
+    snapshot = Snapshot(owner)
+    random.Random(0).shuffle(owner.files)
+    owner.files.pop()
+    snapshot.restore()
+    assert owner.files == expected
+
+
+def test_what_cannot_be_set_back_is_named() -> None:
+    reader, writer = map(io.FileIO, os.pipe())
+    with reader, writer:
+        owner = SimpleNamespace(a=(i for i in range(3)), b=iter([1]), pipe=reader, text=io.StringIO("abc"))
+        names = Snapshot(data=[owner]).one_way
+    assert [name.split(" ")[0] for name in names] == ["SimpleNamespace.a", "SimpleNamespace.b", "SimpleNamespace.pipe"]
+
+
+def test_a_file_is_set_back_to_where_it_stood() -> None:
+    owner = SimpleNamespace(text=io.StringIO("abcdef"))
+    owner.text.read(1)
+    snapshot = Snapshot(data=[owner])
+    owner.text.read(3)
+    snapshot.restore()
+    assert owner.text.read() == "bcdef"
+
+
+def test_tensors_that_nobody_can_write_are_left_alone() -> None:
+    with torch.inference_mode():
+        inference = torch.ones(2)
+    owner = SimpleNamespace(inference=inference, expanded=torch.ones(1).expand(3), meta=torch.ones(2, device="meta"))
+    kept = dict(vars(owner))
+    snapshot = Snapshot(owner)
+    owner.inference = owner.expanded = owner.meta = None
+    snapshot.restore()
+    assert all(getattr(owner, name) is value for name, value in kept.items())
+
+
+def test_nothing_is_written_that_did_not_change() -> None:
+    class Watched(dict):
+        writes = 0
+
+        def __setitem__(self, key: Any, value: Any) -> None:
+            Watched.writes += 1
+            super().__setitem__(key, value)
+
+        def clear(self) -> None:
+            Watched.writes += 1
+
+    owner = SimpleNamespace(watched=Watched(a=1, b=[2]))
+    snapshot = Snapshot(owner)
+    snapshot.restore()
+    assert Watched.writes == 0
+
+
+def test_random_streams() -> None:
+    streams = RandomStreams()
+    first = random.random(), np.random.rand(), torch.rand(1)
+    streams.restore()
+    assert first == (random.random(), np.random.rand(), torch.rand(1))
+
+
+@pytest.mark.gpu
+def test_on_an_accelerator_the_copies_are_in_host_memory() -> None:
+    device = torch.accelerator.current_accelerator()
+    net = nn.Linear(1000, 1000, device=device)
+    before = net.weight.detach().cpu().clone()
+    allocated = torch.get_device_module(device).memory_allocated()
+    snapshot, streams = Snapshot(net), RandomStreams(device)
+    assert torch.get_device_module(device).memory_allocated() == allocated
+    nn.init.zeros_(net.weight)
+    drawn = torch.rand(2, device=device)
+    snapshot.restore()
+    streams.restore()
+    assert torch.equal(net.weight.detach().cpu(), before)
+    assert torch.equal(torch.rand(2, device=device), drawn)
