@@ -1,4 +1,4 @@
-"""The maths, without Lightning: numpy in, plain numbers and arrays out.
+"""The mathematics without Lightning, as functions of numbers, arrays and tensors.
 
 ``import lightning_hp.functional as hpf``
 """

@@ -1,1 +1,7 @@
-"""The maths of the learning rate: range test, rules, scaling, warm-up."""
+"""The learning rate: the range test and how its curve is read, scaling with the batch size, warm-up.
+
+`range_test` gives the learning rates of the test and says when it may stop, `curve` smooths the recorded losses and
+finds their first valley, `suggestion` reads a learning rate from the valley, and `rules` holds the rules of other
+learning-rate finders. `scaling` converts a learning rate to another batch size. `parameter_free` recognises optimizers
+that find their own step size.
+"""

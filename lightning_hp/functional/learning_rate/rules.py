@@ -1,38 +1,68 @@
-"""The rules by which other learning-rate finders read a loss curve, each with the smoothing and the cuts of its home.
+"""The rules that read a learning rate from a range test: all by name, and those of other finders as functions.
 
-All take one sweep as it was recorded: rising learning rates and raw losses of shape (steps,), NaN where the sweep did
-not arrive. All return ``None`` where their home would fail, on a curve that is too short, or would point at a place
-without meaning, on a curve that never falls. Where they go wrong is measured on the card of the finder.
+Each function takes one sweep as it was recorded: rising learning rates and raw losses of shape (steps,), with NaN where
+the sweep stopped earlier. Each smooths and cuts the curve as its source does. Each returns ``None`` where its source
+would fail, on a curve that is too short, and on a curve that never falls, where the answer would have no meaning.
+
+Pseudo-code, with lr the rates that are left after the cut:
+
+    steepest:  y = moving average (0.95, from the first loss)[10:-5];  lr at the smallest gradient of y over log(lr)
+    the rest:  y = debiased moving average (0.98)[steps / 10 : -5]
+    steep:     lr at the smallest forward difference of y over log(lr)
+    valley:    n = length of the longest falling subsequence of y, which ends at index e;  lr[e - n + n / 3 + n / 6]
+    slide:     largest i where the gradients of y at i and at i + 15 differ by 0.005 or less;  lr[i + 1]
+    minimum:   lr at the smallest y, divided by 10
+
+References:
+    D. Silva, torch-lr-finder 0.2.2 (``steepest``).
+    J. Howard and S. Gugger, fastai 2.8, ``callback.schedule`` (the others; ``valley`` after ESRI, ``slide`` after
+    Novetta).
+
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lightning_hp.functional.checks import wrong_value
 from lightning_hp.functional.learning_rate.curve import Array, check_sweep
+
+#: Each rule by name, and what it looks for. The first three are those of :func:`~lightning_hp.functional.suggest_lr`.
+RULES: Mapping[str, str] = {
+    "fall": "two thirds of the fall",
+    "one_cycle": "peak for a one-cycle schedule",
+    "half": "half-way down",
+    "steepest": "steepest descent",
+    "valley": "longest valley",
+    "slide": "interval slide",
+    "minimum": "minimum / 10",
+}
 
 
 def steepest_lr(lrs: ArrayLike, losses: ArrayLike) -> float | None:
-    """The rate where the loss falls fastest per factor of the learning rate: torch-lr-finder's rule.
+    """The rate where the loss falls fastest per factor of the learning rate: the rule of torch-lr-finder.
 
-    Moving average with weight 0.05 for the new loss, started at the first one; the first 10 and the last 5 steps are
-    dropped. Lightning's rule is the same per *unit* of the learning rate, which divides the noise at tiny rates by tiny
-    steps and so points there; per factor, as here, the idea works.
+    The moving average starts at the first loss and gives each new loss the weight 0.05. The first 10 and the last 5
+    steps are dropped.
 
     Args:
         lrs: Learning rates, rising, shape (steps,).
-        losses: Losses, shape (steps,); those that are not finite are left out.
+        losses: Losses, shape (steps,). Losses that are not finite are left out.
 
     Returns:
-        The learning rate, or ``None`` with fewer than 17 losses or no fall.
+        The learning rate, or ``None`` if there are fewer than 17 losses or none falls.
 
     Raises:
-        ValueError: If ``lrs`` do not rise or the shapes do not fit.
+        TypeError: If an argument is no sequence of numbers.
+        ValueError: If ``lrs`` are not finite, positive and strictly rising, or the shapes do not match.
 
-    Does not help where the fall is long and rugged: one lucky batch makes the steepest step. O(steps).
-
-    Source: davidtvs/pytorch-lr-finder 0.2.2.
+    Note:
+        Lightning takes the slope per unit of the learning rate instead. That divides the noise at tiny rates by tiny
+        steps, so its answer is often a tiny rate. On a long and noisy fall the answer is wrong: the steepest step is
+        then due to a single batch. O(steps).
 
     Example:
         >>> lrs = np.geomspace(1e-5, 1, 51)
@@ -42,32 +72,33 @@ def steepest_lr(lrs: ArrayLike, losses: ArrayLike) -> float | None:
 
     """
     rates, curve = _recorded(lrs, losses)
-    rates, curve = rates[np.isfinite(curve)], curve[np.isfinite(curve)]
+    finite = np.flatnonzero(np.isfinite(curve))
+    rates, curve = rates[finite], curve[finite]
     if len(curve) < 17:
         return None
-    curve = _moving_average(curve, beta=0.95, debias=False)[10:-5]
-    slope = np.gradient(curve, np.log(rates[10:-5]))
-    return _rate(rates[10:-5], int(np.argmin(slope))) if slope.min() < 0 else None
+    rates, curve = rates[10:-5], _moving_average(curve, beta=0.95, debias=False)[10:-5]
+    slope = np.gradient(curve, np.log(rates))
+    return float(rates[np.argmin(slope)]) if slope.min() < 0 else None
 
 
 def steep_lr(lrs: ArrayLike, losses: ArrayLike) -> float | None:
     """The rate where the step to the next one falls fastest per factor of the learning rate: fastai's ``steep``.
 
-    As :func:`steepest_lr` with fastai's smoothing and cuts (see :func:`valley_lr`) and a forward difference.
+    As :func:`steepest_lr`, with a forward difference and with the smoothing and cuts of :func:`valley_lr`.
 
     Args:
         lrs: Learning rates, rising, shape (steps,).
-        losses: Losses, shape (steps,); the curve ends at the first that is not finite.
+        losses: Losses, shape (steps,). The curve ends at the first that is not finite.
 
     Returns:
-        The learning rate, or ``None`` with too few losses or no fall.
+        The learning rate, or ``None`` if there are too few losses or none falls.
 
     Raises:
-        ValueError: If ``lrs`` do not rise or the shapes do not fit.
+        TypeError: If an argument is no sequence of numbers.
+        ValueError: If ``lrs`` are not finite, positive and strictly rising, or the shapes do not match.
 
-    Does not help where :func:`steepest_lr` does not. O(steps).
-
-    Source: fastai 2.8, ``callback.schedule``.
+    Note:
+        It has the same limits as :func:`steepest_lr`. O(steps).
 
     Example:
         >>> lrs = np.geomspace(1e-5, 1, 51)
@@ -79,28 +110,30 @@ def steep_lr(lrs: ArrayLike, losses: ArrayLike) -> float | None:
     if len(curve) < 2:
         return None
     slope = np.diff(curve) / np.diff(np.log(rates))
-    return _rate(rates, int(np.argmin(slope))) if slope.min() < 0 else None
+    return float(rates[np.argmin(slope)]) if slope.min() < 0 else None
 
 
 def valley_lr(lrs: ArrayLike, losses: ArrayLike) -> float | None:
-    """Half-way into the longest falling run of the curve: fastai's ``valley``, its default.
+    """Half-way along the longest falling part of the curve: fastai's ``valley``, its default.
 
-    Debiased moving average (0.98); the first tenth of the planned steps and the last 5 recorded ones are dropped; then
-    the longest falling subsequence, taken as if its members were neighbours, and in it a third plus a sixth.
+    The moving average is debiased, with the factor 0.98. The first tenth of the planned steps and the last 5 recorded
+    ones are dropped. The rule takes the longest falling subsequence as if its members were neighbours, and in it the
+    point after a third plus a sixth.
 
     Args:
         lrs: Learning rates, rising, shape (steps,).
-        losses: Losses, shape (steps,); the curve ends at the first that is not finite.
+        losses: Losses, shape (steps,). The curve ends at the first that is not finite.
 
     Returns:
-        The learning rate, or ``None`` with too few losses or no fall.
+        The learning rate, or ``None`` if there are too few losses or none falls.
 
     Raises:
-        ValueError: If ``lrs`` do not rise or the shapes do not fit.
+        TypeError: If an argument is no sequence of numbers.
+        ValueError: If ``lrs`` are not finite, positive and strictly rising, or the shapes do not match.
 
-    Does not help on a long, slowly drifting plateau: it counts steps, not how far they fall. O(steps squared).
-
-    Source: fastai 2.8, ``callback.schedule`` (after ESRI).
+    Note:
+        It counts steps and not how far the loss falls, so a long plateau with a slow drift misleads it. O(steps
+        squared).
 
     Example:
         >>> lrs = np.geomspace(1e-5, 1, 51)
@@ -111,35 +144,36 @@ def valley_lr(lrs: ArrayLike, losses: ArrayLike) -> float | None:
     rates, curve = _as_fastai(lrs, losses)
     if len(curve) == 0:
         return None
-    run = np.ones(len(curve), dtype=int)  # length of the longest falling subsequence that ends here
+    lengths = np.ones(len(curve), dtype=int)  # of the longest falling subsequence that ends at each point
     for i in range(1, len(curve)):
-        run[i] += run[:i][curve[:i] > curve[i]].max(initial=0)
-    end = int(np.argmax(run))
-    if run[end] < 2:
+        lengths[i] += lengths[:i][curve[:i] > curve[i]].max(initial=0)
+    end = int(np.argmax(lengths))
+    length = int(lengths[end])
+    if length < 2:
         return None
-    length = int(run[end])
-    return _rate(rates, end - length + int(length / 3) + int(length / 3 / 2))
+    return float(rates[end - length + int(length / 3) + int(length / 3 / 2)])
 
 
 def slide_lr(lrs: ArrayLike, losses: ArrayLike) -> float | None:
-    """A ruler of 15 steps slid down from the explosion until both ends are equally steep: fastai's ``slide``.
+    """The last place where the curve is equally steep at both ends of 15 steps: fastai's ``slide``.
 
-    Smoothing and cuts as for :func:`valley_lr`. "Equally steep" is a difference of slopes of 0.005 or less, in the
-    unit of the loss and per step, so the answer moves when the loss is scaled.
+    The interval of 15 steps moves from the end of the curve to smaller rates. Slopes that differ by 0.005 or less, in
+    the unit of the loss per step, are equal. Smoothing and cuts are those of :func:`valley_lr`.
 
     Args:
         lrs: Learning rates, rising, shape (steps,).
-        losses: Losses, shape (steps,); the curve ends at the first that is not finite.
+        losses: Losses, shape (steps,). The curve ends at the first that is not finite.
 
     Returns:
-        The learning rate, or ``None`` with fewer than 16 losses left or no fall.
+        The learning rate, or ``None`` if fewer than 16 losses are left or none falls.
 
     Raises:
-        ValueError: If ``lrs`` do not rise or the shapes do not fit.
+        TypeError: If an argument is no sequence of numbers.
+        ValueError: If ``lrs`` are not finite, positive and strictly rising, or the shapes do not match.
 
-    Does not help on losses far from 1 in scale, or on finer sweeps than 100 steps. O(steps).
-
-    Source: fastai 2.8, ``callback.schedule`` (after Novetta).
+    Note:
+        The answer depends on the scale of the loss, which has to be near 1, and on the number of steps, which has to be
+        about 100. O(steps).
 
     Example:
         >>> lrs = np.geomspace(1e-5, 1, 51)
@@ -151,29 +185,30 @@ def slide_lr(lrs: ArrayLike, losses: ArrayLike) -> float | None:
     if len(curve) < 16 or curve.min() >= curve[0]:
         return None
     slope = np.gradient(curve)
-    level = np.abs(slope[15:] - slope[:-15]) <= 0.005  # ruler from i to i + 15, for each left end i
-    # The left end of the last ruler before the slopes agree; the first position counts in any case.
-    return _rate(rates, min(int(np.flatnonzero(level)[-1]) + 1 if level.any() else 0, len(level) - 1))
+    equal = np.flatnonzero(np.abs(slope[15:] - slope[:-15]) <= 0.005)  # by the left end of the interval
+    # The interval before the slopes are equal. If they are equal at once, the first one.
+    left = int(equal[-1]) + 1 if len(equal) else 0
+    return float(rates[min(left, len(curve) - 16)])
 
 
 def minimum_lr(lrs: ArrayLike, losses: ArrayLike) -> float | None:
     """A tenth of the rate where the loss is smallest: fastai's ``minimum``, the best of these rules on real trainings.
 
-    Smoothing and cuts as for :func:`valley_lr`.
+    Smoothing and cuts are those of :func:`valley_lr`.
 
     Args:
         lrs: Learning rates, rising, shape (steps,).
-        losses: Losses, shape (steps,); the curve ends at the first that is not finite.
+        losses: Losses, shape (steps,). The curve ends at the first that is not finite.
 
     Returns:
-        The learning rate, or ``None`` with too few losses or no fall.
+        The learning rate, or ``None`` if there are too few losses or none falls.
 
     Raises:
-        ValueError: If ``lrs`` do not rise or the shapes do not fit.
+        TypeError: If an argument is no sequence of numbers.
+        ValueError: If ``lrs`` are not finite, positive and strictly rising, or the shapes do not match.
 
-    Does not help where the fall is narrower than a decade, or where the curve has a second, later minimum. O(steps).
-
-    Source: fastai 2.8, ``callback.schedule``.
+    Note:
+        It is wrong where the fall is narrower than a decade, or where the curve has a second, later minimum. O(steps).
 
     Example:
         >>> lrs = np.geomspace(1e-5, 1, 51)
@@ -185,40 +220,37 @@ def minimum_lr(lrs: ArrayLike, losses: ArrayLike) -> float | None:
     rates, curve = _as_fastai(lrs, losses)
     if len(curve) == 0 or curve.min() >= curve[0]:
         return None
-    return _rate(rates, int(np.argmin(curve))) / 10
+    return float(rates[np.argmin(curve)]) / 10
 
 
 def _recorded(lrs: ArrayLike, losses: ArrayLike) -> tuple[Array, Array]:
-    """One sweep up to its last finite loss: what a finder that stops early would have written down.
+    """All learning rates, and the losses up to the last finite one, which is what a finder that stops early records.
 
-    A constant loss gives nothing: an average of it falls by rounding alone.
+    A constant loss gives no losses, since rounding would make its moving average fall.
     """
     rates, sweeps = check_sweep(lrs, losses)
     if len(sweeps) != 1:
-        raise ValueError(f"Expected `losses` of one sweep, shape ({len(rates)},), but got {len(sweeps)} sweeps.")
-    reached = np.flatnonzero(np.isfinite(sweeps[0]))
-    length = int(reached[-1]) + 1 if len(reached) and np.ptp(sweeps[0, reached]) > 0 else 0
-    return rates[:length], sweeps[0, :length]
+        wrong_value("losses.shape", f"({len(rates)},), which is one sweep", sweeps.shape)
+    finite = np.flatnonzero(np.isfinite(sweeps[0]))
+    length = int(finite[-1]) + 1 if len(finite) and np.ptp(sweeps[0, finite]) > 0 else 0
+    return rates, sweeps[0, :length]
 
 
 def _as_fastai(lrs: ArrayLike, losses: ArrayLike) -> tuple[Array, Array]:
-    """The part of the smoothed curve that fastai hands to its rules."""
+    """The learning rates and the smoothed losses that fastai gives to its rules."""
     rates, curve = _recorded(lrs, losses)
-    drop = np.size(lrs) // 10
-    rates, curve = rates[drop:-5], _moving_average(curve, beta=0.98, debias=True)[drop:-5]
+    drop = len(rates) // 10
+    curve = _moving_average(curve, beta=0.98, debias=True)[drop:-5]
     lost = np.flatnonzero(np.isnan(curve))
-    return (rates[: lost[0]], curve[: lost[0]]) if len(lost) else (rates, curve)
+    curve = curve[: lost[0]] if len(lost) else curve
+    return rates[drop : drop + len(curve)], curve
 
 
 def _moving_average(losses: Array, beta: float, debias: bool) -> Array:
-    """Exponential moving average; ``debias`` starts it at zero and divides by the weight seen so far."""
+    """Exponential moving average. With ``debias`` it starts at zero and is divided by the sum of its weights."""
     averages = np.empty_like(losses)
     average = 0.0 if debias or len(losses) == 0 else float(losses[0])
     for i, loss in enumerate(losses):
         average = beta * average + (1 - beta) * float(loss)
         averages[i] = average / (1 - beta ** (i + 1)) if debias else average
     return averages
-
-
-def _rate(rates: Array, index: int) -> float:
-    return float(rates[index])

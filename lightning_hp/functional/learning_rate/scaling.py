@@ -1,6 +1,13 @@
-"""The learning rate that goes with another batch size, and what to know before it is trusted.
+"""The learning rate for another batch size, its warm-up, and the limits of the rules that convert it.
 
-Every batch size here is the *effective* one: samples for one optimizer step, micro-batch x accumulation x world size.
+Every batch size here is the *effective* one, the samples of one optimizer step: micro-batch x accumulation x world
+size.
+
+Pseudo-code, with k = batch_size / base_batch_size:
+
+    linear:  lr = k * base_lr
+    sqrt:    lr = sqrt(k) * base_lr
+    warm-up: lr = base_lr + (lr - base_lr) * min(step / num_warmup_steps, 1)
 """
 
 from __future__ import annotations
@@ -8,42 +15,49 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
-from lightning_hp.functional.checks import check_whole
+from lightning_hp.functional.checks import check_bool, check_choice, check_int, check_number, check_str, wrong_value
 
 ScalingRule = Literal["linear", "sqrt"]
 
-#: A batch this many times as large is where the linear rule asks for a warm-up.
+#: From this factor between the batch sizes on, linear scaling needs a warm-up.
 WARMUP_FROM = 8
 
-#: The rules were measured from batch 16 to 256; farther apart they are a guess.
-HELD_WITHIN = 16
+#: The rules were measured up to this factor, at batch sizes from 16 to 256.
+MAX_MEASURED_FACTOR = 16
 
-#: A shorter training is starved of steps, and wants any learning rate it can get.
-FEW_STEPS = 100
+#: A training with fewer optimizer steps has too few of them: at equal epochs a larger batch then lost more than half a
+#: point of accuracy, whatever the learning rate.
+MIN_TRAINING_STEPS = 250
+
+# Parts of the names of optimizers that divide by the size of the gradient; the first two are those of timm.
+_ADAPTIVE = ("ada", "lamb", "rmsprop")
 
 
 def scale_lr(base_lr: float, batch_size: int, base_batch_size: int, rule: ScalingRule | None = "linear") -> float:
-    """The learning rate for ``batch_size``, from one that was right for ``base_batch_size``.
+    """The learning rate for ``batch_size``, from the best one for ``base_batch_size``.
 
     Args:
-        base_lr: The learning rate that was right, > 0.
+        base_lr: The learning rate for ``base_batch_size``, finite and > 0.
         batch_size: The effective batch size to train with, >= 1.
-        base_batch_size: The effective batch size that ``base_lr`` was right for, >= 1.
-        rule: With k = ``batch_size / base_batch_size``: ``"linear"`` k times the rate, ``"sqrt"`` its square root times
-            the rate, which keeps the variance of a step, ``None`` the rate as it is. Weight decay and the betas of Adam
-            stay as they are.
+        base_batch_size: The effective batch size that ``base_lr`` was chosen for, >= 1.
+        rule: With k = ``batch_size / base_batch_size``: ``"linear"`` multiplies the rate by k, ``"sqrt"`` by the square
+            root of k, which keeps the variance of a step, ``None`` keeps the rate. Weight decay and the betas of Adam
+            are not scaled.
 
     Returns:
         The scaled learning rate.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of its range.
 
-    Costs nothing. Does not help beyond the critical batch size of a task, where the best rate no longer rises with the
-    batch: a range test at the new size is better than any rule.
+    Note:
+        Above the critical batch size of a task the best rate no longer rises with the batch. A range test at the new
+        batch size is more reliable than any rule.
 
-    Source: Goyal et al., *Accurate, Large Minibatch SGD*, 2017 (linear); Krizhevsky, *One weird trick for parallelizing
-    convolutional neural networks*, 2014 (sqrt).
+    References:
+        P. Goyal et al., *Accurate, Large Minibatch SGD*, 2017 (linear).
+        A. Krizhevsky, *One weird trick for parallelizing convolutional neural networks*, 2014 (sqrt).
 
     Example:
         >>> scale_lr(0.1, batch_size=256, base_batch_size=32)
@@ -52,42 +66,45 @@ def scale_lr(base_lr: float, batch_size: int, base_batch_size: int, rule: Scalin
         0.002
 
     """
-    if not (base_lr > 0 and math.isfinite(base_lr)):
-        raise ValueError(f"Expected `base_lr` to be a finite number > 0, but got {base_lr!r}.")
-    check_rule(rule)
-    k = times_the_batch(batch_size, base_batch_size)
-    return base_lr * {None: 1.0, "linear": k, "sqrt": math.sqrt(k)}[rule]
+    lr = check_number("base_lr", base_lr, above=0)
+    rule = _check_rule(rule)
+    k = _factor(batch_size, base_batch_size)
+    return check_number("base_lr x the factor", lr * {None: 1.0, "linear": k, "sqrt": math.sqrt(k)}[rule])
 
 
 def scaling_rule(optimizer: str) -> ScalingRule:
-    """The rule that ``"auto"`` stands for: ``"sqrt"`` for the optimizers that divide by the size of the gradient.
+    """The rule that ``"auto"`` stands for: ``"sqrt"`` for optimizers that divide by the size of the gradient.
 
-    Those are Adam and its kin, which timm knows by ``ada`` or ``lamb`` in the name (so Adagrad and Adafactor too), and
-    RMSprop. Everything else, SGD before all, is ``"linear"``.
+    These are Adam and its variants, which timm recognises by ``ada`` or ``lamb`` in the name (so Adagrad and Adafactor
+    too), and RMSprop. All others are ``"linear"``, above all SGD.
 
     Args:
-        optimizer: Name of the optimizer or of its class, in any case: ``type(optimizer).__name__`` will do.
+        optimizer: Name of the optimizer or of its class, in upper or lower case, such as ``type(optimizer).__name__``.
 
     Returns:
         ``"linear"`` or ``"sqrt"``.
 
     Raises:
+        TypeError: If the name is no ``str``.
         ValueError: If the name is empty.
 
-    Costs nothing. Does not help optimizers that find their own rate (D-Adaptation, Prodigy), which need no scaling, nor
-    where the name says nothing of what is inside: a wrapper called ``Lookahead`` counts as linear.
+    Note:
+        Optimizers that find their own rate (D-Adaptation, Prodigy) need no scaling. A wrapper whose name does not
+        contain that of its optimizer, such as ``Lookahead``, counts as linear.
 
-    Source: timm, ``train.py``; Malladi et al., *On the SDEs and Scaling Rules for Adaptive Gradient Algorithms*, 2022
-    (RMSprop and Adam).
+    References:
+        R. Wightman, timm, ``train.py``.
+        S. Malladi et al., *On the SDEs and Scaling Rules for Adaptive Gradient Algorithms*, 2022 (RMSprop and Adam).
 
     Example:
         >>> scaling_rule("SGD"), scaling_rule("AdamW"), scaling_rule("RMSprop")
         ('linear', 'sqrt', 'sqrt')
 
     """
-    if not optimizer:
-        raise ValueError(f"Expected `optimizer` to be the name of an optimizer such as 'AdamW', but got {optimizer!r}.")
-    return "sqrt" if any(part in optimizer.lower() for part in ("ada", "lamb", "rmsprop")) else "linear"
+    name = check_str("optimizer", optimizer, what="the name of an optimizer such as 'AdamW'")
+    if not name:
+        wrong_value("optimizer", "the name of an optimizer such as 'AdamW'", name)
+    return "sqrt" if any(part in name.lower() for part in _ADAPTIVE) else "linear"
 
 
 def scaling_advice(
@@ -97,63 +114,60 @@ def scaling_advice(
     *,
     num_training_steps: float = math.inf,
     optimizer: str | None = None,
+    has_warmup: bool = False,
 ) -> tuple[str, ...]:
-    """What to know about a learning rate that was scaled, each in one sentence; nothing where the rules held.
+    """Warnings about a scaled learning rate, one sentence each; none where the rules were measured to hold.
 
     Args:
         batch_size: The effective batch size to train with, >= 1.
-        base_batch_size: The effective batch size that the learning rate was right for, >= 1.
-        rule: The rule that scaled the learning rate; ``None`` leaves only what is said about a short training.
+        base_batch_size: The effective batch size that the learning rate was chosen for, >= 1.
+        rule: The rule that scaled the learning rate. With ``None`` there is only the warning about a short training.
         num_training_steps: Optimizer steps of the whole training, >= 1; ``math.inf`` if not known.
-        optimizer: Name of the optimizer, to be told where its usual rule is another; ``None`` if not known.
+        optimizer: Name of the optimizer, for a warning if its usual rule is another; ``None`` if not known.
+        has_warmup: Whether the training has a warm-up; there is no advice then to add one.
 
     Returns:
-        Sentences, most pressing first.
+        Sentences, the most important first.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of its range.
 
-    Costs nothing. Does not help to choose the batch size: the limits are those of small image and table tasks.
+    Note:
+        The limits were measured on small image and table tasks, at batch sizes from 16 to 256, with SGD and Adam. They
+        do not tell which batch size to choose.
 
-    Source: measurements of ours from batch 16 to 256, SGD and Adam; the warm-up is that of Goyal et al., 2017.
+    References:
+        P. Goyal et al., *Accurate, Large Minibatch SGD*, 2017 (warm-up).
 
     Example:
         >>> for sentence in scaling_advice(1024, 32, "linear"):
         ...     print(sentence)
-        The batch is 32 times the one the learning rate was right for; scaling was measured up to 16 times: ...
-        Linear scaling by 8 or more wants a warm-up: ...
+        The batch is 32 times the one the learning rate was chosen for; scaling was measured up to 16 times. ...
+        Linear scaling by 8 or more needs a warm-up: ...
 
     """
-    k = times_the_batch(batch_size, base_batch_size)
-    check_rule(rule)
+    k = _factor(batch_size, base_batch_size)
+    rule = _check_rule(rule)
+    steps = _check_training_steps(num_training_steps)
+    usual_rule = None if optimizer is None else scaling_rule(optimizer)
+    has_warmup = check_bool("has_warmup", has_warmup)
     advice = []
-    if rule is not None and not 1 / HELD_WITHIN <= k <= HELD_WITHIN:
+    if rule is not None and not 1 / MAX_MEASURED_FACTOR <= k <= MAX_MEASURED_FACTOR:
         times = f"{k:.3g} times" if k > 1 else f"1/{1 / k:.3g} of"
-        known = f"scaling was measured up to {HELD_WITHIN} times: look for the rate at this size instead"
-        advice.append(f"The batch is {times} the one the learning rate was right for; {known}.")
-    if num_training_steps < FEW_STEPS:
-        few = f"Only {num_training_steps:g} optimizer steps are left at this batch size"
+        known = f"scaling was measured up to {MAX_MEASURED_FACTOR} times. Run a range test (LRFinder) at this size"
+        advice.append(f"The batch is {times} the one the learning rate was chosen for; {known}.")
+    if steps < MIN_TRAINING_STEPS:
         advice.append(
-            f"{few}: with fewer than {FEW_STEPS} the steps are what is missing: train longer, or with a smaller batch."
+            f"The training has only {steps:g} optimizer steps at this batch size. With fewer than {MIN_TRAINING_STEPS},"
+            " no learning rate makes up for the missing steps: train longer, or with a smaller batch."
         )
-    if rule == "linear" and k >= WARMUP_FROM:
+    if rule == "linear" and k >= WARMUP_FROM and not has_warmup:
         ramp = "raise the learning rate from the base rate over the first epochs"
-        advice.append(f"Linear scaling by {WARMUP_FROM} or more wants a warm-up: {ramp}.")
-    if rule == "linear" and k != 1 and optimizer and scaling_rule(optimizer) == "sqrt":
-        advice.append(f"{optimizer} is usually scaled by the square root of {k:.3g}, and this is {k:.3g} in full.")
+        advice.append(f"Linear scaling by {WARMUP_FROM} or more needs a warm-up: {ramp}.")
+    if rule == "linear" and k != 1 and usual_rule == "sqrt":
+        advice.append(f"With {optimizer} the learning rate is usually scaled by the square root of {k:.3g}.")
     return tuple(advice)
-
-
-def times_the_batch(batch_size: int, base_batch_size: int) -> float:
-    """The k of the rules: how many times the batch has grown."""
-    return check_whole("batch_size", batch_size, least=1) / check_whole("base_batch_size", base_batch_size, least=1)
-
-
-def check_rule(rule: ScalingRule | None) -> None:
-    """Raises ``ValueError`` for anything that is no rule."""
-    if rule is not None and rule not in get_args(ScalingRule):
-        known = "one of linear, sqrt or None (`scaling_rule` says which of them 'auto' is)"
-        raise ValueError(f"Expected `rule` to be {known}, but got {rule!r}.")
 
 
 def warmup_steps(
@@ -164,26 +178,29 @@ def warmup_steps(
     num_training_steps: float,
     steps_per_epoch: int | None = None,
 ) -> int:
-    """How many optimizer steps of warm-up are advised: five epochs under linear scaling from k = 8 on, else none.
-
-    Never more than a tenth of the training, since five epochs were five of ninety.
+    """The recommended optimizer steps of warm-up: five epochs for linear scaling by 8 or more, otherwise none.
 
     Args:
         batch_size: The effective batch size to train with, >= 1.
-        base_batch_size: The effective batch size that the learning rate was right for, >= 1.
+        base_batch_size: The effective batch size that the learning rate was chosen for, >= 1.
         rule: The rule that scaled the learning rate.
         num_training_steps: Optimizer steps of the whole training, >= 1; ``math.inf`` if it has no end.
-        steps_per_epoch: Optimizer steps of one epoch, >= 1; ``None`` if an epoch has no known length.
+        steps_per_epoch: Optimizer steps of one epoch, >= 1; ``None`` if its length is not known.
 
     Returns:
-        Steps of warm-up, 0 for none. None is also the answer when neither length is known.
+        Steps of warm-up, >= 0. It is 0 if neither length is known.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of its range.
 
-    Costs nothing. Does not help with the square root rule, where a warm-up cost more than it gave in measurements.
+    Note:
+        The warm-up is at most a tenth of the training, since Goyal et al. used five of ninety epochs. With the square
+        root rule a warm-up lost more accuracy than it gained. The tenth and the factor 8 were measured on small image
+        and table tasks.
 
-    Source: Goyal et al., *Accurate, Large Minibatch SGD*, 2017; the tenth and the threshold are measurements of ours.
+    References:
+        P. Goyal et al., *Accurate, Large Minibatch SGD*, 2017.
 
     Example:
         >>> warmup_steps(256, 32, "linear", num_training_steps=9000, steps_per_epoch=100)
@@ -192,45 +209,59 @@ def warmup_steps(
         0
 
     """
-    if not num_training_steps >= 1:
-        raise ValueError(f"Expected `num_training_steps` to be >= 1 or math.inf, but got {num_training_steps!r}.")
+    k = _factor(batch_size, base_batch_size)
+    rule = _check_rule(rule)
+    longest = _check_training_steps(num_training_steps) / 10
     if steps_per_epoch is not None:
-        check_whole("steps_per_epoch", steps_per_epoch, least=1)
-    check_rule(rule)
-    if rule != "linear" or times_the_batch(batch_size, base_batch_size) < WARMUP_FROM:
-        return 0
-    longest = min(num_training_steps / 10, math.inf if steps_per_epoch is None else 5 * steps_per_epoch)
-    return 0 if longest == math.inf else int(longest)
+        longest = min(longest, 5 * check_int("steps_per_epoch", steps_per_epoch, 1, also="None"))
+    return int(longest) if rule == "linear" and k >= WARMUP_FROM and math.isfinite(longest) else 0
 
 
 def warmup_lr(step: int, base_lr: float, scaled_lr: float, num_warmup_steps: int) -> float:
-    """The learning rate of one step of a gradual warm-up: a straight line from ``base_lr`` to ``scaled_lr``.
+    """The learning rate of one step of a warm-up: linear from ``base_lr`` to ``scaled_lr``.
 
     Args:
         step: Optimizer steps done so far, >= 0.
-        base_lr: The rate of the first step, >= 0.
-        scaled_lr: The rate from ``num_warmup_steps`` on, >= 0.
+        base_lr: The rate of the first step, finite and >= 0.
+        scaled_lr: The rate from step ``num_warmup_steps`` on, finite and >= 0.
         num_warmup_steps: Length of the warm-up, >= 0.
 
     Returns:
         The learning rate.
 
     Raises:
-        ValueError: If an argument is negative or not finite.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of its range.
 
-    Costs nothing. Does not help against a rate that is too high for good: it only spares the first steps.
+    Note:
+        A warm-up protects the first steps only. It does not help if ``scaled_lr`` is too high.
 
-    Source: Goyal et al., *Accurate, Large Minibatch SGD*, 2017.
+    References:
+        P. Goyal et al., *Accurate, Large Minibatch SGD*, 2017.
 
     Example:
         >>> [warmup_lr(step, 0.1, 0.8, num_warmup_steps=7) for step in (0, 1, 7, 99)]
         [0.1, 0.2, 0.8, 0.8]
 
     """
-    numbers = {"step": step, "base_lr": base_lr, "scaled_lr": scaled_lr, "num_warmup_steps": num_warmup_steps}
-    for name, value in numbers.items():
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"Expected `{name}` to be a finite number >= 0, but got {value!r}.")
-    if step >= num_warmup_steps:
-        return scaled_lr
-    return base_lr + (scaled_lr - base_lr) * (step / num_warmup_steps)
+    done = check_int("step", step, 0)
+    first = check_number("base_lr", base_lr, minimum=0)
+    last = check_number("scaled_lr", scaled_lr, minimum=0)
+    length = check_int("num_warmup_steps", num_warmup_steps, 0)
+    return last if done >= length else first + (last - first) * (done / length)
+
+
+def _factor(batch_size: int, base_batch_size: int) -> float:
+    """K of the rules: the batch size in multiples of the base."""
+    return check_int("batch_size", batch_size, 1) / check_int("base_batch_size", base_batch_size, 1)
+
+
+def _check_rule(rule: ScalingRule | None) -> ScalingRule | None:
+    if rule is None:
+        return None
+    choices: tuple[ScalingRule, ...] = get_args(ScalingRule)
+    return check_choice("rule", rule, choices, also="None (`scaling_rule` tells which of them 'auto' is)")
+
+
+def _check_training_steps(steps: float) -> float:
+    return check_number("num_training_steps", steps, minimum=1, finite=False)

@@ -1,1 +1,1 @@
-"""The maths of sharpness-aware minimization."""
+"""Sharpness-aware minimization (SAM): the perturbation of the weights and its schedule."""

@@ -1,4 +1,4 @@
-"""The search over every limit, over probes that lie, and over the faults of others; then memory and throughput."""
+"""The search over every limit, with inconsistent probes and known faults of other tools; memory; throughput."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VIT = [(1, 993), (2, 997), (4, 1130), (8, 1588), (32, 4334), (128, 15318)]
 
 
 class Probe:
-    """Fits up to a limit, and writes down what was asked."""
+    """Fits up to a limit, and records the sizes that it is called with."""
 
     def __init__(self, limit):
         self.limit = limit
@@ -39,7 +39,7 @@ class Probe:
 
 
 def search(limit, **options):
-    """A search whose record is what the probe saw, and whose answer is the last thing that ran."""
+    """Runs a search. Its trials are the calls of the probe, and its result is the last size that ran."""
     probe = Probe(limit)
     found = search_batch_size(probe, **options)
     assert found.trials == tuple((size, size <= limit) for size in probe.asked)
@@ -142,11 +142,11 @@ def test_it_never_goes_below_the_smallest():
         assert found.batch_size == (limit if limit >= 3 else None)
 
 
-# --- advice from memory
+# --- predictions from memory
 
 
 def measured_search(peak_of, budget, **options):
-    """A probe that measures: it fits while the peak is within the budget."""
+    """A search with a probe that measures memory: a size fits if its peak is within the budget."""
     points = []
 
     def fits(batch_size):
@@ -162,14 +162,14 @@ def convex(batch_size):
 
 
 def test_memory_guides_to_the_same_answer_in_fewer_trials():
-    guided = plain = 0
+    guided = unguided = 0
     for limit in range(10, 3001, 7):
         found = measured_search(convex, convex(limit))
         assert found.batch_size == limit
         assert found.trials[-1] == (limit, True)
         guided += len(found.trials)
-        plain += len(search(limit).trials)
-    assert guided < 0.7 * plain
+        unguided += len(search(limit).trials)
+    assert guided < 0.7 * unguided
 
 
 @pytest.mark.parametrize("max_jump", [2, 4, 10])
@@ -182,10 +182,10 @@ def test_jumps_are_limited(max_jump):
             fitted = max(fitted, size) if ok else fitted
 
 
-@pytest.mark.parametrize(("max_jump", "worst"), [(2, 1.11), (4, 1.29)])
+@pytest.mark.parametrize(("max_jump", "worst"), [(2, 1.18), (4, 1.26)])
 @pytest.mark.parametrize("points", [RESNET50, VIT], ids=["resnet50", "vit"])
 def test_guided_overshoot_stays_near_the_budget(points, max_jump, worst):
-    """What the headroom above the budget has to hold; plain doubling takes twice the budget."""
+    """The headroom above the budget has to hold this much. Doubling without a prediction takes twice the budget."""
     sizes, peaks = zip(*points, strict=True)
 
     def peak_of(size):
@@ -193,7 +193,7 @@ def test_guided_overshoot_stays_near_the_budget(points, max_jump, worst):
 
     for budget in range(int(peaks[0]) + 200, peaks[-1], 97):
         found = measured_search(peak_of, budget, max_val=sizes[-1], max_jump=max_jump)
-        assert max(peak_of(size) for size, _ in found.trials) <= worst * budget
+        assert max(peak_of(size) for size, _ in found.trials) <= (worst if found.batch_size >= 8 else 1.47) * budget
         assert peak_of(found.batch_size) <= budget < peak_of(found.batch_size + 1)
 
 
@@ -222,7 +222,7 @@ def test_random_advice_costs_trials_and_no_answer():
         assert found.batch_size == limit
 
 
-# --- probes that lie
+# --- inconsistent probes
 
 
 @pytest.mark.parametrize("seed", range(300))
@@ -246,7 +246,7 @@ def test_a_probe_that_answers_at_random(seed):
 
 
 def test_a_size_that_fits_once_and_then_fails_is_withdrawn():
-    """Once memory has run out, fragments are left: only 60 fit from then on."""
+    """After memory ran out once it is fragmented: only 60 fit from then on."""
     limits = [1000]
 
     def fits(batch_size):
@@ -279,7 +279,7 @@ def test_all_sizes_withdrawn():
 
 @pytest.mark.parametrize("hole", [4, 16, 24, 48, 64])
 def test_a_hole_is_never_the_answer(hole):
-    """One size picks a slow, hungry kernel; what is found lies below it or beyond it, and has run."""
+    """One size runs a kernel that needs more memory. The result is smaller or larger than it, and has run."""
     found = search_batch_size(lambda batch_size: batch_size <= 100 and batch_size != hole)
     assert found.batch_size != hole
     assert found.batch_size == (100 if hole in (24, 48) else hole - 1)
@@ -299,7 +299,7 @@ def test_any_truth_will_do():
     assert search_batch_size(lambda batch_size: np.bool_(batch_size <= 5)).trials[0] == (2, True)
 
 
-# --- the faults of others, which are not ours
+# --- known faults of other tools
 
 
 def test_max_val_is_run_and_not_passed():
@@ -371,9 +371,9 @@ def test_the_line_through_all_points_promises_too_much():
     for points in (VIT, RESNET50):
         *known, (truth, budget) = points
         slope, start = np.polyfit(*zip(*known, strict=True), 1)
-        ours = predict_batch_size(known, budget)
-        assert ours == pytest.approx(truth, rel=0.01)
-        assert abs(ours - truth) < abs((budget - start) / slope - truth)
+        found = predict_batch_size(known, budget)
+        assert found == pytest.approx(truth, rel=0.01)
+        assert abs(found - truth) < abs((budget - start) / slope - truth)
 
 
 def test_one_slow_rung_does_not_end_the_ladder():
@@ -388,27 +388,29 @@ def test_one_slow_rung_does_not_end_the_ladder():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"init_val": 0}, "`init_val` to be an int >= 1, but got 0"),
-        ({"init_val": 2.5}, "`init_val` to be an int >= 1, but got 2.5"),
-        ({"min_val": 0}, "`min_val` to be an int >= 1, but got 0"),
-        ({"min_val": 9, "max_val": 8}, "`max_val` to be an int >= 9, but got 8"),
-        ({"max_val": math.inf}, "`max_val` to be an int >= 1, but got inf"),
-        ({"max_trials": 0}, "`max_trials` to be an int >= 1, but got 0"),
-        ({"margin": 1.0}, "`margin` to be >= 0 and < 1, but got 1.0"),
-        ({"margin": -0.1}, "`margin`"),
-        ({"tolerance": -1}, "`tolerance` to be >= 0 and < inf, but got -1"),
-        ({"tolerance": math.nan}, "`tolerance`"),
-        ({"max_jump": 1.5}, "`max_jump` to be >= 2, but got 1.5"),
-        ({"round_to": 0}, "`round_to` to be an int >= 1, but got 0"),
-        ({"round_to": "powers"}, "`round_to` to be an int >= 1 or 'power', but got 'powers'"),
-        ({"round_to": 8, "min_val": 9, "max_val": 15}, "multiple of 8 .* but 9 to 15 has none"),
-        ({"round_to": "power", "min_val": 33, "max_val": 63}, "power of two .* but 33 to 63 has none"),
+        ({"init_val": 0}, ValueError, "`init_val` to be an int >= 1, but got 0"),
+        ({"init_val": 2.5}, TypeError, "`init_val` to be an int >= 1, but got 2.5"),
+        ({"min_val": 0}, ValueError, "`min_val` to be an int >= 1, but got 0"),
+        ({"min_val": 9, "max_val": 8}, ValueError, "`max_val` to be an int >= 9, but got 8"),
+        ({"max_val": math.inf}, TypeError, "`max_val` to be an int >= 1, but got inf"),
+        ({"max_trials": 0}, ValueError, "`max_trials` to be an int >= 1, but got 0"),
+        ({"margin": 1.0}, ValueError, "`margin` to be a number >= 0 and < 1, but got 1.0"),
+        ({"margin": -0.1}, ValueError, "`margin`"),
+        ({"tolerance": -1}, ValueError, "`tolerance` to be a finite number >= 0, but got -1"),
+        ({"tolerance": math.nan}, ValueError, "`tolerance`"),
+        ({"max_jump": 1.5}, ValueError, "`max_jump` to be a number >= 2, but got 1.5"),
+        ({"round_to": 0}, ValueError, "`round_to` to be an int >= 1, or 'power', but got 0"),
+        ({"round_to": "powers"}, ValueError, "`round_to` to be 'power', or an int >= 1, but got 'powers'"),
+        ({"round_to": None}, TypeError, "`round_to` to be an int >= 1, or 'power', but got None"),
+        ({"round_to": 8, "min_val": 9, "max_val": 15}, ValueError, r"include a multiple of 8 .* but got 9 to 15"),
+        ({"round_to": "power", "min_val": 33, "max_val": 63}, ValueError, "include a power of two, but got 33 to 63"),
+        ({"predict": 3}, TypeError, "`predict` to be a function, or None, but got 3"),
     ],
 )
-def test_bad_options_are_refused_before_anything_runs(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_options_are_refused_before_anything_runs(options, error, message):
+    with pytest.raises(error, match=message):
         search_batch_size(lambda _: pytest.fail("ran"), **options)
 
 
@@ -460,12 +462,35 @@ def test_order_and_repeats():
 
 
 def test_too_little_is_known():
-    for points in ([], [(8, 100.0)], [(8, 100.0), (8, 120.0)]):
-        assert predict_batch_size(points, 1000) is None
-        assert predict_peak(points, 16) is None
+    assert predict_batch_size([], 1000) is None
+    assert predict_peak([], 16) is None
     assert predict_batch_size([(8, 100.0), (16, 100.0)], 1000) is None
     assert predict_batch_size([(8, 100.0), (16, 90.0)], 1000) is None
     assert predict_peak([(8, 100.0), (16, 100.0)], 1000) == 100
+
+
+@pytest.mark.parametrize("points", [[(8, 120.0)], [(8, 100.0), (8, 120.0)]])
+def test_one_size_is_in_proportion(points):
+    assert [predict_batch_size(points, budget) for budget in (1, 14, 15, 119, 120, 1000)] == [0, 0, 1, 7, 8, 66]
+    assert [predict_peak(points, size) for size in (1, 8, 16, 20)] == [120, 120, 240, 300]
+
+
+def test_one_size_without_memory_says_nothing():
+    assert predict_batch_size([(8, 0.0)], 1000) is None
+    assert predict_peak([(8, 0.0)], 1000) == 0
+
+
+@pytest.mark.parametrize("points", [RESNET50, VIT], ids=["resnet50", "vit"])
+def test_from_one_size_a_larger_one_is_never_underestimated(points):
+    for i, known in enumerate(points):
+        for size, peak in points[i:]:
+            assert predict_peak([known], size) >= peak
+            assert predict_batch_size([known], peak) <= size
+
+
+def test_a_prediction_has_an_upper_limit():
+    assert predict_batch_size([(8, 1e-300)], 1e300) == 2**53
+    assert predict_batch_size([(1, 0.0), (2, 1e-300)], 1e300) == 2**53
 
 
 @pytest.mark.parametrize(
@@ -474,7 +499,8 @@ def test_too_little_is_known():
         (lambda: predict_batch_size([(1, 2), (2, 3)], 0), "`budget` to be a finite number > 0, but got 0"),
         (lambda: predict_batch_size([(1, 2), (2, 3)], math.inf), "`budget`"),
         (lambda: predict_batch_size([(1, 2), (2, math.nan)], 5), "finite number >= 0, but got nan"),
-        (lambda: predict_batch_size([(0, 2), (2, 3)], 5), "`batch size` to be an int >= 1, but got 0"),
+        (lambda: predict_batch_size([(0, 2), (2, 3)], 5), "`points\\[0\\]\\[0\\]` to be an int >= 1, but got 0"),
+        (lambda: predict_batch_size([(1, 2, 3)], 5), "`points\\[0\\]` to be a batch size and its peak memory, but got"),
         (lambda: predict_peak([(1, 2), (2, 3)], 0), "`batch_size` to be an int >= 1, but got 0"),
         (lambda: predict_peak([(1, -2), (2, 3)], 1), "finite number >= 0, but got -2"),
     ],
@@ -527,13 +553,13 @@ def test_a_ladder_that_is_too_short_is_not_flat():
 @pytest.mark.parametrize(
     ("ladder", "within", "message"),
     [
-        ({}, 0.05, "of one batch size or more, but got none"),
-        ({8: []}, 0.05, r"throughputs > 0 for batch size 8, but got \[\]"),
-        ({8: [1, 0]}, 0.05, "throughputs > 0 for batch size 8"),
-        ({8: math.nan}, 0.05, "throughputs > 0 for batch size 8"),
+        ({}, 0.05, "`samples_per_second` to be a mapping .* with at least one size, but got {}"),
+        ({8: []}, 0.05, r"`samples_per_second\[8\]` to be one or more finite numbers > 0, but got \[\]"),
+        ({8: [1, 0]}, 0.05, r"`samples_per_second\[8\]` to be one or more finite"),
+        ({8: math.nan}, 0.05, r"`samples_per_second\[8\]` to be one or more finite"),
         ({0: 5}, 0.05, "`batch size` to be an int >= 1, but got 0"),
-        ({8: 5}, 0.0, "`within` to be > 0 and < 1, but got 0.0"),
-        ({8: 5}, 1.0, "`within` to be > 0 and < 1, but got 1.0"),
+        ({8: 5}, 0.0, "`within` to be a number > 0 and < 1, but got 0.0"),
+        ({8: 5}, 1.0, "`within` to be a number > 0 and < 1, but got 1.0"),
     ],
 )
 def test_throughput_refuses(ladder, within, message):

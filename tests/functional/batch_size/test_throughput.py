@@ -1,4 +1,4 @@
-"""The ladder against a scan over all sizes, on machines that are busy, and over the faults of others."""
+"""The rungs against a scan over all sizes, on busy machines, and with known faults of other tools."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BENDS = (0.1, 1, 3, 10, 30, 100, 300, 1000)
 
 
 def climb(speed, first, highest, within=0.05, lowest=None):
-    """Follows the ladder to its end; what it proposes is new and within its bounds."""
+    """Times rung after rung; each is new and within its bounds."""
     timed, size = {}, first
     while size is not None:
         assert type(size) is int
@@ -79,15 +79,15 @@ def test_what_lies_below_the_lowest_is_not_timed():
 
 
 def test_few_rungs():
-    """Two thirds of the rungs of plain doubling, with the gap below the knee closed again."""
-    ours = plain = 0
+    """It needs fewer rungs than doubling, although it times sizes below the knee too."""
+    climbed = doubled = 0
     for bend in BENDS:
-        ours += len(climb(lambda size, bend=bend: size / (bend + size), 1, 4096))
+        climbed += len(climb(lambda size, bend=bend: size / (bend + size), 1, 4096))
         rungs = {}
         while not rungs or (not throughput_is_flat(rungs) and max(rungs) < 4096):
             rungs[2 ** len(rungs)] = 2 ** len(rungs) / (bend + 2 ** len(rungs))
-        plain += len(rungs)
-    assert ours <= 0.85 * plain
+        doubled += len(rungs)
+    assert climbed <= 0.85 * doubled
 
 
 def test_a_rising_curve_is_climbed_by_four_to_its_top():
@@ -95,12 +95,12 @@ def test_a_rising_curve_is_climbed_by_four_to_its_top():
     assert list(climb(lambda size: size, 7, 7)) == [7]
 
 
-# --- machines that are busy
+# --- busy machines
 
 
 @pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
 def test_one_slow_rung_does_not_end_the_climb(curve):
-    """Whichever rung comes out at a quarter of its speed: what is found is nearly as fast as any.
+    """Any single rung may be measured at a quarter of its speed: the result is nearly as fast as the best.
 
     Only at the very top no rung above can tell that it was not the batch, and the one below it is taken.
     """
@@ -150,7 +150,7 @@ def test_sizes_above_the_top_do_not_count():
     assert next_rung({64: 1.0}, 32) is None
 
 
-# --- the faults of others, which are not ours
+# --- known faults of other tools
 
 
 @pytest.mark.parametrize("first", [1, 2, 4])
@@ -173,7 +173,7 @@ def test_the_measured_curves_have_their_measured_knees():
 
 
 def test_neighbours_are_one_rung():
-    """Sizes that creep up to a limit of memory gain nothing on each other, and that is no sign of a flat curve."""
+    """Sizes close to a memory limit gain little on each other, although the curve is not flat."""
     rising = {size: float(size) for size in (8, 16, 32, 64, 100, 101, 102, 103)}
     assert not throughput_is_flat(rising)
     assert throughput_is_flat({**dict.fromkeys((64, 128, 256), 64.0), 8: 8.0, 100: 64.0})
@@ -185,12 +185,12 @@ def test_neighbours_are_one_rung():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (({}, 8), "`samples_per_second` of one batch size or more, but got none"),
-        (({8: 1.0}, 0), "`highest` to be an int >= 1, but got 0"),
-        (({8: 1.0}, 8, 0.0), "`within` to be > 0 and < 1, but got 0.0"),
-        (({8: 1.0}, 8, 0.05, 0), "`lowest` to be an int >= 1, but got 0"),
-        (({8: -1.0}, 8), "throughputs > 0 for batch size 8, but got -1.0"),
-        (({8: []}, 8), "throughputs > 0 for batch size 8"),
+        (({}, 8), "`samples_per_second` to be a mapping .* with at least one size, but got {}"),
+        (({8: 1.0}, 0), "`max_val` to be an int >= 1, but got 0"),
+        (({8: 1.0}, 8, 0.0), "`within` to be a number > 0 and < 1, but got 0.0"),
+        (({8: 1.0}, 8, 0.05, 0), "`min_val` to be an int >= 1, or None, but got 0"),
+        (({8: -1.0}, 8), r"`samples_per_second\[8\]` to be one or more finite numbers > 0, but got -1.0"),
+        (({8: []}, 8), r"`samples_per_second\[8\]` to be one or more finite"),
     ],
 )
 def test_bad_input(arguments, message):

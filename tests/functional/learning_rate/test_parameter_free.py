@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 
-from lightning_hp.functional.learning_rate.parameter_free import is_parameter_free
+from lightning_hp.functional.learning_rate.parameter_free import parameter_free_name
 
 
 def optimizer_called(*names, lr=1.0):
@@ -22,17 +22,17 @@ def optimizer_called(*names, lr=1.0):
      "Mechanic", "MechanizedAdamW"],
 )  # fmt: skip
 def test_known_ones(name):
-    assert is_parameter_free(optimizer_called(name)) == name
-    assert is_parameter_free(optimizer_called(name, "MyOptimizer")) == name
-    assert name in is_parameter_free(LightningOptimizer(optimizer_called(name)))
+    assert parameter_free_name(optimizer_called(name)) == name
+    assert parameter_free_name(optimizer_called(name, "MyOptimizer")) == name
+    assert name in parameter_free_name(LightningOptimizer(optimizer_called(name)))
 
 
 @pytest.mark.parametrize("name", ["SGDScheduleFree", "AdamWScheduleFree", "AdamW", "Dogwood", "Adafactor"])
 def test_others_have_a_rate(name):
-    assert is_parameter_free(optimizer_called(name)) is None
+    assert parameter_free_name(optimizer_called(name)) is None
 
 
 def test_a_rate_of_none():
     optimizer = optimizer_called("Adafactor")
     optimizer.param_groups[0]["lr"] = None
-    assert is_parameter_free(optimizer) == "Adafactor with lr=None"
+    assert parameter_free_name(optimizer) == "Adafactor with lr=None"

@@ -37,7 +37,7 @@ def rates(curve, planned=100, lrs=LRS):
     return lrs[planned // 10 :][: len(curve)]
 
 
-# --- faithful
+# --- against the sources
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -104,7 +104,7 @@ def test_slide_walks_left_with_a_ruler_of_fifteen(seed, scale):
     assert slide_lr(LRS, scale * curve(seed)) == found
 
 
-# --- what every rule survives
+# --- curves without an answer
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -146,11 +146,11 @@ def test_a_lost_loss_in_the_middle(rule):
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_several_sweeps_are_refused(rule):
-    with pytest.raises(ValueError, match="one sweep, shape \\(100,\\), but got 2 sweeps"):
+    with pytest.raises(ValueError, match=r"`losses.shape` to be \(100,\), which is one sweep, but got \(2, 100\)"):
         rule(LRS, [curve(0), curve(1)])
 
 
-# --- their faults, which stay theirs
+# --- known limits of the rules
 
 
 def test_slide_moves_with_the_scale_of_the_loss_and_the_others_do_not():

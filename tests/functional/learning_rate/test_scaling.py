@@ -44,23 +44,23 @@ def test_what_each_rule_keeps():
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("args", "error", "message"),
     [
-        ((0.0, 8, 8), "`base_lr` to be a finite number > 0, but got 0.0"),
-        ((-1, 8, 8), "`base_lr`"),
-        ((math.nan, 8, 8), "`base_lr`"),
-        ((math.inf, 8, 8), "`base_lr`"),
-        ((0.1, 0, 8), "`batch_size` to be an int >= 1, but got 0"),
-        ((0.1, 8.5, 8), "`batch_size` to be an int >= 1, but got 8.5"),
-        ((0.1, 8, -2), "`base_batch_size` to be an int >= 1, but got -2"),
-        ((0.1, 8, math.nan), "`base_batch_size`"),
-        ((0.1, 8, math.inf), "`base_batch_size`"),
-        ((0.1, 8, 8, "cubic"), "one of linear, sqrt or None .* but got 'cubic'"),
-        ((0.1, 8, 8, "auto"), "`scaling_rule` says which of them 'auto' is"),
+        ((0.0, 8, 8), ValueError, "`base_lr` to be a finite number > 0, but got 0.0"),
+        ((-1, 8, 8), ValueError, "`base_lr`"),
+        ((math.nan, 8, 8), ValueError, "`base_lr`"),
+        ((math.inf, 8, 8), ValueError, "`base_lr`"),
+        ((0.1, 0, 8), ValueError, "`batch_size` to be an int >= 1, but got 0"),
+        ((0.1, 8.5, 8), TypeError, "`batch_size` to be an int >= 1, but got 8.5"),
+        ((0.1, 8, -2), ValueError, "`base_batch_size` to be an int >= 1, but got -2"),
+        ((0.1, 8, math.nan), TypeError, "`base_batch_size`"),
+        ((0.1, 8, math.inf), TypeError, "`base_batch_size`"),
+        ((0.1, 8, 8, "cubic"), ValueError, "one of 'linear', 'sqrt', or None .* but got 'cubic'"),
+        ((0.1, 8, 8, "auto"), ValueError, "`scaling_rule` tells which of them 'auto' is"),
     ],
 )
-def test_scale_lr_refuses(args, message):
-    with pytest.raises(ValueError, match=message):
+def test_scale_lr_refuses(args, error, message):
+    with pytest.raises(error, match=message):
         scale_lr(*args)
 
 
@@ -126,9 +126,9 @@ def test_warmup_is_at_most_a_tenth():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_training_steps": 0}, "`num_training_steps` to be >= 1 or math.inf, but got 0"),
+        ({"num_training_steps": 0}, "`num_training_steps` to be a number >= 1, but got 0"),
         ({"num_training_steps": math.nan}, "`num_training_steps`"),
-        ({"num_training_steps": 10, "steps_per_epoch": 0}, "`steps_per_epoch` to be an int >= 1, but got 0"),
+        ({"num_training_steps": 10, "steps_per_epoch": 0}, "`steps_per_epoch` to be an int >= 1, or None, but got 0"),
         ({"num_training_steps": 10, "rule": "auto"}, "`rule`"),
         ({"num_training_steps": 10, "base_batch_size": 0}, "`base_batch_size`"),
     ],
@@ -143,7 +143,8 @@ def test_warmup_steps_refuses(options, message):
 def test_warmup_lr_refuses(position, value):
     args = [1, 0.1, 0.2, 10]
     args[position] = value
-    with pytest.raises(ValueError, match="to be a finite number >= 0, but got"):
+    error, expected = (ValueError, "a finite number") if position in (1, 2) else (TypeError, "an int")
+    with pytest.raises(ValueError if value == -1 else error, match=f"to be {expected} >= 0, but got"):
         warmup_lr(*args)
 
 
@@ -153,21 +154,23 @@ def test_warmup_lr_refuses(position, value):
 @pytest.mark.parametrize("k", [1 / 16, 1 / 4, 1, 2, 7.5])
 @pytest.mark.parametrize("rule", ["linear", "sqrt", None])
 def test_nothing_is_said_where_the_rules_held(k, rule):
-    assert scaling_advice(round(64 * k), 64, rule, num_training_steps=100, optimizer="SGD") == ()
+    assert scaling_advice(round(64 * k), 64, rule, num_training_steps=250, optimizer="SGD") == ()
 
 
 def test_each_sentence_has_its_reason():
     beyond, warmup = scaling_advice(32 * 17, 32, "linear")
-    assert beyond.startswith("The batch is 17 times the one the learning rate was right for")
+    assert beyond.startswith("The batch is 17 times the one the learning rate was chosen for")
     assert "warm-up" in warmup
     assert scaling_advice(32 * 16, 32, "linear") == (warmup,)
+    assert "needs a warm-up" in warmup
+    assert scaling_advice(32 * 17, 32, "linear", has_warmup=True) == (beyond,)
     assert scaling_advice(32 * 17, 32, "sqrt") == (beyond,)
     (shrunk,) = scaling_advice(32, 32 * 32, "sqrt")
     assert shrunk.startswith("The batch is 1/32 of the one")
-    (few,) = scaling_advice(32, 32, None, num_training_steps=99)
-    assert few.startswith("Only 99 optimizer steps")
+    (few,) = scaling_advice(32, 32, None, num_training_steps=249)
+    assert few.startswith("The training has only 249 optimizer steps")
     (adam,) = scaling_advice(64, 32, "linear", optimizer="AdamW")
-    assert adam.startswith("AdamW is usually scaled by the square root of 2")
+    assert adam == "With AdamW the learning rate is usually scaled by the square root of 2."
     assert scaling_advice(32, 32, "linear", optimizer="AdamW") == ()
     assert scaling_advice(64, 32, "sqrt", optimizer="AdamW") == ()
 

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from lightning_hp.functional import lr_range, suggest_lr
+from lightning_hp.functional.learning_rate.range_test import has_exploded
+from lightning_hp.functional.learning_rate.rules import RULES
+from lightning_hp.functional.learning_rate.suggestion import falling_part
 
 LRS = lr_range(1e-7, 10, 112)
 CENTRE, WIDTH = -3.0, 0.25  # of the fall, in decades
@@ -33,7 +36,7 @@ def log_error(found, share=2 / 3, centre=CENTRE):
     return math.log10(found) - log_lr_at(share, centre)
 
 
-# --- what is right
+# --- closed forms
 
 
 def test_two_thirds_of_the_fall_and_its_interval():
@@ -84,16 +87,16 @@ def test_the_smooth_curve_is_the_kernel_average_written_as_a_loop():
     np.testing.assert_allclose(np.delete(found, 60), smoothed, rtol=1e-12)
 
 
-# --- what must not change it
+# --- invariances
 
 
 @pytest.mark.parametrize("scale", [1e-6, 0.3, 1.0, 1e5])
 @pytest.mark.parametrize("offset", [-100.0, -2.3, 0.0, 40.0])
 def test_scale_and_offset_of_the_loss_do_not_matter(scale, offset):
     losses = curve(noise=0.03)
-    plain, moved = suggest_lr(LRS, losses), suggest_lr(LRS, scale * (losses + offset))
+    unmoved, moved = suggest_lr(LRS, losses), suggest_lr(LRS, scale * (losses + offset))
     for name in ("lr", "one_cycle", "edge", "interval", "signal"):
-        assert getattr(moved, name) == pytest.approx(getattr(plain, name), rel=1e-6)
+        assert getattr(moved, name) == pytest.approx(getattr(unmoved, name), rel=1e-6)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 0.1, 20.0])
@@ -129,10 +132,10 @@ def test_noise_moves_the_answer_little_and_repeats_move_it_less():
 def test_the_height_of_the_explosion_does_not_leak_left(height):
     losses = curve(noise=0.02)
     exploded = LRS > 1.0
-    plain = suggest_lr(LRS, np.where(exploded, 50.0, losses))
+    low = suggest_lr(LRS, np.where(exploded, 50.0, losses))
     higher = suggest_lr(LRS, np.where(exploded, height, losses))
-    assert higher.lr == plain.lr
-    assert higher.edge == plain.edge
+    assert higher.lr == low.lr
+    assert higher.edge == low.edge
 
 
 @pytest.mark.parametrize("lost", [np.nan, np.inf, -np.inf])
@@ -151,15 +154,15 @@ def test_single_lost_losses_are_left_out():
 
 
 def test_a_single_lucky_or_unlucky_batch_does_not_matter():
-    plain = suggest_lr(LRS, curve(noise=0.02)).lr
+    expected = suggest_lr(LRS, curve(noise=0.02)).lr
     for index, loss in ((30, 0.0), (30, 9.0), (55, 9.0), (65, 9.0)):
         losses = curve(noise=0.02)
         losses[index] = loss
-        assert abs(math.log10(suggest_lr(LRS, losses).lr / plain)) < 0.03
+        assert abs(math.log10(suggest_lr(LRS, losses).lr / expected)) < 0.03
 
 
 def test_noise_at_tiny_rates_does_not_win():
-    """Lightning divides it by tiny steps, and so reads 1e-7; the same losses read by us give the fall."""
+    """Lightning divides the noise by tiny steps and suggests 1e-7; here the same losses give the fall."""
     from pytorch_lightning.tuner.lr_finder import _LRFinder
 
     losses = curve(noise=0.05)
@@ -252,7 +255,7 @@ def test_a_loss_that_only_rises_is_refused():
 @pytest.mark.parametrize("max_lr", [1e-5, 1e-4, 1e-3, 2e-3])
 @pytest.mark.parametrize("noise", [0.0, 1e-6])
 def test_a_range_that_ends_in_the_fall_is_refused(max_lr, noise):
-    """Without noise any fall is sure, and where it is cut off decides what two thirds of it are."""
+    """Without noise any fall is deeper than the noise, and the end of the range decides where two thirds of it are."""
     lrs = lr_range(1e-7, max_lr, round(14 * math.log10(max_lr / 1e-7)))
     found = suggest_lr(lrs, curve(lrs, noise=noise))
     assert found.lr is None
@@ -314,14 +317,14 @@ def test_a_linear_sweep_is_not_drawn_to_its_many_large_rates():
 @pytest.mark.parametrize(
     ("lrs", "losses", "message"),
     [
-        ([1e-3, 1e-2], [1.0], r"of shape \(2,\) or \(repeats, 2\)"),
-        ([1e-3, 1e-2], [[[1.0, 2.0]]], r"but got shape \(1, 1, 2\)"),
-        ([1e-3, 1e-2], np.empty((0, 2)), r"but got shape \(0, 2\)"),
+        ([1e-3, 1e-2], [1.0], r"`losses.shape` to be \(2,\) or \(repeats, 2\)"),
+        ([1e-3, 1e-2], [[[1.0, 2.0]]], r"but got \(1, 1, 2\)"),
+        ([1e-3, 1e-2], np.empty((0, 2)), r"but got \(0, 2\)"),
         ([1e-2, 1e-3], [1.0, 2.0], "strictly rising"),
         ([1e-2, 1e-2], [1.0, 2.0], "strictly rising"),
         ([0.0, 1e-2], [1.0, 2.0], "positive"),
         ([1e-2, np.inf], [1.0, 2.0], "finite"),
-        ([[1e-3, 1e-2]], [1.0, 2.0], r"one row .* but got shape \(1, 2\)"),
+        ([[1e-3, 1e-2]], [1.0, 2.0], r"`lrs.shape` to be \(steps,\) .* but got \(1, 2\)"),
     ],
 )
 def test_bad_sweeps(lrs, losses, message):
@@ -336,7 +339,7 @@ def test_bad_options(option, value):
         suggest_lr(LRS, curve(), **{option: value})
 
 
-# --- the rates of a sweep
+# --- the range test
 
 
 def test_lr_range_is_exact_at_both_ends_and_even_in_between():
@@ -349,17 +352,52 @@ def test_lr_range_is_exact_at_both_ends_and_even_in_between():
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("args", "error", "message"),
     [
-        ((0, 1, 5), "0 < `min_lr` < `max_lr`"),
-        ((1, 1, 5), "0 < `min_lr` < `max_lr`"),
-        ((1e-3, math.inf, 5), "both finite"),
-        ((math.nan, 1, 5), "0 < `min_lr` < `max_lr`"),
-        ((1e-3, 1, 1), "an int >= 2, but got 1"),
-        ((1e-3, 1, 2.5), "an int >= 2, but got 2.5"),
-        ((1e-3, 1, 5, "cubic"), "one of exponential, linear, but got 'cubic'"),
+        ((0, 1, 5), ValueError, "`min_lr` to be a finite number > 0, but got 0"),
+        ((1, 1, 5), ValueError, "`max_lr` to be a finite number > 1, but got 1"),
+        ((1e-3, math.inf, 5), ValueError, "`max_lr` to be a finite number > 0.001, but got inf"),
+        ((math.nan, 1, 5), ValueError, "`min_lr` to be a finite number > 0, but got nan"),
+        ((1e-3, 1, 1), ValueError, "an int from 2 to 10000000, but got 1"),
+        ((1e-3, 1, 2.5), TypeError, "an int from 2 to 10000000, but got 2.5"),
+        ((1e-3, 1, 5, "cubic"), ValueError, "one of 'exponential', 'linear', but got 'cubic'"),
     ],
 )
-def test_lr_range_refuses(args, message):
-    with pytest.raises(ValueError, match=message):
+def test_lr_range_refuses(args, error, message):
+    with pytest.raises(error, match=message):
         lr_range(*args)
+
+
+def test_has_exploded():
+    assert not has_exploded([], 4.0)
+    assert not has_exploded([2.0, 9.0], 4.0)
+    assert has_exploded([2.0, math.nan], None)
+    assert has_exploded([2.0] * 20 + [math.inf, 2.0], 4.0)
+    assert not has_exploded([2.0] * 8 + [9.0] * 3, None)
+    assert not has_exploded([2.0] * 8 + [7.9] * 3, 4.0)
+    assert has_exploded([2.0] * 8 + [8.1] * 3, 4.0)
+    assert not has_exploded([2.0] * 8 + [99.0, 2.0, 99.0, 2.0, 2.0], 4.0)  # single bad batches
+    assert not has_exploded([-2.0] * 8 + [3.9] * 3, 4.0)  # the allowed rise is three times its absolute value
+    assert has_exploded([-2.0] * 8 + [4.1] * 3, 4.0)
+
+
+# --- the falling part
+
+
+def test_the_falling_part_holds_the_fall():
+    suggestion = suggest_lr(LRS, curve())
+    low, high = falling_part(LRS, suggestion)
+    assert abs(log_error(low, 0.1)) < 0.2
+    assert high == suggestion.edge
+
+
+def test_no_part_without_a_suggestion_and_none_of_another_sweep():
+    assert falling_part(LRS, suggest_lr(LRS, np.full(112, 2.3))) is None
+    with pytest.raises(ValueError, match=r"`lrs.shape` to be \(112,\), the shape of the sweep that was read"):
+        falling_part(LRS[:50], suggest_lr(LRS, curve()))
+    with pytest.raises(TypeError, match="`suggestion` to be an LRSuggestion, but got None"):
+        falling_part(LRS, None)
+
+
+def test_every_rule_has_a_name():
+    assert list(suggest_lr(LRS, curve()).rules) == list(RULES)

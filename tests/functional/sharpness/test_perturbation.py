@@ -1,19 +1,19 @@
-"""Climbing to w + e(w) and coming back, against arithmetic by hand, in a plain loop without Lightning."""
+"""The perturbation of SAM in a loop without Lightning, against arithmetic by hand."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import lightning_hp.functional as hpf
 from tests.callbacks.sam_by_hand import make_net, sam_by_hand
-
-pytestmark = pytest.mark.usefixtures("way_to_climb")
 
 
 def parameters(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
@@ -64,17 +64,17 @@ def test_adaptive_is_the_step_of_the_paper_and_invariant_to_rescaling() -> None:
 
 
 @pytest.mark.parametrize("rho", [0.05, 0.5, 2.0])
-def test_the_way_back_is_exact_where_a_subtraction_is_not(rho: float) -> None:
+def test_restoring_is_exact_where_a_subtraction_is_not(rho: float) -> None:
     many = parameters((400, 300), (300,))
     home = [p.detach().clone() for p in many]
     e = [rho * p.grad / flat(q.grad for q in many).norm().float() for p in many if p.grad is not None]
     with hpf.Perturbation(many, rho=rho).ascended():
         pass
     assert all(torch.equal(p, h) for p, h in zip(many, home, strict=True))
-    assert any(not torch.equal(h + d - d, h) for h, d in zip(home, e, strict=True)), "the test tells nothing"
+    assert any(not torch.equal(h + d - d, h) for h, d in zip(home, e, strict=True)), "the test checks nothing"
 
 
-def test_it_comes_back_after_an_error_and_asks_not_to_be_climbed_twice() -> None:
+def test_w_is_restored_after_an_error_and_a_second_ascend_is_refused() -> None:
     many = parameters((3, 3))
     home = many[0].detach().clone()
     sam = hpf.Perturbation(many)
@@ -107,15 +107,15 @@ def test_the_memory_of_the_copy_is_kept_until_it_is_released() -> None:
     for _ in range(3):
         many[0].grad = torch.ones(8, 8)
         with sam.ascended():
-            addresses.add(next(iter(sam._kept.values())).data_ptr())
+            addresses.add(next(iter(sam._copies.values())).data_ptr())
     assert len(addresses) == 1
     sam.release()
-    assert not sam._kept
+    assert not sam._copies
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 def test_a_norm_that_is_zero_or_not_finite_moves_nothing(bad: float) -> None:
-    """The peers' weights are NaN after this."""
+    """In common implementations of SAM the weights are NaN after this."""
     for entry in (0.0, bad):
         many = parameters((3, 3), (3,))
         for p in many:
@@ -127,7 +127,7 @@ def test_a_norm_that_is_zero_or_not_finite_moves_nothing(bad: float) -> None:
         assert not 0 < float(norm) < float("inf")
 
 
-def test_sparse_gradients_are_added_up_before_their_norm_is_taken() -> None:
+def test_duplicate_rows_of_sparse_gradients_are_summed_before_the_norm() -> None:
     for adaptive in (False, True):
         torch.manual_seed(0)
         table, dense = nn.Embedding(6, 3, sparse=True), nn.Embedding(6, 3)
@@ -143,7 +143,7 @@ def test_sparse_gradients_are_added_up_before_their_norm_is_taken() -> None:
         assert torch.equal(table.weight, dense.weight)
 
 
-def test_only_some_move_and_all_gradients_are_used_up() -> None:
+def test_only_some_move_and_all_gradients_become_none() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
     home = copy.deepcopy(net.state_dict())
     net(torch.randn(16, 4)).square().mean().backward()
@@ -163,8 +163,8 @@ def test_frozen_parameters_and_those_without_a_gradient_stay() -> None:
         assert torch.equal(c, home[1])
 
 
-def test_the_share_that_rounding_holds_back() -> None:
-    """Nearly all weights in bfloat16 are too coarse for a small step; in float32 they move."""
+def test_the_share_of_weights_that_rounding_does_not_move() -> None:
+    """Most weights in bfloat16 do not move by a small step; in float32 they do."""
     for dtype, low, high in ((torch.bfloat16, 0.7, 1.0), (torch.float32, 0.0, 0.1)):
         torch.manual_seed(0)
         net = nn.Linear(512, 512).to(dtype)
@@ -180,33 +180,60 @@ def test_the_share_that_rounding_holds_back() -> None:
     ("kwargs", "message"),
     [
         ({"rho": -1.0}, "`rho` to be a finite number >= 0, but got -1.0"),
+        ({"rho": 10**400}, "`rho` to be a finite number >= 0, but got 1000"),
         ({"eta": float("inf")}, "`eta` to be a finite number >= 0, but got inf"),
         ({"only": []}, "Expected parameters to move, but got none"),
+        ({"only": np.zeros(0)}, "Expected parameters to move, but got none"),
     ],
 )
-def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
+def test_arguments_of_a_wrong_value(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         hpf.Perturbation(parameters((2,)), **kwargs)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("kwargs", "message"),
     [
-        (lambda net: net, "`parameters` to be an iterable of tensors, but got a Linear"),
-        (lambda net: net.weight, "`parameters` to be an iterable of tensors, but got a Parameter"),
-        (lambda net: net.named_parameters(), "`parameters` to hold tensors, but got a tuple at position 0"),
-        (lambda net: torch.optim.SGD(net.parameters(), lr=0.1).param_groups, "but got a dict at position 0"),
+        ({"rho": "0.1"}, "`rho` to be a finite number >= 0, but got '0.1'"),
+        ({"rho": True}, "`rho` to be a finite number >= 0, but got True"),
+        ({"eta": None}, "`eta` to be a finite number >= 0, but got None"),
+        ({"adaptive": 1}, "`adaptive` to be True or False, but got 1"),
+        ({"only": 3}, "`only` to be an iterable of tensors, .* or None, but got 3"),
+        ({"only": ["0.weight"]}, r"`only\[0\]` to be a tensor, but got '0.weight'"),
+        ({"only": np.ones(2)}, r"`only\[0\]` to be a tensor, but got"),
     ],
 )
-def test_what_is_not_parameters(given: Any, message: str) -> None:
-    """A single tensor was taken for its rows, which have no gradient: nothing moved, and nobody said so."""
+def test_arguments_of_a_wrong_type(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        hpf.Perturbation(parameters((2,)), **kwargs)
+
+
+@pytest.mark.parametrize(("rho", "error"), [("1", TypeError), (True, TypeError), (-1.0, ValueError)])
+def test_the_radius_of_a_step_is_checked_before_anything_moves(rho: Any, error: type[Exception]) -> None:
+    many = parameters((2,))
+    home, gradient = many[0].detach().clone(), many[0].grad
+    sam = hpf.Perturbation(many)
+    with pytest.raises(error, match="Expected `rho`"):
+        sam.ascend(rho)
+    assert torch.equal(many[0], home)
+    assert many[0].grad is gradient
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda net: net, r"`parameters` to be an iterable of tensors, .* but got .* \(Linear\)"),
+        (lambda net: net.weight, r"`parameters` to be an iterable of tensors, .* but got .* \(Parameter\)"),
+        (lambda net: net.named_parameters(), r"`parameters\[0\]` to be a tensor, but got .* \(tuple\)"),
+        (lambda net: torch.optim.SGD(net.parameters(), lr=0.1).param_groups, r"to be a tensor, but got .* \(dict\)"),
+        (lambda net: None, "`parameters` to be an iterable of tensors, .* but got None"),
+        (lambda net: "weight", "`parameters` to be an iterable of tensors, .* but got 'weight'"),
+    ],
+)
+def test_what_is_not_an_iterable_of_parameters(given: Any, message: str) -> None:
+    """The rows of a single tensor have no gradient: nothing would move."""
     with pytest.raises(TypeError, match=message):
         hpf.Perturbation(given(nn.Linear(3, 1)))
-
-
-def test_names_are_not_parameters_to_move() -> None:
-    with pytest.raises(TypeError, match="`only` to hold tensors, but got a str at position 0"):
-        hpf.Perturbation(parameters((2,)), only=["0.weight"])  # type: ignore[list-item]
 
 
 def test_five_lines_in_a_loop_are_the_loop_by_hand() -> None:
@@ -227,7 +254,7 @@ def test_five_lines_in_a_loop_are_the_loop_by_hand() -> None:
 
 
 @pytest.mark.gpu
-def test_on_an_accelerator_it_is_the_same_and_never_waits() -> None:
+def test_on_an_accelerator_it_is_the_same_and_does_not_synchronize() -> None:
     many = parameters((64, 64), (64,))
     there = [nn.Parameter(p.detach().cuda()) for p in many]
     for p, q in zip(many, there, strict=True):
@@ -248,22 +275,22 @@ def test_on_an_accelerator_it_is_the_same_and_never_waits() -> None:
 
 
 def test_one_autocast_around_both_passes() -> None:
-    """Autocast keeps weights in 16 bits from its first use on, and would use w in the second pass."""
+    """Autocast caches the weights in 16 bits, and would use w in the second pass."""
     torch.manual_seed(0)
     net, x = nn.Linear(30, 30), torch.randn(8, 30)
     norms = []
     for is_one in (True, False):
         sam = hpf.Perturbation(net.parameters(), rho=5.0)
         with torch.autocast("cpu", torch.bfloat16, enabled=is_one):
-            for climb in (nullcontext, sam.ascended):
-                with climb(), torch.autocast("cpu", torch.bfloat16):
+            for context in (nullcontext, sam.ascended):
+                with context(), torch.autocast("cpu", torch.bfloat16):
                     net(x).float().square().mean().backward()
         norms.append(hpf.gradient_norm([p.grad for p in net.parameters() if p.grad is not None]))
         net.zero_grad()
     assert torch.equal(*norms)
 
 
-def test_a_parameter_that_has_become_another_is_kept_as_it_is_now() -> None:
+def test_a_parameter_whose_data_was_replaced_is_restored_to_the_new_data() -> None:
     first, second = parameters((10,), (10,))
     sam = hpf.Perturbation([first, second], rho=0.5)
     with sam.ascended():
@@ -274,3 +301,73 @@ def test_a_parameter_that_has_become_another_is_kept_as_it_is_now() -> None:
     with sam.ascended():
         assert not torch.equal(second, home)
     assert torch.equal(second, home)
+
+
+SHARERS: dict[str, Callable[[nn.Parameter], Any]] = {
+    "view": lambda p: p.detach()[3],
+    "numpy": lambda p: p.detach().numpy(),
+    "data": lambda p: p.data,
+    "other_parameter": lambda p: nn.Parameter(p.detach().t()),
+}
+
+
+@pytest.mark.parametrize("kind", SHARERS)
+@pytest.mark.parametrize("side", [4, 600])
+def test_what_shares_the_memory_of_a_parameter_moves_with_it(kind: str, side: int) -> None:
+    (parameter,) = parameters((side, side))
+    sharer = SHARERS[kind](parameter)
+    before, address = torch.as_tensor(sharer).detach().clone(), parameter.data_ptr()
+    with hpf.Perturbation([parameter], rho=3.0).ascended():
+        assert not torch.equal(torch.as_tensor(sharer), before)
+        assert parameter.data_ptr() == address
+    assert torch.equal(torch.as_tensor(sharer), before)
+
+
+@pytest.mark.parametrize("side", [4, 600])
+def test_a_graph_or_a_cache_that_depends_on_the_weights_is_invalid(side: int) -> None:
+    (parameter,) = parameters((side, side))
+    graph = (parameter * parameter).sum()
+    versions = [parameter._version]
+    with hpf.Perturbation([parameter], rho=1.0).ascended():
+        versions.append(parameter._version)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            graph.backward()
+    versions.append(parameter._version)
+    assert len(set(versions)) == 3
+
+
+def test_a_view_that_is_taken_at_w_plus_e_is_one_of_the_parameter() -> None:
+    (parameter,) = parameters((4, 4))
+    sam = hpf.Perturbation([parameter], rho=1.0)
+    home = parameter.detach().clone()
+    for _ in range(2):
+        parameter.grad = torch.randn(4, 4)
+        with sam.ascended():
+            view = parameter.detach()
+        assert torch.equal(parameter, home)
+        assert torch.equal(view, home)
+        with torch.no_grad():
+            parameter.add_(1)
+        assert torch.equal(view, home + 1)
+        home = parameter.detach().clone()
+
+
+def test_a_transposed_parameter_keeps_its_strides() -> None:
+    parameter = nn.Parameter(torch.randn(5, 3).t())
+    parameter.grad = torch.randn(3, 5)
+    home = parameter.detach().clone()
+    with hpf.Perturbation([parameter], rho=1.0).ascended():
+        assert parameter.stride() == (1, 3)
+        assert not torch.equal(parameter, home)
+    assert parameter.stride() == (1, 3)
+    assert torch.equal(parameter, home)
+
+
+def test_of_a_sparse_gradient_only_its_rows_move() -> None:
+    rows = nn.Embedding(6, 4, sparse=True)
+    rows(torch.tensor([1, 1, 3])).sum().backward()
+    home = rows.weight.detach().clone()
+    with hpf.Perturbation(rows.parameters(), rho=1.0).ascended():
+        moved = rows.weight.detach() - home
+    assert (moved != 0).any(1).nonzero().flatten().tolist() == [1, 3]
+    assert torch.equal(rows.weight, home)
