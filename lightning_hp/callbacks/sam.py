@@ -1,7 +1,8 @@
-"""SAM: every gradient that the optimizer gets is the gradient at w + e(w)."""
+"""SAM: each gradient that the optimizer gets is the gradient at w + e(w)."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,83 +11,87 @@ import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+from typing_extensions import override
 
-from lightning_hp.callbacks.sam_refusals import refuse_optimizer, refuse_second, refuse_setting
-from lightning_hp.functional.checks import check_radius, expect
+from lightning_hp.callbacks.sam_monitor import SAMMonitor, can_be_judged
+from lightning_hp.callbacks.sam_refusals import refuse_optimizer, refuse_second_sam, refuse_setting
+from lightning_hp.functional.checks import check_bool, check_callable, check_choice, check_number, wrong_type
 from lightning_hp.functional.gradients import is_finite
 from lightning_hp.functional.norm_layers import norm_parameters
 from lightning_hp.functional.sharpness.perturbation import Perturbation
-from lightning_hp.functional.sharpness.schedule import is_stuck, perturbation_radius
+from lightning_hp.functional.sharpness.schedule import check_schedule, perturbation_radius
 from lightning_hp.rehearsal import is_rehearsal
 from lightning_hp.reporting import log_scalars
-from lightning_hp.second_pass import SecondPass, SilentWrites, optimized_parameters
+from lightning_hp.second_pass import SecondPass, UncountedWrites, optimized_parameters
 from lightning_hp.trainer import lightning_module_of, misconfiguration
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-# A training that is stuck is told from one that begins slowly, as SAM does, after this share of it, and so many steps;
-# after so many steps if its length is not known.
-_SHARE_TO_JUDGE, _STEPS_TO_JUDGE, _STEPS_OF_NO_END = 0.5, 100, 1000
-_FIRST_STEPS = 16
-
 
 class SAM(Callback):
     """Sharpness-aware minimization for any torch optimizer: flatter minima, which often generalise better.
 
-    In each step the gradient is computed twice: at the weights w, to climb to w + e(w), about where the loss is highest
-    within ``rho``; and there again, for the optimizer. Nothing of the model's code changes. Accumulation, clipping,
-    precision, schedulers, ``global_step`` and checkpoints are those of the optimizer alone, so SAM can be switched on
-    or off when a run is resumed. The second pass sees the same dropout masks; running statistics, metrics, logged
-    values and random streams are those of the first pass only.
+    In each step the gradient is computed twice: at the weights w, which gives the point w + e(w) of about the highest
+    loss within ``rho``; and at this point, for the optimizer. The model's code stays as it is. Accumulation, clipping,
+    precision, schedulers, ``global_step`` and checkpoints are those of the optimizer without SAM, so SAM can be
+    switched on or off when a training is resumed. The second pass uses the same dropout masks; running statistics,
+    metrics, logged values and random states are those of the first pass.
 
     Args:
-        rho: Radius of the ball, >= 0, in the weights' own unit; 0 switches SAM off. 0.05 is the usual start; small
-            networks with noisy labels want 0.2 to 0.5. *Trap*: a radius that is too large ends at the accuracy of
-            guessing without an error; SAM says so once. With ``adaptive`` 0.5 to 2.
-        adaptive: ASAM: the ball is measured relative to each weight, so ``rho`` does not depend on the scale of the
-            network. Costs two more passes over the weights. *Trap*: its ``rho`` is ten times SAM's or more.
-            (Kwon et al., 2021)
-        eta: What ASAM adds to the size of each weight, >= 0. Weights of matrices and kernels are scaled, biases and
-            normalisation layers are not.
-        every: Acts in the first of so many optimizer steps, >= 1; the others cost what they cost without SAM. *Trap*:
-            at the same ``rho`` most of the gain goes too; raise ``rho`` with it, by up to the same factor. (Composer,
-            2022)
-        start: Share of the training before SAM acts, >= 0 and < 1. The last eighth of a training has given nearly the
-            whole gain, at an eighth of the cost. *Trap*: what the learning rate has become by then decides. (Zhou et
-            al., 2025)
-        warmup: Share of the training over which the radius rises, in a straight line, to ``rho`` once SAM acts, from 0
-            to 1. Costs nothing, and saves a radius that would otherwise end at guessing. *Trap*: none known. (measured
-            by us)
-        params: What moves: ``"all"``, ``"norm"`` (the normalisation layers: nearly no memory, often the same gain;
-            *trap*: asks for a larger ``rho``; Mueller et al., 2023), or a function of a parameter's name and the
-            parameter that says whether it does.
-        sync_perturbation: With DDP, whether the processes climb by the gradient of all their samples, at a second
-            all-reduce in each step. By default each climbs by its own, as in the paper: m-SAM, where m is the batch
-            size of a process. Sharded training (FSDP2) always climbs by the gradient of all.
-        skip_nonfinite: Leaves the optimizer step out when a loss or gradient is not finite, on all processes, as a
-            gradient scaler does. Steps where SAM is not due are not guarded. With ``False`` nothing is read back from
-            an accelerator and the numbers take their course. With a gradient scaler it is the scaler that skips.
-
-    With ``accumulate_grad_batches`` each batch of the loader has its own e(w): m-SAM with m the loader's batch size. A
-    smaller m often generalises better; give the loader m samples and accumulate the rest. (Foret et al., 2021)
+        rho: Norm of the perturbation e(w), >= 0, in the unit of the weights; 0 switches SAM off. The usual first value
+            is 0.05; small networks with noisy labels need 0.2 to 0.5, and ``adaptive`` 0.5 to 2. With a radius that is
+            too large the accuracy stays at chance level, without an error; SAM warns once.
+        adaptive: Whether e(w) is measured relative to each weight, so that ``rho`` does not depend on the scale of
+            the network (ASAM; Kwon et al., 2021). Takes two more passes over the weights. Needs a ``rho`` of ten times
+            SAM's or more.
+        eta: Added by ASAM to the absolute value of each weight, >= 0. ASAM scales the weights of matrices and kernels,
+            not biases and normalisation layers.
+        interval: SAM acts in every ``interval``-th optimizer step, beginning with the first, >= 1; the other steps cost
+            what they cost without SAM (Composer, 2022). At the same ``rho`` most of the gain is lost too; increase
+            ``rho`` by up to the same factor.
+        start: Share of the training before SAM acts, >= 0 and < 1. SAM in the last eighth of a training has given
+            nearly the whole gain at an eighth of the cost (Zhou et al., 2025). Then the gain depends on the learning
+            rate in that part.
+        warmup: Share of the training over which the radius rises linearly to ``rho`` once SAM acts, from 0 to 1. Helps
+            where ``rho`` would be too large from the first step on.
+        params: The parameters to move: ``"all"``; ``"norm"``, the normalisation layers, which takes nearly no memory
+            and often has the same gain, but needs a larger ``rho`` (Mueller et al., 2023); or a function of a
+            parameter's name and the parameter that returns whether it moves.
+        sync_perturbation: With DDP, whether e(w) is computed from the gradient of all processes, at a second all-reduce
+            in each step. By default each process uses the gradient of its own samples, as in the paper: m-SAM with m
+            the batch size of a process. Sharded training (FSDP2) always uses the gradient of all processes.
+        skip_nonfinite: Whether the optimizer step is skipped, on all processes, when a loss or gradient is not finite,
+            as a gradient scaler does. Steps in which SAM does not act are not checked. With a gradient scaler the
+            scaler decides. With ``False`` this check reads nothing from an accelerator.
 
     Raises:
-        ValueError: If an argument is out of its range or of a wrong kind.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of its range.
         MisconfigurationException: Before the first step, for what SAM cannot act in: manual optimization, LBFGS, an
-            optimizer that is SAM already, a second ``SAM``, ``params`` that chooses nothing that is trained, a strategy
+            optimizer that is SAM already, a second ``SAM``, ``params`` that chooses no trained parameter, a strategy
             other than single device, DDP and FSDP2, ``training_step`` with a ``dataloader_iter``, a module with an
             iterator on it, or ``start`` and ``warmup`` in a training without an end.
 
-    Costs a second forward and backward pass in each step where it acts, four passes over the weights, and one copy of
-    the weights in memory. Logs ``sam/grad_norm``, ``sam/sharpness`` (the loss at w + e(w) minus the loss at w) and
-    ``sam/rho`` every ``log_every_n_steps``, at no extra pass.
+    Note:
+        Takes a second forward and backward pass in each step in which it acts, four passes over the weights, and one
+        copy of the weights in memory. Logs ``sam/grad_norm``, ``sam/sharpness`` (the loss at w + e(w) minus the loss at
+        w) and ``sam/rho`` every ``log_every_n_steps``, without a further pass.
 
-    Where it does not help: one pass over very many samples; a network whose weight decay is well tuned to the noise of
-    its labels can be as good; with 16-bit *weights* (``bf16-true``) most weights are too coarse to move, which is
-    measured and said once.
+        Do not expect a gain from a single pass over very many samples, or over a weight decay that is tuned to the
+        noise of the labels. 16-bit weights (``bf16-true``) have too few digits: most of them are not changed by the
+        perturbation. SAM measures their share and warns once.
 
-    Source: Foret et al., *Sharpness-Aware Minimization for Efficiently Improving Generalization*, 2021.
+        With ``accumulate_grad_batches`` each batch of the loader has its own e(w). This is m-SAM (Foret et al., 2021),
+        with m the loader's batch size. A smaller m often generalises better: let the loader form batches of m samples,
+        and accumulate the rest.
+
+    References:
+        Foret et al., *Sharpness-Aware Minimization for Efficiently Improving Generalization*, 2021. Kwon et al.,
+        *ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep Neural Networks*, 2021.
+        Mueller et al., *Normalization Layers Are All That Sharpness-Aware Minimization Needs*, 2023. Zhou et al.,
+        *Sharpness-Aware Minimization Efficiently Selects Flatter Minima Late in Training*, 2025. Composer, MosaicML,
+        2022.
 
     Example:
         >>> import torch, pytorch_lightning as pl
@@ -111,7 +116,7 @@ class SAM(Callback):
 
     """
 
-    #: It acts in every rehearsal: a learning rate and a batch size are found with SAM.
+    #: SAM acts in every rehearsal, so that a learning rate and a batch size are found with it.
     changes_gradients = True
 
     def __init__(
@@ -119,7 +124,7 @@ class SAM(Callback):
         rho: float = 0.05,
         adaptive: bool = False,
         eta: float = 0.01,
-        every: int = 1,
+        interval: int = 1,
         start: float = 0.0,
         warmup: float = 0.0,
         params: Literal["all", "norm"] | Callable[[str, nn.Parameter], bool] = "all",
@@ -127,154 +132,158 @@ class SAM(Callback):
         skip_nonfinite: bool = True,
     ) -> None:
         super().__init__()
-        perturbation_radius(0, rho, every=every, start=start, warmup=warmup, num_training_steps=1)  # refuses
-        check_radius("eta", eta)
-        is_known = isinstance(params, str) and params in ("all", "norm")
-        expect(is_known or callable(params), "`params` to be 'all', 'norm' or a function", params)
-        for name, value in (
-            ("adaptive", adaptive), ("sync_perturbation", sync_perturbation), ("skip_nonfinite", skip_nonfinite)
-        ):  # fmt: skip
-            expect(isinstance(value, bool), f"`{name}` to be True or False", value)
-        self._rho, self._adaptive, self._eta = rho, adaptive, eta
-        self._every, self._start, self._warmup = every, start, warmup
+        self._rho, self._interval, self._start, self._warmup = check_schedule(rho, interval, start, warmup)
+        self._adaptive = check_bool("adaptive", adaptive)
+        self._eta = check_number("eta", eta, minimum=0)
+        what = "a function of a parameter's name and the parameter"
+        if isinstance(params, str):
+            check_choice("params", params, ("all", "norm"), also=what)
+        else:
+            expected = f"one of 'all', 'norm', or {what}"
+            check_callable("params", params, what=expected)
+            if inspect.isclass(params) or not _takes(params, 2):
+                wrong_type("params", expected, params)
         self._params = params
-        self._sync_perturbation = sync_perturbation
-        self._skip_nonfinite = skip_nonfinite
-        self._said: set[str] = set()
-        self._forget()
+        self._sync_perturbation = check_bool("sync_perturbation", sync_perturbation)
+        self._skip_nonfinite = check_bool("skip_nonfinite", skip_nonfinite)
+        self._warned: set[str] = set()
+        self._reset()
 
-    def _forget(self) -> None:
-        """Nothing of a run outlives it."""
+    def _reset(self) -> None:
+        """Sets everything that belongs to one run to its initial value."""
         self._perturbation: Perturbation | None = None
-        self._second: SecondPass | None = None
-        self._silent = SilentWrites()
-        self._steps = math.inf
+        self._second_pass: SecondPass | None = None
+        self._uncounted_writes = UncountedWrites()
+        self._monitor = SAMMonitor()
+        self._num_training_steps = math.inf
         self._radius = 0.0
-        self._step: dict[str, list[Tensor]] = {}
-        self._unhealthy: Tensor | None = None
-        self._global_step = self._logged = 0
+        self._global_step = self._num_logged = 0
         self._is_logged = False
         self._is_first = True
-        self._first_losses: list[Tensor] = []
-        self._epoch_loss: Tensor | None = None
-        self._epoch_steps = 0
 
+    @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuses what SAM cannot act in, and steps in front: it has to see the gradients before others edit them."""
+        """Refuses what SAM cannot act in. Moves SAM to the front, before callbacks that modify gradients."""
         if stage == "fit" and self._rho > 0:
             refuse_setting(trainer, pl_module, needs_end=self._start > 0 or self._warmup > 0)
-            refuse_second(trainer, [c for c in trainer.callbacks if isinstance(c, SAM)])  # type: ignore[attr-defined]
+            refuse_second_sam(trainer, [c for c in trainer.callbacks if isinstance(c, SAM)])  # type: ignore[attr-defined]
             others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
             trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
 
+    @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses optimizers that SAM cannot act on, and a choice of parameters none of which is trained."""
         if self._rho > 0:
             refuse_optimizer(trainer)
-            self._chosen(trainer, pl_module)
+            self._chosen_parameters(trainer, pl_module)
 
+    @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Learns how long the training is, if it has to."""
-        self._forget()
+        """Reads the length of the training, and refuses an unknown one if it is needed."""
+        self._reset()
         if not is_rehearsal(trainer):
-            self._steps = _length(trainer)
-            if (self._start or self._warmup) and math.isinf(self._steps):
+            self._num_training_steps = _num_training_steps(trainer)
+            if (self._start or self._warmup) and math.isinf(self._num_training_steps):
                 raise misconfiguration(
                     trainer,
-                    "SAM: expected a training whose length is known, which `start` and `warmup` are shares of, got a"
-                    " loader without a length, or an accumulation that changes. Set `max_steps` or"
+                    "SAM: expected a training whose length is known, which `start` and `warmup` are shares of, but got"
+                    " a loader without a length, or an accumulation that changes. Set `max_steps` or"
                     " `limit_train_batches`.",
                 )
-        self._logged = _times_to_log(trainer, trainer.global_step)
+        self._num_logged = _num_logged(trainer, trainer.global_step)
 
+    @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks anew at what there is to move: layers may have been frozen, freed or added."""
+        """Discards what is known of the parameters: layers may have been frozen, unfrozen or added."""
         self._release()
 
+    @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Decides whether SAM is due in this step, and listens to it if so; to the first step in any case."""
+        """Records the step if SAM acts in it. The first step is recorded in any case, to refuse what cannot work."""
         self._global_step = trainer.global_step
         self._radius = self._radius_of_step(trainer)
         is_first, self._is_first = self._is_first and self._rho > 0, False
         if self._radius > 0 or is_first:
-            if self._second is None:
-                self._second = SecondPass(trainer, pl_module, self._silent)
-            self._is_logged = _times_to_log(trainer, self._global_step + 1) > self._logged
-            self._second.arm(synchronise=self._sync_perturbation if self._radius > 0 else None)
+            if self._second_pass is None:
+                self._second_pass = SecondPass(trainer, pl_module, self._uncounted_writes)
+            self._is_logged = _num_logged(trainer, self._global_step + 1) > self._num_logged
+            self._second_pass.record_next_step(synchronize=self._sync_perturbation if self._radius > 0 else None)
 
+    @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Sets aside what earlier batches of the step have accumulated: this batch climbs by its own gradient."""
-        if self._second is not None and self._second.is_recorded and self._radius > 0:
-            self._second.set_gradients_aside()
+        """Stashes the gradients that earlier batches have accumulated: e(w) is computed from this batch alone."""
+        if self._second_pass is not None and self._second_pass.is_recorded and self._radius > 0:
+            self._second_pass.stash_gradients()
 
+    @override
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replaces the gradient at w by the gradient at w + e(w)."""
-        second = self._second
-        if second is None or not second.is_recorded:
+        second_pass = self._second_pass
+        if second_pass is None or not second_pass.is_recorded:
             return
-        second.conclude_first()
-        if self._radius == 0:  # a batch that SAM cannot repeat has been refused now, not when SAM is due
-            second.disarm()
+        second_pass.end_first_pass()
+        if self._radius == 0:  # the first step of a training in which SAM acts later
+            second_pass.discard()
             return
-        perturbation = self._perturbation = self._renewed(trainer, pl_module)
+        perturbation = self._perturbation = self._current_perturbation(trainer, pl_module)
         with perturbation.ascended(self._radius) as norm:
-            self._say_what_does_not_move(trainer, perturbation)
-            loss = second.run()
-        if second.loss is not None:
-            self._note(trainer, norm, second.loss, loss)
+            self._warn_of_16_bit_weights(trainer, perturbation)
+            perturbed_loss = second_pass.repeat()
+        if second_pass.loss is not None:
+            self._record(trainer, norm, second_pass.loss, perturbed_loss)
 
+    @override
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
-        """Leaves the step out if a loss or a gradient is not finite; a gradient scaler does so by itself."""
-        unhealthy, self._unhealthy = self._unhealthy, None
-        if unhealthy is None or not self._skip_nonfinite or getattr(trainer.precision_plugin, "scaler", None):
+        """Skips the optimizer step if a loss or gradient is not finite, unless a gradient scaler does."""
+        is_nonfinite = self._monitor.pop_nonfinite()
+        if is_nonfinite is None or not self._skip_nonfinite or getattr(trainer.precision_plugin, "scaler", None):
             return
-        # A loss can be finite and its gradient not: what the optimizer is about to get is looked at, too.
+        # The gradient of a finite loss may be infinite, so the gradient that the optimizer gets is checked too.
         parameters = optimized_parameters(trainer)
         gradients = [gradient for p in parameters if (gradient := p.grad) is not None]
-        unhealthy = torch.maximum(unhealthy, (~is_finite(gradients)).to(unhealthy))
+        is_nonfinite = torch.maximum(is_nonfinite, (~is_finite(gradients)).to(is_nonfinite))
         if trainer.world_size > 1:
-            unhealthy = trainer.strategy.reduce(unhealthy, reduce_op="sum")
-        if unhealthy.item() > 0:
+            is_nonfinite = trainer.strategy.reduce(is_nonfinite, reduce_op="sum")
+        if is_nonfinite.item() > 0:
             for parameter in parameters:
-                parameter.grad = None  # an optimizer leaves a parameter without a gradient alone
-            self._say(
+                parameter.grad = None  # an optimizer does not update a parameter without a gradient
+            self._warn_once(
                 trainer,
                 "skipped",
-                f"SAM: a loss or gradient was not finite at step {trainer.global_step}, and the step was left out; so"
-                " will be others. If it happens often, lower `rho` or the learning rate.",
+                f"SAM: a loss or gradient was not finite at step {trainer.global_step}, and the optimizer step was"
+                " skipped. Further ones will be skipped without a warning. If it happens often, lower `rho` or the"
+                " learning rate.",
             )
 
+    @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Lets go of the batch, and logs now and then."""
-        if self._second is not None:
-            self._second.disarm()
-        if self._step and trainer.global_step > self._global_step:
-            self._logged = _times_to_log(trainer, trainer.global_step)
-            means = {f"sam/{name}": float(torch.stack(values).mean()) for name, values in self._step.items()}
-            self._step = {}
-            log_scalars(trainer, means, self._global_step)
+        """Discards the recorded batch, and logs every ``log_every_n_steps``."""
+        if self._second_pass is not None:
+            self._second_pass.discard()
+        if trainer.global_step > self._global_step and (means := self._monitor.pop_scalars()):
+            self._num_logged = _num_logged(trainer, trainer.global_step)
+            log_scalars(trainer, {f"sam/{name}": mean for name, mean in means.items()}, self._global_step)
 
+    @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Frees the copy of the weights: the memory may be wanted."""
+        """Frees the memory of the copy of the weights."""
         self._perturbation = None
 
+    @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks whether anything is learned at all."""
+        """Warns once if the training loss does not fall."""
         self._release()
-        total, self._epoch_loss = self._epoch_loss, None
-        steps, self._epoch_steps = self._epoch_steps, 0
-        known = math.isfinite(self._steps)
-        enough = max(_STEPS_TO_JUDGE, _SHARE_TO_JUDGE * self._steps) if known else _STEPS_OF_NO_END
-        if total is None or trainer.global_step < enough or "stuck" in self._said:
+        total, number = self._monitor.pop_epoch()
+        is_judged = "stuck" not in self._warned and can_be_judged(trainer.global_step, self._num_training_steps)
+        if total is None or not is_judged:
             return
-        first = [float(loss) for loss in self._first_losses]
-        loss = float(total) / steps
-        if all(map(math.isfinite, [*first, loss])) and is_stuck(first, loss, _num_outputs(pl_module)):
-            self._say(
+        loss = float(total) / number
+        if self._monitor.is_stuck(loss, _num_classes(pl_module)):
+            self._warn_once(
                 trainer,
                 "stuck",
                 f"SAM: after {trainer.global_step} steps the training loss is {loss:.4g}, no better than at the start"
@@ -282,99 +291,110 @@ class SAM(Callback):
                 " `rho`, or let it rise with `warmup=0.3`.",
             )
 
+    @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Lets go of everything: the Trainer does not call ``teardown``."""
+        """Restores the weights and deletes what belongs to the run: the Trainer does not call ``teardown``."""
         self._release()
-        self._forget()
+        self._reset()
 
+    @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Lets go of everything."""
+        """Deletes what belongs to the run."""
         if stage == "fit":
             self._release()
-            self._forget()
+            self._reset()
 
     def _release(self) -> None:
-        if self._second is not None:
-            self._second.disarm()
+        """Restores the weights and the strategy, and frees the memory of the copy."""
+        if self._second_pass is not None:
+            self._second_pass.discard()
         if self._perturbation is not None:
-            self._perturbation.restore()  # an interrupt can hit the way back itself
-        self._perturbation = self._second = None
+            self._perturbation.restore()  # an interrupt may have stopped the restoring itself
+        self._perturbation = self._second_pass = None
 
     def _radius_of_step(self, trainer: pl.Trainer) -> float:
         if self._rho == 0:
             return 0.0
-        late = {} if is_rehearsal(trainer) else {"start": self._start, "warmup": self._warmup}
-        # In a rehearsal SAM is at its full strength: what is found has to hold then, too.
+        # A rehearsal uses the full radius from its start: what it finds has to hold for the whole training.
+        shares = {} if is_rehearsal(trainer) else {"start": self._start, "warmup": self._warmup}
         return perturbation_radius(
-            trainer.global_step, self._rho, every=self._every, num_training_steps=self._steps, **late
+            trainer.global_step,
+            self._rho,
+            interval=self._interval,
+            num_training_steps=self._num_training_steps,
+            **shares,
         )
 
-    def _renewed(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Perturbation:
-        """The perturbation of the optimizer's parameters: the one there is, or a new one if they have changed."""
-        there, groups = self._perturbation, trainer.optimizers[0].param_groups
-        if there is not None and len(there.parameters) == sum(len(group["params"]) for group in groups):
-            return there
-        only = self._chosen(trainer, pl_module)
+    def _current_perturbation(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Perturbation:
+        """The perturbation of the optimizer's parameters; a new one if parameters have been added to the optimizer."""
+        present, groups = self._perturbation, trainer.optimizers[0].param_groups
+        if present is not None and len(present.parameters) == sum(len(group["params"]) for group in groups):
+            return present
+        only = self._chosen_parameters(trainer, pl_module)
         return Perturbation(optimized_parameters(trainer), self._rho, adaptive=self._adaptive, eta=self._eta, only=only)
 
-    def _chosen(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Tensor] | None:
-        """What ``params`` chooses; ``None`` for all. Refuses a choice of which nothing is trained."""
+    def _chosen_parameters(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Tensor] | None:
+        """The parameters that ``params`` chooses; ``None`` for all. Refuses a choice of which nothing is trained."""
         if self._params == "all":
             return None
         named = list(pl_module.named_parameters())
         if self._params == "norm":
             chosen = norm_parameters(pl_module)
         else:
-            chosen = [parameter for name, parameter in named if self._params(name, parameter)]
+            chosen = [
+                parameter
+                for name, parameter in named
+                if check_bool("the result of `params`", self._params(name, parameter))
+            ]
         trained = {id(parameter) for parameter in optimized_parameters(trainer) if parameter.requires_grad}
         if not any(id(parameter) in trained for parameter in chosen):
             what = "params='norm'" if self._params == "norm" else "the function `params`"
             raise misconfiguration(
                 trainer,
-                f"SAM: expected {what} to choose parameters that are trained, but of the {len(chosen)} that it chose"
-                f" the optimizer trains none. Names here are like {', '.join(repr(name) for name, _ in named[:3])}.",
+                f"SAM: expected {what} to choose parameters that are trained, but the optimizer trains none of the"
+                f" {len(chosen)} that it chose. Names here are like {', '.join(repr(name) for name, _ in named[:3])}.",
             )
         return list(chosen)
 
-    def _note(self, trainer: pl.Trainer, norm: Tensor, loss: Tensor, loss_there: Tensor) -> None:
-        """Keeps what is logged and watched, on the device."""
-        unhealthy = (~(torch.isfinite(norm) & torch.isfinite(loss_there.to(norm.device)))).float()
-        self._unhealthy = unhealthy if self._unhealthy is None else torch.maximum(self._unhealthy, unhealthy)
+    def _record(self, trainer: pl.Trainer, norm: Tensor, loss: Tensor, perturbed_loss: Tensor) -> None:
+        """Records one batch, without reading from an accelerator."""
+        self._monitor.add_finiteness(norm, perturbed_loss)
+        self._monitor.add_loss(loss, trainer.global_step)
         if self._is_logged:
             scale = torch.full((), 1 / trainer.accumulate_grad_batches, device=loss.device)
             scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
             scale = scale if scaler is None else scaler.scale(scale)
-            entries = {"grad_norm": norm / scale, "sharpness": loss_there - loss, "rho": loss.new_tensor(self._radius)}
-            for name, value in entries.items():
-                self._step.setdefault(name, []).append(value.float())
-        self._epoch_steps += 1
-        if trainer.global_step < _FIRST_STEPS:
-            self._first_losses.append(loss.float())
-        self._epoch_loss = loss.float() if self._epoch_loss is None else self._epoch_loss + loss
+            self._monitor.add_scalars(
+                {
+                    "grad_norm": norm / scale,
+                    "sharpness": perturbed_loss - loss,
+                    "rho": loss.new_tensor(self._radius),
+                }
+            )
 
-    def _say_what_does_not_move(self, trainer: pl.Trainer, perturbation: Perturbation) -> None:
-        """Weights of 16 bits are measured once."""
-        if "coarse" in self._said or is_rehearsal(trainer):
+    def _warn_of_16_bit_weights(self, trainer: pl.Trainer, perturbation: Perturbation) -> None:
+        """Measures in the first step which share of 16-bit weights is not changed, and warns."""
+        if "16 bits" in self._warned or is_rehearsal(trainer):
             return
         if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in perturbation.parameters):
             share = float(perturbation.share_unmoved())
-            self._say(
+            self._warn_once(
                 trainer,
-                "coarse",
-                f"SAM: {share:.0%} of the weights are too coarse to move by rho={self._radius:.3g}, since they have 16"
-                " bits. Keep weights in 32 bits: precision='bf16-mixed' or '16-mixed'.",
+                "16 bits",
+                f"SAM: {share:.0%} of the weights are not changed by rho={self._radius:.3g}, since they have 16 bits."
+                " Keep weights in 32 bits: precision='bf16-mixed' or '16-mixed'.",
             )
-        self._said.add("coarse")
+        self._warned.add("16 bits")
 
-    def _say(self, trainer: pl.Trainer, topic: str, message: str) -> None:
-        """Says it once, and not in a rehearsal, which is meant to go too far."""
-        if topic not in self._said and not is_rehearsal(trainer):
-            self._said.add(topic)
+    def _warn_once(self, trainer: pl.Trainer, topic: str, message: str) -> None:
+        """Warns once for each topic; not in a rehearsal, in which extreme values are expected."""
+        if topic not in self._warned and not is_rehearsal(trainer):
+            self._warned.add(topic)
             rank_zero_warn(message)
 
 
-def _length(trainer: Any) -> float:
-    """The optimizer steps of the whole training; infinite where Lightning cannot tell."""
+def _num_training_steps(trainer: Any) -> float:
+    """The number of optimizer steps of the whole training; infinite if Lightning does not know it."""
     try:
         steps = float(trainer.estimated_stepping_batches)
     except lightning_module_of(trainer, "utilities.exceptions").MisconfigurationException:
@@ -382,13 +402,24 @@ def _length(trainer: Any) -> float:
     return steps if steps > 0 else math.inf
 
 
-def _times_to_log(trainer: Any, steps: int) -> int:
-    """How often a training of so many steps has logged; never without a logger, and not in a rehearsal."""
+def _num_logged(trainer: Any, steps: int) -> int:
+    """How often a training has logged after this many steps; 0 without a logger and in a rehearsal."""
     interval = trainer.log_every_n_steps
     return steps // interval if interval and trainer.loggers and not is_rehearsal(trainer) else 0
 
 
-def _num_outputs(pl_module: nn.Module) -> int | None:
-    """The number of classes, if the last linear layer tells them."""
+def _num_classes(pl_module: nn.Module) -> int | None:
+    """The number of outputs of the last linear layer, which in a classifier is the number of classes."""
     linear = [layer for layer in pl_module.modules() if isinstance(layer, nn.Linear)]
-    return linear[-1].out_features if linear else None
+    return (linear[-1].out_features or None) if linear else None
+
+
+def _takes(function: Callable[..., Any], number: int) -> bool:
+    """Whether a function can be called with this number of positional arguments; ``True`` if it has no signature."""
+    try:
+        inspect.signature(function).bind(*range(number))
+    except TypeError:
+        return False
+    except ValueError:  # a built-in function
+        return True
+    return True

@@ -1,65 +1,95 @@
-"""What SAM cannot act in, refused before the first step with what to do instead."""
+"""The trainings in which SAM cannot act. They are refused before the first step, with advice."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
-from lightning_hp.trainer import STRATEGIES_IN_WORDS, is_supported, misconfiguration
+from lightning_hp.trainer import STRATEGIES_IN_WORDS, is_supported, misconfiguration, uninitialized_parameters
 
 
 def refuse_setting(trainer: Any, pl_module: Any, needs_end: bool) -> None:
-    """Raises for manual optimization, a foreign strategy, a step that draws its own batches, a training without end."""
+    """Raises for manual optimization, another strategy, lazy layers, a step that draws batches, an endless training.
+
+    Args:
+        trainer: The Trainer.
+        pl_module: Its module.
+        needs_end: Whether a training without an end is refused.
+
+    Raises:
+        MisconfigurationException: For each of these.
+
+    """
     if not pl_module.automatic_optimization:
         raise misconfiguration(
             trainer,
-            "SAM: expected automatic optimization, got `automatic_optimization = False`: the step is your own code"
-            " then. Return the loss from `training_step` instead, or use `lightning_hp.functional.Perturbation` in it.",
+            "SAM: expected automatic optimization, but got `automatic_optimization = False`, where the step is your own"
+            " code. Return the loss from `training_step` instead, or use `lightning_hp.functional.Perturbation` in it.",
         )
     if not is_supported(trainer.strategy):
         raise misconfiguration(
             trainer,
             "SAM: expected a strategy whose weights and gradients are in the module"
-            f" ({STRATEGIES_IN_WORDS}), got {type(trainer.strategy).__name__}. Train under one of these.",
+            f" ({STRATEGIES_IN_WORDS}), but got {type(trainer.strategy).__name__}. Train under one of these.",
+        )
+    if lazy := uninitialized_parameters(pl_module):
+        raise misconfiguration(
+            trainer,
+            f"SAM: expected initialized parameters, but got uninitialized lazy ones: {', '.join(lazy[:3])}. Run one"
+            " batch through the model before `fit`.",
         )
     if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
         raise misconfiguration(
             trainer,
-            "SAM: expected `training_step(batch, batch_idx)`, got one with `dataloader_iter`: a batch that it draws"
-            " cannot be drawn twice. Take the batch as an argument.",
+            "SAM: expected `training_step(batch, batch_idx)`, but got one with `dataloader_iter`: a batch that the step"
+            " draws cannot be drawn twice. Take the batch as an argument.",
         )
     if needs_end and trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise misconfiguration(
             trainer,
-            "SAM: expected a training with an end, which `start` and `warmup` are shares of, got `max_epochs=-1`. Set"
-            " `max_epochs` or `max_steps`.",
+            "SAM: expected a training with an end, which `start` and `warmup` are shares of, but got `max_epochs=-1`."
+            " Set `max_epochs` or `max_steps`.",
         )
 
 
-def refuse_second(trainer: Any, all_of_them: list[Any]) -> None:
-    """Raises for two: each would repeat the step of the other."""
-    number = len(set(map(id, all_of_them)))
+def refuse_second_sam(trainer: Any, callbacks: list[Any]) -> None:
+    """Raises for two SAM callbacks: each would repeat the step of the other.
+
+    Raises:
+        MisconfigurationException: If ``callbacks`` are different objects.
+
+    """
+    number = len(set(map(id, callbacks)))
     if number > 1:
         raise misconfiguration(
-            trainer, f"SAM: expected one SAM, got {number}: each would climb by itself. Leave one in `callbacks`."
+            trainer,
+            f"SAM: expected one SAM, but got {number}, each of which would perturb the weights. Leave one in"
+            " `callbacks`.",
         )
 
 
 def refuse_optimizer(trainer: Any) -> None:
-    """Raises for optimizers that go backward more than once by themselves, and for none."""
+    """Raises for optimizers that run more than one backward pass by themselves, and for no optimizer.
+
+    Raises:
+        MisconfigurationException: For each of these.
+
+    """
     for optimizer in trainer.optimizers:
         names = [base.__name__ for base in type(optimizer).__mro__]
         if "_MockOptimizer" in names:
-            raise misconfiguration(trainer, "SAM: expected `configure_optimizers` to return an optimizer, got none.")
+            raise misconfiguration(
+                trainer, "SAM: expected `configure_optimizers` to return an optimizer, but got none."
+            )
         if "LBFGS" in names:
             raise misconfiguration(
                 trainer,
-                "SAM: expected an optimizer that takes one gradient a step, got LBFGS, which asks for many. Use SGD,"
-                " Adam or another first-order optimizer.",
+                "SAM: expected an optimizer that takes one gradient per step, but got LBFGS, which takes several. Use"
+                " SGD, Adam or another first-order optimizer.",
             )
         if any(name.endswith("SAM") for name in names) or hasattr(optimizer, "first_step"):
             raise misconfiguration(
                 trainer,
-                f"SAM: expected the base optimizer, got {type(optimizer).__name__}, which is SAM already and asks for a"
-                " closure of its own. Return its base optimizer (SGD, AdamW ...) from `configure_optimizers`.",
+                f"SAM: expected the base optimizer, but got {type(optimizer).__name__}, which is SAM already and needs"
+                " a closure of its own. Return its base optimizer (SGD, AdamW ...) from `configure_optimizers`.",
             )

@@ -1,232 +1,220 @@
-"""The second forward and backward pass through a training step, of which nobody hears.
+"""The second forward and backward pass through a training step, of which only the gradient is kept.
 
-A strategy's ``training_step`` is shadowed for one call, so that the second pass starts where the first did: with the
-same arguments, the same dice, after whatever other callbacks and hooks have done to the batch. The second pass goes
-through the strategy and the precision plugin, as the first does, but past the backward hooks of others. What it logs is
-not heard and what it writes besides gradients is taken back.
+The ``training_step`` of the strategy is replaced for one call, so that the second pass gets the same arguments and the
+same random state as the first, after all that other callbacks and hooks have done to the batch. The second pass runs
+through the strategy and the precision plugin, as the first does, but not through the backward hooks of others. What it
+logs is discarded, and what it writes besides gradients is undone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_hp.second_pass.batch_copy import copy_batch
+from lightning_hp.second_pass.recorded_call import RecordedCall
 from lightning_hp.second_pass.side_effects import SideEffects
-from lightning_hp.second_pass.uncounted_writes import STEPS_TO_LOOK, SilentWrites, fingerprints
-from lightning_hp.snapshot import RandomStreams, put_back_dict
-from lightning_hp.trainer import SilentLogger, is_apart, misconfiguration
+from lightning_hp.second_pass.uncounted_writes import FINGERPRINTED_STEPS, UncountedWrites
+from lightning_hp.snapshot import RandomState, restore_dict
+from lightning_hp.trainer import misconfiguration, muted, no_op, ranks_are_independent
 
 
 class SecondPass:
-    """Runs a training step's forward and backward pass once more.
+    """Repeats the forward and backward pass of a training step.
 
-    :meth:`arm` before the step, :meth:`set_gradients_aside` in ``on_before_backward``; in ``on_after_backward``
-    :meth:`conclude_first`, then move the weights, :meth:`run`, and move them back; :meth:`disarm` whenever the step is
-    over.
+    The order of the calls: :meth:`record_next_step` before the step; :meth:`stash_gradients` in ``on_before_backward``;
+    in ``on_after_backward`` :meth:`end_first_pass`, then move the weights, :meth:`repeat`, and restore the weights;
+    :meth:`discard` at the end of the step, however it ends.
 
     Args:
         trainer: The Trainer, inside ``fit``.
         module: Its module.
-        silent: What is known of the training's silent writes, to be handed to the next one.
+        uncounted_writes: The tensors that are known to be written without a change of their versions; pass the same
+            object in the whole training.
 
     Raises:
-        MisconfigurationException: If the module holds an iterator, which a step would draw from twice.
+        MisconfigurationException: If the module holds an iterator, from which both passes would draw.
 
     """
 
-    def __init__(self, trainer: Any, module: Any, silent: SilentWrites | None = None) -> None:
+    def __init__(self, trainer: Any, module: Any, uncounted_writes: UncountedWrites | None = None) -> None:
         self._trainer = trainer
         self._module = module
         optimized = optimized_parameters(trainer)
-        known = {id(parameter) for parameter in optimized}
-        # Found once: a walk over all layers takes longer than all else here.
-        self._not_optimized = [parameter for parameter in module.parameters() if id(parameter) not in known]
+        ids = {id(parameter) for parameter in optimized}
+        # Listed once, since the walk over all layers takes longer than everything else here.
+        self._not_optimized = [parameter for parameter in module.parameters() if id(parameter) not in ids]
         trained = [parameter for parameter in optimized if parameter.requires_grad]
-        self._effects = SideEffects(module, trained, SilentWrites() if silent is None else silent)
-        if one_way := self._effects.one_way():
+        self._effects = SideEffects(module, trained, uncounted_writes or UncountedWrites())
+        if iterators := self._effects.iterators():
             raise misconfiguration(
                 trainer,
-                f"Expected a module whose training step can be repeated, got an iterator on it ({one_way[0]}), and what"
-                " is drawn from it is gone. Combine loaders with a `CombinedLoader`, or keep a list and a position.",
+                f"Expected a module whose training step can be repeated, but got an iterator on it ({iterators[0]}),"
+                " and what is drawn from it cannot be drawn again. Combine loaders with a `CombinedLoader`, or keep a"
+                " list and a position.",
             )
+        self._num_recorded = 0
+        # The method of the strategy that is replaced while a step is recorded, if the strategy's `__dict__` has one.
+        self._replaced: dict[str, Any] | None = None
+        self._gradient_sync: bool | None = None
+        self._call: RecordedCall | None = None
+        self._random_before: RandomState | None = None
+        self._random_after: RandomState | None = None
         self._parameters: list[Tensor] = []
-        self._stash: list[tuple[Tensor, Tensor]] = []
-        self._looks = 0
-        self._prints: list[int] = []
-        self._arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._streams_before: RandomStreams | None = None
-        self._streams_after: RandomStreams | None = None
-        self._versions: list[tuple[Tensor, int]] = []
-        self._sync: bool | None = None
-        self._shadowed: dict[str, Any] | None = None
-        #: The loss of the first pass, on its own scale.
+        self._stashed: list[tuple[Tensor, Tensor]] = []
+        #: The loss of the first pass, without accumulation or gradient scaling, shape ``()``.
         self.loss: Tensor | None = None
 
     @property
     def is_recorded(self) -> bool:
-        """Whether a first pass has gone by that can be repeated."""
-        return self._arguments is not None
+        """Whether a first pass has been recorded that can be repeated."""
+        return self._call is not None
 
-    def arm(self, synchronise: bool | None) -> None:
-        """Listens to the next training step.
+    def record_next_step(self, synchronize: bool | None) -> None:
+        """Records the arguments and the random state of the next training step.
 
         Args:
-            synchronise: Whether its backward pass averages the gradient over the processes of DDP; ``None``: as it
-                would.
+            synchronize: Whether its backward pass averages the gradient over the processes of DDP; ``None``: as
+                Lightning has set it.
 
         """
-        self.disarm()  # a batch may have been skipped
+        self.discard()  # the step that was to be recorded before may have been skipped
         strategy = self._trainer.strategy
         step = strategy.training_step
-        self._shadowed = dict(vars(strategy))
+        self._replaced = {name: value for name, value in vars(strategy).items() if name == "training_step"}
 
-        def listen(*args: Any, **kwargs: Any) -> Any:
-            self._stop_listening()
-            self._record(args, kwargs, synchronise)
+        def recorded_step(*args: Any, **kwargs: Any) -> Any:
+            self._restore_strategy()
+            self._begin_first_pass(args, kwargs, synchronize)
             output = step(*args, **kwargs)
             loss = _loss_of(output)
             self.loss = None if loss is None else loss.detach().clone()
             return output
 
-        vars(strategy)["training_step"] = listen
+        vars(strategy)["training_step"] = recorded_step
 
-    def disarm(self) -> None:
-        """The step is over, however it ended: everything is as if nobody had listened."""
-        self._stop_listening()
-        self._synchronise_as_planned()
-        self._arguments, self._versions, self.loss = None, [], None
-        self._streams_before = self._streams_after = None
-        self._parameters, self._stash, self._prints = [], [], []
-        self._effects.forget()
+    def discard(self) -> None:
+        """Deletes the record of the step and restores the strategy."""
+        self._restore_strategy()
+        self._restore_gradient_sync()
+        self._call = self.loss = None
+        self._random_before = self._random_after = None
+        self._parameters, self._stashed = [], []
+        self._effects.clear()
 
-    def set_gradients_aside(self) -> None:
-        """Takes what has been accumulated, of the optimizer's parameters and of the module's others, out of ``.grad``.
+    def stash_gradients(self) -> None:
+        """Moves the gradients accumulated so far, of all parameters of the optimizer and the module, out of ``.grad``.
 
-        The first backward pass then finds nothing, and the second one adds to what was set aside.
+        The first backward pass then starts without gradients, and the second one adds to the stashed ones.
         """
         self._parameters = [*optimized_parameters(self._trainer), *self._not_optimized]
-        self._stash = [(parameter, grad) for parameter in self._parameters if (grad := parameter.grad) is not None]
-        for parameter, _ in self._stash:
+        self._stashed = [(parameter, grad) for parameter in self._parameters if (grad := parameter.grad) is not None]
+        for parameter, _ in self._stashed:
             parameter.grad = None
 
-    def conclude_first(self) -> None:
-        """Keeps what the first pass has left, which is to stay; refuses a batch that it wrote into."""
-        self._refuse_a_changed_batch()
-        self._synchronise_as_planned()
-        self._streams_after = RandomStreams(self._trainer.strategy.root_device)
-        self._effects.after()
+    def end_first_pass(self) -> None:
+        """Saves the state that the first pass has left; refuses a batch that it has written.
 
-    def run(self) -> Tensor:
-        """The second pass: adds its gradient to what was set aside.
-
-        Returns:
-            The loss, on its own scale, shape ``()``, detached.
+        Raises:
+            MisconfigurationException: If a tensor of the batch was written in place.
 
         """
-        before, after = self._streams_before, self._streams_after
-        assert self._arguments is not None
+        assert self._call is not None
+        self._call.refuse_writes()
+        self._restore_gradient_sync()
+        self._random_after = RandomState(self._trainer.strategy.root_device)
+        self._effects.end_first_pass()
+
+    def repeat(self) -> Tensor:
+        """Runs the second pass, which adds its gradient to the stashed ones.
+
+        Returns:
+            The loss, without accumulation or gradient scaling, shape ``()``, detached.
+
+        Raises:
+            MisconfigurationException: If the step returns no loss this time.
+
+        """
+        call, before, after = self._call, self._random_before, self._random_after
+        assert call is not None
         assert before is not None
         assert after is not None
-        args, kwargs = self._arguments
-        trainer, module, strategy = self._trainer, self._module, self._trainer.strategy
-        surroundings = dict(vars(trainer))
-        results, hook = trainer._results, trainer._logger_connector._current_fx
         try:
-            trainer._loggers = [SilentLogger(logger) for logger in trainer.loggers]
-            vars(module).update(log=_hear_nothing, log_dict=_hear_nothing)
-            # A method that was taken from the module earlier, or `super().log`, ends here.
-            vars(results).update(log=_hear_nothing, reset=_hear_nothing)
-            before.restore()
-            self._effects.replay()
-            for leaf in self._batch():  # of an attack on the input
-                if leaf.is_leaf and leaf.grad is not None:
-                    leaf.grad = None
-            loss = _loss_of(strategy.training_step(*args, **kwargs))
-            # A step that goes backward by itself (for an attack on its input, say) leaves gradients behind, which
-            # Lightning clears before the backward pass.
-            for parameter in self._parameters:
-                parameter.grad = None
-            for parameter, grad in self._stash:
-                parameter.grad = grad
-            if loss is None:
-                raise misconfiguration(
-                    trainer,
-                    "Expected `training_step` to return a loss for the same batch again, got none: SAM repeats the step"
-                    " at perturbed weights. Decide by the batch, not by chance or by a count of your own.",
-                )
-            value = loss.detach().clone()
-            loss = loss / trainer.accumulate_grad_batches
-            scaler = getattr(trainer.precision_plugin, "scaler", None)
-            if scaler is not None:
-                loss = scaler.scale(loss)
-            strategy.pre_backward(loss)
-            trainer.precision_plugin.backward(loss, module, trainer.optimizers[0])
-            strategy.post_backward(loss)
+            with _logging_discarded(self._trainer, self._module):
+                before.restore()
+                self._effects.rewind_generators()
+                call.clear_gradients()
+                loss = _loss_of(self._trainer.strategy.training_step(*call.args, **call.kwargs))
+                self._unstash_gradients()
+                if loss is None:
+                    raise misconfiguration(
+                        self._trainer,
+                        "Expected `training_step` to return a loss for the same batch again, but got none: SAM repeats"
+                        " the step at perturbed weights. Whether a step returns a loss may depend on the batch, not on"
+                        " random numbers or a counter.",
+                    )
+                value = loss.detach().clone()
+                self._backward(loss)
         finally:
-            put_back_dict(vars(trainer), surroundings)
-            for name in ("log", "reset"):
-                vars(results).pop(name, None)
-            trainer._logger_connector._current_fx = hook
-            self._effects.put_back()  # the muting of the module's log is among it
+            self._effects.restore()
             after.restore()
-            self._arguments = None
+            self._call = None
         return value
 
-    def _stop_listening(self) -> None:
-        if self._shadowed is not None:
+    def _begin_first_pass(self, args: tuple[Any, ...], kwargs: dict[str, Any], synchronize: bool | None) -> None:
+        detect_uncounted = self._num_recorded < FINGERPRINTED_STEPS
+        self._num_recorded += 1
+        self._call = RecordedCall(self._trainer, args, kwargs, detect_uncounted=detect_uncounted)
+        self._effects.begin_first_pass()
+        self._random_before = RandomState(self._trainer.strategy.root_device)
+        ddp = self._trainer.strategy.model
+        if synchronize is not None and isinstance(ddp, DistributedDataParallel):
+            self._gradient_sync = ddp.require_backward_grad_sync
+            # The reducer of a static graph has to see every backward pass.
+            wanted = synchronize or bool(ddp.static_graph)
+            ddp.require_backward_grad_sync = wanted and not ranks_are_independent(self._trainer)
+
+    def _unstash_gradients(self) -> None:
+        """Restores the stashed gradients and removes those of the training step's own backward passes.
+
+        Lightning clears such gradients before the backward pass too.
+        """
+        for parameter in self._parameters:
+            parameter.grad = None
+        for parameter, grad in self._stashed:
+            parameter.grad = grad
+
+    def _backward(self, loss: Tensor) -> None:
+        trainer = self._trainer
+        loss = loss / trainer.accumulate_grad_batches
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            loss = scaler.scale(loss)
+        trainer.strategy.pre_backward(loss)
+        trainer.precision_plugin.backward(loss, self._module, trainer.optimizers[0])
+        trainer.strategy.post_backward(loss)
+
+    def _restore_strategy(self) -> None:
+        if self._replaced is not None:
             attributes = vars(self._trainer.strategy)
-            if "training_step" in self._shadowed:
-                attributes["training_step"] = self._shadowed["training_step"]
+            if self._replaced:
+                attributes.update(self._replaced)
             else:
                 attributes.pop("training_step", None)
-        self._shadowed = None
+        self._replaced = None
 
-    def _record(self, args: tuple[Any, ...], kwargs: dict[str, Any], synchronise: bool | None) -> None:
-        # Containers are copied, so that a step may take its batch apart; tensors are watched.
-        self._arguments, tensors = copy_batch((args, kwargs))
-        self._versions = [(leaf, leaf._version) for leaf in tensors if not leaf.is_inference()]
-        self._prints = fingerprints(self._batch()) if self._looks < STEPS_TO_LOOK else []
-        self._looks += 1
-        if any(leaf.grad_fn is not None for leaf, _ in self._versions):
-            raise misconfiguration(
-                self._trainer,
-                "Expected a batch of plain data, got a tensor with a graph of its own: SAM goes backward twice, and the"
-                " graph is gone after the first. Compute it in `training_step`, or detach it.",
-            )
-        self._effects.before()
-        self._streams_before = RandomStreams(self._trainer.strategy.root_device)
+    def _restore_gradient_sync(self) -> None:
         ddp = self._trainer.strategy.model
-        if synchronise is not None and isinstance(ddp, DistributedDataParallel):
-            self._sync = ddp.require_backward_grad_sync
-            ddp.require_backward_grad_sync = (synchronise or bool(ddp.static_graph)) and not is_apart(self._trainer)
-
-    def _synchronise_as_planned(self) -> None:
-        """The backward passes from here on reach the other processes when Lightning wants them to."""
-        ddp = self._trainer.strategy.model
-        if self._sync is not None and isinstance(ddp, DistributedDataParallel):
-            ddp.require_backward_grad_sync = self._sync
-        self._sync = None
-
-    def _batch(self) -> list[Tensor]:
-        return [leaf for leaf, _ in self._versions]
-
-    def _refuse_a_changed_batch(self) -> None:
-        is_written = any(leaf._version != version for leaf, version in self._versions)
-        if is_written or (self._prints and fingerprints(self._batch()) != self._prints):
-            raise misconfiguration(
-                self._trainer,
-                "Expected `training_step` to leave its batch as it is, got a tensor of it that was written in place:"
-                " SAM repeats the step on the same batch. Work on a copy (`x = x.clone()`), or write in"
-                " `on_after_batch_transfer`.",
-            )
+        if self._gradient_sync is not None and isinstance(ddp, DistributedDataParallel):
+            ddp.require_backward_grad_sync = self._gradient_sync
+        self._gradient_sync = None
 
 
 def optimized_parameters(trainer: Any) -> list[Tensor]:
-    """What the only optimizer of a training holds."""
+    """The parameters of the first optimizer of a training."""
     return [parameter for group in trainer.optimizers[0].param_groups for parameter in group["params"]]
 
 
@@ -235,5 +223,23 @@ def _loss_of(output: Any) -> Tensor | None:
     return loss if isinstance(loss, Tensor) else None
 
 
-def _hear_nothing(*args: Any, **kwargs: Any) -> None:
-    pass
+@contextmanager
+def _logging_discarded(trainer: Any, module: Any) -> Iterator[None]:
+    """A context in which everything that the module logs is discarded."""
+    results, connector, attributes = trainer._results, trainer._logger_connector, vars(module)
+    saved, hook = dict(vars(trainer)), connector._current_fx
+    own = {name: attributes[name] for name in ("log", "log_dict") if name in attributes}
+    try:
+        attributes.update(log=no_op, log_dict=no_op)
+        # Calls of `super().log`, or of a method that was looked up earlier, end here.
+        vars(results).update(log=no_op, reset=no_op)
+        with muted(trainer):
+            yield
+    finally:
+        restore_dict(vars(trainer), saved)
+        connector._current_fx = hook
+        for name in ("log", "reset"):
+            vars(results).pop(name, None)
+        for name in ("log", "log_dict"):
+            attributes.pop(name, None)
+        attributes.update(own)

@@ -1,233 +1,144 @@
-"""What a training step writes besides gradients, so that a second pass through the same step can be undone.
+"""What a training step writes besides gradients, saved so that the side effects of a second pass can be undone.
 
-A whole snapshot would copy the weights in each step. Here small buffers (running statistics, which torch writes without
-counting a version) are copied in any case, and of the other tensors those that the first pass wrote, as their version
-counters tell, or a look at what is in them: metric states, a memory bank, a teacher's weights. Lists, dicts, counters
-and generators that hang on the user's own modules and objects are remembered by identity, which costs microseconds.
+A snapshot of everything would copy the weights in each step. Instead, only these tensors are copied: small buffers
+(running statistics, which torch writes without counting), and of all other tensors those that the first pass has
+written, by their version counters or fingerprints (metric states, a memory bank, a teacher's weights). Lists, dicts,
+counters and random generators on the user's modules and objects are saved by ``module_state``.
 """
 
 from __future__ import annotations
 
-import io
-import random
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_hp.functional.gradients import local_part
-from lightning_hp.second_pass.uncounted_writes import SilentWrites, place_of
-from lightning_hp.snapshot import (
-    attributes_of,
-    is_expanded,
-    put_back_array,
-    put_back_dict,
-    put_back_sequence,
-    put_back_slots,
-    slots_of,
-    undo_of_stream,
-)
+from lightning_hp.second_pass.module_state import ModuleState
+from lightning_hp.second_pass.uncounted_writes import UncountedWrites, address_of
+from lightning_hp.snapshot import is_expanded, undo_of_generator
 
-# Elements of longer containers are not looked at one by one in each step, and longer dicts are not even copied.
-_MAX_DESCEND = 100
-_MAX_COPY = 10_000
-_MAX_ARRAY_BYTES = 1 << 16
 _SMALL_BYTES = 1 << 20
-
-_PLAIN = (str, bytes, int, float, complex, bool, type(None), torch.device, torch.dtype, torch.Size, type)
-_CLOSED = (nn.Module, DataLoader, Dataset, Sampler, nn.Parameter)  # modules are opened by themselves, see below
-_STREAMS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
-# What every module has, and what nothing writes while it trains.
-_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 
 
 class SideEffects:
-    """What one pass through ``module`` writes besides gradients, and how to take the next pass back.
+    """What the first pass through ``module`` writes besides gradients; undoes what the second pass writes.
 
-    :meth:`before` notes what there is, :meth:`after` keeps what the pass has made of it, :meth:`replay` sets the
-    module's own random streams to where they were before, and :meth:`put_back` makes everything what it was at
-    :meth:`after`. Parameters are part of it only if the pass itself wrote them, in place.
+    :meth:`begin_first_pass` and :meth:`end_first_pass` enclose the first pass. :meth:`rewind_generators` before the
+    second pass restores the random generators on the module; :meth:`restore` after it restores everything to the state
+    at :meth:`end_first_pass`. Parameters are restored only if the training step itself wrote them in place.
 
     Args:
         module: The module. Layers that are added to it later are not known.
-        trained: The parameters that the optimizer trains: who moves these cares for them.
-        silent: Knows which of the others are written past their versions.
+        trained: The parameters that the optimizer trains. The caller restores their values if it moves them.
+        uncounted_writes: Detects writes to the other parameters and large buffers that torch does not count.
 
     """
 
-    def __init__(self, module: nn.Module, trained: Iterable[Tensor], silent: SilentWrites) -> None:
-        layers = list(module.modules())
+    def __init__(self, module: nn.Module, trained: Iterable[Tensor], uncounted_writes: UncountedWrites) -> None:
+        self._module_state = ModuleState(module)
+        self._uncounted_writes = uncounted_writes
         known = {id(t): t for t in (*module.parameters(), *module.buffers()) if not t.is_inference()}
         small = {id(buffer) for buffer in module.buffers() if _is_small(buffer)}
         self._known = set(known)
-        self._small = [known[name] for name in known if name in small and not is_expanded(known[name])]
-        self._watched = [known[name] for name in known if name not in small]
+        self._small_buffers = [known[key] for key in known if key in small and not is_expanded(known[key])]
+        self._parameters_and_large_buffers = [known[key] for key in known if key not in small]
         moved = {id(parameter) for parameter in trained}
-        # A teacher, a large queue.
-        self._others = [tensor for tensor in self._watched if id(tensor) not in moved and not is_lazy(tensor)]
-        self._silent = silent
-        # A user's layer may register its first buffer in its first step.
-        self._buffers = [layer._buffers for layer in layers if layer._buffers or not _is_torchs_own(type(layer))]
-        self._owners = [vars(layer) for layer in layers if not _is_torchs_own(type(layer))]
-        self.forget()
+        # For example the parameters of a teacher, or a large queue.
+        self._untrained = [
+            tensor for tensor in self._parameters_and_large_buffers if id(tensor) not in moved and not is_lazy(tensor)
+        ]
+        self.clear()
 
-    def forget(self) -> None:
-        """Lets go of everything that was kept."""
+    def clear(self) -> None:
+        """Deletes everything that was saved."""
         self._versions: list[int] = []
-        self._loose: dict[int, int] = {}
-        self._begin: list[Callable[[], Any]] = []
+        self._other_versions: dict[int, int] = {}
+        self._rewind: list[Callable[[], Any]] = []
         self._undo: list[Callable[[], Any]] = []
-        self._kept: list[_Kept] = []
-        self._silent.forget()
+        self._saved: list[_SavedTensor] = []
+        self._uncounted_writes.clear_step()
 
-    def before(self) -> None:
-        """Notes versions and streams, before the first pass."""
-        loose, streams, _ = self._walk(keep=False)
-        self._versions = [tensor._version for tensor in self._watched]
-        self._loose = {id(tensor): tensor._version for tensor in loose}
-        self._silent.before(self._others)
-        self._begin = [undo for stream in streams if (undo := undo_of_stream(stream)) is not None]
+    def iterators(self) -> list[str]:
+        """The types of iterators on the module, whose position cannot be restored."""
+        return self._module_state.visit(save=False).iterators
 
-    def after(self) -> None:
-        """Keeps what the first pass left."""
-        loose, streams, _ = self._walk(keep=True)
-        self._undo += [undo for stream in streams if (undo := undo_of_stream(stream)) is not None]
-        silent = self._silent.after(self._others)
-        written = [t for t, version in zip(self._watched, self._versions, strict=True) if t._version != version]
-        written += [tensor for tensor in loose if self._may_be_written(tensor)]
-        self._kept = [_Kept(tensor, None) for tensor in self._small]
-        self._kept += [_Kept(tensor, tensor._version) for tensor in written if id(tensor) not in silent]
-        self._kept += [_Kept(tensor, None) for tensor in self._others if id(tensor) in silent]
+    def begin_first_pass(self) -> None:
+        """Saves the versions of tensors and the state of random generators, before the first pass."""
+        found = self._module_state.visit(save=False)
+        self._versions = [tensor._version for tensor in self._parameters_and_large_buffers]
+        self._other_versions = {id(tensor): tensor._version for tensor in self._unknown(found.tensors)}
+        self._uncounted_writes.begin_step(self._untrained)
+        self._rewind = _save_generators(found.generators)
 
-    def one_way(self) -> list[str]:
-        """Types of iterators on the module, which cannot be set back."""
-        return self._walk(keep=False)[2]
+    def end_first_pass(self) -> None:
+        """Saves the state after the first pass."""
+        found = self._module_state.visit(save=True)
+        self._undo = found.undo + _save_generators(found.generators)
+        uncounted = self._uncounted_writes.end_step(self._untrained)
+        watched = zip(self._parameters_and_large_buffers, self._versions, strict=True)
+        written = [tensor for tensor, version in watched if tensor._version != version]
+        written += [tensor for tensor in self._unknown(found.tensors) if self._may_be_written(tensor)]
+        self._saved = [_SavedTensor(tensor, None) for tensor in self._small_buffers]
+        self._saved += [_SavedTensor(t, t._version) for t in written if id(t) not in uncounted]
+        self._saved += [_SavedTensor(t, None) for t in self._untrained if id(t) in uncounted]
 
-    def replay(self) -> None:
-        """Sets the module's own random streams to where the first pass began."""
-        for undo in self._begin:
-            undo()
+    def rewind_generators(self) -> None:
+        """Restores the random generators on the module to their state before the first pass."""
+        for rewind in self._rewind:
+            rewind()
 
-    def put_back(self) -> None:
-        """Makes everything what it was at :meth:`after`."""
+    def restore(self) -> None:
+        """Restores everything to the state after the first pass."""
         for undo in self._undo:
             undo()
         with torch.no_grad():
-            for kept in self._kept:
-                kept.put_back()
-        self.forget()
+            for saved in self._saved:
+                saved.restore()
+        self.clear()
+
+    def _unknown(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The tensors that are neither parameters nor buffers, or were registered later."""
+        return [tensor for tensor in tensors if id(tensor) not in self._known and not tensor.is_inference()]
 
     def _may_be_written(self, tensor: Tensor) -> bool:
-        """Whether the second pass may write into it: as the first did, or since it is new and small and may be next."""
+        """Whether the second pass may write this tensor: the first pass did, or it is new and small."""
         if (tensor._base is not None and tensor._base.requires_grad) or tensor.grad_fn is not None:
-            return False  # part of a graph
-        before = self._loose.get(id(tensor))
-        if before is None:
+            return False  # it is part of a graph
+        version = self._other_versions.get(id(tensor))
+        if version is None:
             return _is_small(tensor) and not is_expanded(tensor)
-        return tensor._version != before
-
-    def _walk(self, keep: bool) -> tuple[list[Tensor], list[Any], list[str]]:
-        """Tensors (not yet known), random streams and iterators on the user's modules; keeps what containers hold."""
-        tensors: list[Tensor] = []
-        streams: list[Any] = []
-        iterators: list[str] = []
-        undo: list[Callable[[], Any]] = []
-        seen: set[int] = set()
-        open_: list[Any] = []
-        for owner in self._owners:
-            if keep:
-                undo.append(partial(put_back_dict, owner, dict(owner)))
-            open_ += [value for name, value in owner.items() if name not in _OF_EVERY_MODULE]
-        for buffers in self._buffers:
-            if keep:
-                undo.append(partial(put_back_dict, buffers, dict(buffers)))
-            tensors += [buffer for buffer in buffers.values() if buffer is not None]
-        while open_:
-            thing = open_.pop()
-            if isinstance(thing, _PLAIN) or id(thing) in seen:
-                continue
-            seen.add(id(thing))
-            if isinstance(thing, _CLOSED):
-                continue
-            if isinstance(thing, Tensor):
-                tensors.append(thing)
-            elif isinstance(thing, _STREAMS):
-                streams.append(thing)
-            elif isinstance(thing, np.ndarray):
-                if keep and thing.flags.writeable and thing.nbytes <= _MAX_ARRAY_BYTES:
-                    undo.append(partial(put_back_array, thing, thing.copy()))
-            elif isinstance(thing, (dict, list, set, deque, tuple)):
-                if keep and not isinstance(thing, tuple):
-                    undo += _remember(thing)
-                if len(thing) <= _MAX_DESCEND:
-                    open_ += thing.values() if isinstance(thing, dict) else thing
-            elif type(thing) not in _closed_types:
-                attributes, slots = attributes_of(thing), slots_of(thing)
-                if attributes is not None:
-                    open_.append(attributes)
-                if slots:
-                    open_ += slots.values()
-                    if keep:
-                        undo.append(partial(put_back_slots, thing, slots))
-                elif isinstance(thing, Iterator) and not isinstance(thing, io.IOBase) and attributes is None:
-                    iterators.append(type(thing).__name__)
-                elif attributes is None and not _has_slots(type(thing)):
-                    _closed_types.add(type(thing))
-        if keep:
-            self._undo = undo
-        return [t for t in tensors if id(t) not in self._known and not t.is_inference()], streams, iterators
+        return tensor._version != version
 
 
-def _remember(container: Any) -> Iterable[Callable[[], Any]]:
-    """How to make a container hold what it holds now."""
-    if len(container) > _MAX_COPY:
-        return [partial(_cut, container, len(container))] if isinstance(container, list) else []
-    if isinstance(container, dict):
-        return [partial(put_back_dict, container, dict(container))]
-    return [partial(put_back_sequence, container, list(container))]
+class _SavedTensor:
+    """The values and the memory of a tensor.
 
+    Args:
+        tensor: The tensor.
+        version: Its version, if that tells whether it has been written; ``None``: it is restored in any case.
 
-def _cut(container: list[Any], length: int) -> None:
-    """A long list can only have grown."""
-    del container[length:]
+    """
+
+    def __init__(self, tensor: Tensor, version: int | None) -> None:
+        self._tensor, self._version = tensor, version
+        self._memory = local_part(tensor).detach()
+        self._address = address_of(tensor)
+        self._values = self._memory.clone()
+
+    def restore(self) -> None:
+        if self._version is not None and self._tensor._version == self._version:
+            return  # a write would invalidate a graph that the user may have built on the tensor
+        if address_of(self._tensor) != self._address:  # `tensor.data` has been assigned
+            self._tensor.data = self._memory
+        self._memory.copy_(self._values)
 
 
 def _is_small(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() <= _SMALL_BYTES
 
 
-def _is_torchs_own(layer: type) -> bool:
-    """Whether a module is of torch's own making; a user's class that FSDP2 has derived from is not."""
-    return all(base.__module__.partition(".")[0] in ("torch", "builtins") for base in layer.__mro__)
-
-
-# Classes whose objects have nothing to look into: remembered, since this runs in each step.
-_closed_types: set[type] = set()
-
-
-def _has_slots(cls: type) -> bool:
-    return any("__slots__" in vars(base) and base.__module__ != "builtins" for base in cls.__mro__)
-
-
-class _Kept:
-    """What a tensor was, and how it gets there again."""
-
-    def __init__(self, tensor: Tensor, version: int | None) -> None:
-        """A ``version`` tells whether there has been a write; ``None``: it does not."""
-        self._tensor, self._version = tensor, version
-        self._memory = local_part(tensor).detach()
-        self._place = place_of(tensor)
-        self._value = self._memory.clone()
-
-    def put_back(self) -> None:
-        if self._version is not None and self._tensor._version == self._version:
-            return  # to write is to spoil a graph that the user may have built on it
-        if place_of(self._tensor) != self._place:  # `tensor.data = other`
-            self._tensor.data = self._memory
-        self._memory.copy_(self._value)
+def _save_generators(generators: Iterable[Any]) -> list[Callable[[], Any]]:
+    return [undo for generator in generators if (undo := undo_of_generator(generator)) is not None]

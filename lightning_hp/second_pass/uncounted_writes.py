@@ -1,7 +1,8 @@
-"""Writes that leave no trace: ``tensor.data.mul_(0.9)``, ``tensor.data = other``, an array that shares the memory.
+"""Detection of writes that torch does not count: ``tensor.data.mul_(0.9)``, ``tensor.data = other``, NumPy views.
 
-Torch counts a tensor's in-place writes, but not those that go through ``.data``. Whether a step does so is found by a
-fingerprint of all bits, which needs no copy, in the first steps only: it is the same code in each step.
+Torch counts in-place writes in a tensor's version, but not those through ``.data`` or memory shared with an array. A
+training step with such writes makes them every time it runs. A fingerprint of all bits, which needs no copy of the
+tensor, is therefore compared before and after the first steps only.
 """
 
 from __future__ import annotations
@@ -13,81 +14,83 @@ from torch import Tensor
 
 from lightning_hp.functional.gradients import local_part
 
-#: In so many steps it is looked; what has not been written by then is taken not to be.
-STEPS_TO_LOOK = 2
-_CHUNK = 1 << 20
-_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+#: Number of steps in which fingerprints are compared. A write that begins later is not detected.
+FINGERPRINTED_STEPS = 2
+
+_CHUNK_ELEMENTS = 1 << 20
+_INTEGER_TYPES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class SilentWrites:
-    """Which tensors a step writes without their version telling.
+class UncountedWrites:
+    """Which tensors a step writes without a change of their versions.
 
-    Keeps what it has found from step to step, so it should live as long as the training.
+    What was found stays from step to step, so the object should exist as long as the training.
 
     Example:
-        >>> tensor, silent = torch.zeros(3), SilentWrites()
-        >>> silent.before([tensor])
+        >>> tensor, writes = torch.zeros(3), UncountedWrites()
+        >>> writes.begin_step([tensor])
         >>> _ = tensor.data.add_(1)
-        >>> silent.after([tensor]) == {id(tensor)}
+        >>> writes.end_step([tensor]) == {id(tensor)}
         True
 
     """
 
     def __init__(self) -> None:
-        # The tensor itself is kept: an id is a name only as long as its object lives.
-        self._looks: dict[int, tuple[Tensor, int]] = {}
+        # The tensor is kept so that no other object gets its id.
+        self._num_checks: dict[int, tuple[Tensor, int]] = {}
         self._found: set[int] = set()
-        self.forget()
+        self.clear_step()
 
-    def forget(self) -> None:
-        """Lets go of the step, not of what was found."""
-        self._places: dict[int, int] = {}
-        self._prints: dict[int, int] = {}
+    def clear_step(self) -> None:
+        """Deletes what is kept of the present step; what was found stays."""
+        self._addresses: dict[int, int] = {}
+        self._fingerprints: dict[int, int] = {}
 
-    def before(self, tensors: Sequence[Tensor]) -> None:
-        """Notes where the tensors lie, and, in the first steps, what is in them."""
-        self._places = {id(tensor): place_of(tensor) for tensor in tensors}
-        new = [tensor for tensor in tensors if self._looks.get(id(tensor), (None, 0))[1] < STEPS_TO_LOOK]
-        self._prints = dict(zip(map(id, new), fingerprints(new), strict=True))
+    def begin_step(self, tensors: Sequence[Tensor]) -> None:
+        """Saves the addresses of the tensors and, in the first steps, their fingerprints."""
+        self._addresses = {id(tensor): address_of(tensor) for tensor in tensors}
+        new = [tensor for tensor in tensors if self._num_checks.get(id(tensor), (None, 0))[1] < FINGERPRINTED_STEPS]
+        self._fingerprints = dict(zip(map(id, new), fingerprints(new), strict=True))
 
-    def after(self, tensors: Sequence[Tensor]) -> set[int]:
-        """The ids of those that the step writes, now or in an earlier step, or has given other memory."""
-        looked = [tensor for tensor in tensors if id(tensor) in self._prints]
-        for tensor, now in zip(looked, fingerprints(looked), strict=True):
-            self._looks[id(tensor)] = (tensor, self._looks.get(id(tensor), (None, 0))[1] + 1)
-            if now != self._prints[id(tensor)]:
+    def end_step(self, tensors: Sequence[Tensor]) -> set[int]:
+        """The ids of the tensors that were written or moved to other memory, in this step or an earlier one."""
+        checked = [tensor for tensor in tensors if id(tensor) in self._fingerprints]
+        for tensor, fingerprint in zip(checked, fingerprints(checked), strict=True):
+            self._num_checks[id(tensor)] = (tensor, self._num_checks.get(id(tensor), (None, 0))[1] + 1)
+            if fingerprint != self._fingerprints[id(tensor)]:
                 self._found.add(id(tensor))
-        moved = {id(t) for t in tensors if id(t) in self._places and place_of(t) != self._places[id(t)]}
+        addresses = self._addresses
+        moved = {id(t) for t in tensors if id(t) in addresses and address_of(t) != addresses[id(t)]}
         return moved | {id(tensor) for tensor in tensors if id(tensor) in self._found}
 
 
-def place_of(tensor: Tensor) -> int:
-    """Where a tensor's memory begins; 0 for one that has none of its own."""
+def address_of(tensor: Tensor) -> int:
+    """The address of a dense tensor's memory; 0 for a tensor without memory of its own (sparse, sharded)."""
     return tensor.data_ptr() if tensor.layout == torch.strided and local_part(tensor) is tensor else 0
 
 
 @torch.no_grad()
 def fingerprints(tensors: Sequence[Tensor]) -> list[int]:
-    """A number for each tensor that tells its bits and their order; waits for an accelerator once."""
+    """An integer for each tensor that depends on its bits and their order. Synchronizes once with an accelerator."""
     sums = [_fingerprint(local_part(tensor).detach()) for tensor in tensors]
     by_device: dict[torch.device, list[int]] = {}
     for position, total in enumerate(sums):
         by_device.setdefault(total.device, []).append(position)
-    found = [0] * len(sums)
+    result = [0] * len(sums)
     for positions in by_device.values():
         for position, value in zip(positions, torch.stack([sums[p] for p in positions]).tolist(), strict=True):
-            found[position] = value
-    return found
+            result[position] = value
+    return result
 
 
 def _fingerprint(tensor: Tensor) -> Tensor:
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
         return torch.zeros((), dtype=torch.int64)
     bits = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.resolve_neg()
-    words = bits.reshape(-1).view(_WORDS[bits.element_size()])
+    integers = bits.reshape(-1).view(_INTEGER_TYPES[bits.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    # Each place has a weight of its own, so that a queue that is rolled is seen, too. Overflow wraps around.
-    weights = torch.arange(min(len(words), _CHUNK), device=tensor.device) * 2654435761 + 1
-    for chunk in torch.split(words, _CHUNK):
+    # Each position has a weight, so that a permutation changes the sum, too. An overflow wraps around.
+    weights = torch.arange(min(len(integers), _CHUNK_ELEMENTS), device=tensor.device) * 2654435761 + 1
+    for chunk in torch.split(integers, _CHUNK_ELEMENTS):
         total = total * 31 + (chunk.to(torch.int64) * weights[: len(chunk)]).sum()
     return total

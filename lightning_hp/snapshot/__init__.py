@@ -1,19 +1,19 @@
-"""Remember the state of objects and restore it, bit for bit. Pure torch: Lightning is not known here."""
+"""The state of objects, saved and restored bit for bit. Pure torch: Lightning is not imported here."""
 
 from lightning_hp.snapshot.attributes import attributes_of, slots_of
-from lightning_hp.snapshot.random_state import RandomStreams, undo_of_stream
-from lightning_hp.snapshot.restore import is_expanded, put_back_array, put_back_dict, put_back_sequence, put_back_slots
+from lightning_hp.snapshot.random_state import RandomState, undo_of_generator
+from lightning_hp.snapshot.restore import is_expanded, restore_array, restore_dict, restore_sequence, restore_slots
 from lightning_hp.snapshot.snapshot import Snapshot
 
 __all__ = [
-    "RandomStreams",
+    "RandomState",
     "Snapshot",
     "attributes_of",
     "is_expanded",
-    "put_back_array",
-    "put_back_dict",
-    "put_back_sequence",
-    "put_back_slots",
+    "restore_array",
+    "restore_dict",
+    "restore_sequence",
+    "restore_slots",
     "slots_of",
-    "undo_of_stream",
+    "undo_of_generator",
 ]

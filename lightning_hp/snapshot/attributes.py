@@ -1,4 +1,7 @@
-"""What hangs on an object, if its state is the user's: not torch's, Lightning's or the standard library's."""
+"""The attributes of an object, if they may be the user's state: not those of torch, Lightning or the standard library.
+
+Every walk over objects of this package asks these two functions what an object holds.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,29 @@ _LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 
 
 def attributes_of(thing: Any) -> dict[str, Any] | None:
-    """The attributes of an object whose state is the user's; ``None`` for what must stay closed."""
+    """The ``__dict__`` of an object that may hold the user's state; ``None`` for any other object.
+
+    Modules, optimizers, schedulers, grad scalers, loaders, datasets, samplers, datamodules and objects of the user's
+    own classes may hold it. Other objects of torch, Lightning and the standard library may not, nor may objects of a
+    class that is derived from one of these.
+    """
     if not isinstance(thing, _OPEN_TORCH_TYPES):
         packages = {base.__module__.partition(".")[0] for base in type(thing).__mro__ if base is not object}
         is_datamodule = any(base.__name__ == "LightningDataModule" for base in type(thing).__mro__)
-        # A user's subclass of a Lightning class (a Trainer, a logger) is closed like its base: it leads everywhere.
+        # From a Trainer or a logger, a user's subclass of it included, every other object of a run can be reached.
         if "torch" in packages or (packages & _LIGHTNING and not is_datamodule):
             return None
         if type(thing).__module__.partition(".")[0] in _CLOSED_STDLIB:
             return None
     try:
         attributes = object.__getattribute__(thing, "__dict__")
-    except AttributeError:  # a C type
+    except AttributeError:  # a type that is written in C
         return None
     return attributes if isinstance(attributes, dict) else None
 
 
 def slots_of(thing: Any) -> dict[str, Any]:
-    """The values in the ``__slots__`` of an object of a user's class."""
+    """The values in the ``__slots__`` of an object of a user's class; empty for any other object."""
     if type(thing).__module__.partition(".")[0] in _CLOSED_STDLIB | _LIGHTNING | {"torch", "numpy"}:
         return {}
     names = [name for base in type(thing).__mro__ for name in _as_tuple(base.__dict__.get("__slots__", ()))]

@@ -1,4 +1,4 @@
-"""Random streams: where they stand, and how they get there again."""
+"""The state of random number generators, saved and restored."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 import torch
 
 
-class RandomStreams:
-    """The global random streams of Python, NumPy and torch (CPU and ``device``).
+class RandomState:
+    """The state of the global random number generators of Python, NumPy and torch (CPU and ``device``).
 
     Args:
-        device: The accelerator that training runs on; its stream is remembered beside the CPU's.
+        device: The accelerator that the training runs on, if any: the state of its generator is saved too.
 
     Example:
-        >>> streams = RandomStreams()
+        >>> state = RandomState()
         >>> first = torch.rand(2)
-        >>> streams.restore()
+        >>> state.restore()
         >>> torch.equal(first, torch.rand(2))
         True
 
@@ -35,7 +35,7 @@ class RandomStreams:
             self._device_state = torch.get_device_module(self._device).get_rng_state(self._device)
 
     def restore(self) -> None:
-        """Sets the streams back."""
+        """Restores the state of all these generators. Can be called any number of times."""
         random.setstate(self._python)
         np.random.set_state(self._numpy)
         torch.set_rng_state(self._torch)
@@ -43,8 +43,8 @@ class RandomStreams:
             torch.get_device_module(self._device).set_rng_state(self._device_state, self._device)
 
 
-def undo_of_stream(thing: Any) -> Callable[[], Any] | None:
-    """What sets a generator to where it stands now; ``None`` for what is none."""
+def undo_of_generator(thing: Any) -> Callable[[], Any] | None:
+    """A function that restores the present state of a random number generator; ``None`` for any other object."""
     if isinstance(thing, torch.Generator):
         return partial(thing.set_state, thing.get_state())
     if isinstance(thing, random.Random):

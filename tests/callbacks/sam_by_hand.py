@@ -1,4 +1,4 @@
-"""SAM written by hand, in a plain loop without Lightning: what the callback has to equal, bit for bit."""
+"""SAM as a loop without Lightning: the reference that the callback has to equal bit for bit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
 
 
 class Wrapped(pl.LightningModule):
-    """A net in Lightning, that counts and notes in every way what its training step does."""
+    """A net in Lightning that records in every way what its training step does."""
 
     def __init__(self, net: nn.Module, optimizer: str = "momentum", scheduler: bool = False) -> None:
         super().__init__()
@@ -47,13 +47,13 @@ class Wrapped(pl.LightningModule):
         self.optimizer_name = optimizer
         self.scheduler = scheduler
         self.accuracy = MulticlassAccuracy(NUM_CLASSES)
-        self.streams: list[Tensor] = []
+        self.random_states: list[Tensor] = []
         self.batches: list[tuple[Tensor, Tensor]] = []
         self.hooks: list[str] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch[0].to(self.dtype), batch[1]
-        self.streams.append(torch.get_rng_state())
+        self.random_states.append(torch.get_rng_state())
         self.batches.append((x.clone(), y.clone()))
         logits = self.net(x)
         loss = nn.functional.cross_entropy(logits, y)
@@ -86,7 +86,7 @@ def sam_by_hand(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Sequence[tuple[Tensor, Tensor]],
-    streams: Sequence[Tensor],
+    random_states: Sequence[Tensor],
     rho: float | Callable[[int], float] = 0.05,
     accumulate: int = 1,
     batches_per_epoch: int = 6,
@@ -97,16 +97,16 @@ def sam_by_hand(
     eta: float | None = None,
     moves: Callable[[str], bool] = lambda name: True,
 ) -> list[float]:
-    """Trains ``net`` in place over batches and dice that are given; returns the losses at w.
+    """Trains ``net`` in place on given batches with given random states; returns the losses at w.
 
-    Every batch has its own e(w); the gradients at w + e(w) are accumulated, as m-SAM has it.
+    Each batch has its own e(w); the gradients at w + e(w) are accumulated, as in m-SAM.
     """
     named = dict(net.named_parameters())
     parameters = list(named.values())
     losses, steps = [], 0
 
     def loss_of(number: int) -> Tensor:
-        torch.set_rng_state(streams[number])
+        torch.set_rng_state(random_states[number])
         x, y = batches[number]
         with torch.autocast("cpu", autocast, cache_enabled=False) if autocast else nullcontext():
             loss = nn.functional.cross_entropy(net(x), y)

@@ -1,4 +1,4 @@
-"""SAM as a user meets it: what it refuses, what it survives, what it says. That it is exact is in test_sam_exact."""
+"""SAM for its user: refusals, failures, warnings, logs, checkpoints. That it is exact is in test_sam_exact."""
 
 from __future__ import annotations
 
@@ -44,24 +44,39 @@ def fit(callbacks: list[Any], module: pl.LightningModule | None = None, **kwargs
     [
         ({"rho": -0.1}, "`rho` to be a finite number >= 0, but got -0.1"),
         ({"rho": float("nan")}, "`rho` to be a finite number >= 0, but got nan"),
+        ({"rho": 10**400}, "`rho` to be a finite number >= 0, but got 1000"),
         ({"eta": -1.0}, "`eta` to be a finite number >= 0, but got -1.0"),
-        ({"every": 0}, "`every` to be an int >= 1, but got 0"),
-        ({"start": 1.0}, "`start` to be a share >= 0 and < 1, but got 1.0"),
-        ({"warmup": 2}, "`warmup` to be a share from 0 to 1, but got 2"),
+        ({"interval": 0}, "`interval` to be an int >= 1, but got 0"),
+        ({"start": 1.0}, "`start` to be a number >= 0 and < 1, but got 1.0"),
+        ({"warmup": 2}, "`warmup` to be a number >= 0 and <= 1, but got 2"),
+        ({"params": "bias"}, "`params` to be one of 'all', 'norm', or a function of .*, but got 'bias'"),
+    ],
+)
+def test_arguments_of_a_wrong_value_are_refused_at_construction(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"Expected {message}"):
+        SAM(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
         ({"rho": "a"}, "`rho` to be a finite number >= 0, but got 'a'"),
         ({"rho": None}, "`rho` to be a finite number >= 0, but got None"),
         ({"rho": True}, "`rho` to be a finite number >= 0, but got True"),
         ({"eta": "x"}, "`eta` to be a finite number >= 0, but got 'x'"),
-        ({"every": "2"}, "`every` to be an int >= 1, but got '2'"),
-        ({"start": "0.5"}, "`start` to be a share >= 0 and < 1, but got '0.5'"),
-        ({"warmup": None}, "`warmup` to be a share from 0 to 1, but got None"),
+        ({"interval": "2"}, "`interval` to be an int >= 1, but got '2'"),
+        ({"interval": 2.0}, "`interval` to be an int >= 1, but got 2.0"),
+        ({"start": "0.5"}, "`start` to be a number >= 0 and < 1, but got '0.5'"),
+        ({"warmup": None}, "`warmup` to be a number >= 0 and <= 1, but got None"),
         ({"adaptive": "yes"}, "`adaptive` to be True or False, but got 'yes'"),
-        ({"params": torch.ones(2)}, "`params` to be 'all', 'norm' or a function, but got tensor"),
-        ({"params": "bias"}, "`params` to be 'all', 'norm' or a function, but got 'bias'"),
+        ({"sync_perturbation": 1}, "`sync_perturbation` to be True or False, but got 1"),
+        ({"skip_nonfinite": None}, "`skip_nonfinite` to be True or False, but got None"),
+        ({"params": torch.ones(2)}, "`params` to be one of 'all', 'norm', or a function of .*, but got tensor"),
+        ({"params": None}, "`params` to be one of 'all', 'norm', or a function of .*, but got None"),
     ],
 )
-def test_bad_arguments_are_refused_at_construction(kwargs: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_arguments_of_a_wrong_type_are_refused_at_construction(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"Expected {message}"):
         SAM(**kwargs)
 
 
@@ -79,7 +94,7 @@ class BySecondOrder(Net):
 
 
 class GSAM(torch.optim.SGD):
-    """As a peer's: an optimizer that wants a closure of its own."""
+    """An optimizer that is SAM itself and needs a closure."""
 
 
 class TwoSteps(torch.optim.SGD):
@@ -98,7 +113,12 @@ class TwoSteps(torch.optim.SGD):
         (net, {"warmup": 0.1}, {"max_epochs": -1}, "expected a training with an end"),
         (net, {"params": lambda name, p: False}, {}, "expected the function `params` to choose .* of the 0 that"),
         (net, {"params": lambda name, p: False, "start": 0.9}, {}, "Names here are like 'body.0.weight'"),
-        (lambda: frozen(net()), {"params": lambda name, p: "body" in name}, {}, "of the 2 that it chose the optimizer"),
+        (
+            lambda: frozen(net()),
+            {"params": lambda name, p: "body" in name},
+            {},
+            "the optimizer trains none of the 2 that it chose",
+        ),
         (net, {"params": "norm"}, {}, "params='norm' to choose parameters that are trained"),
     ],
 )
@@ -114,7 +134,7 @@ def frozen(module: Any) -> Any:
 
 
 def test_two_of_them_are_refused_and_the_same_one_twice_is_one() -> None:
-    with pytest.raises(MisconfigurationException, match="expected one SAM, got 2"):
+    with pytest.raises(MisconfigurationException, match="expected one SAM, but got 2"):
         fit([SAM(rho=RHO), SAM(rho=0.1)])
     sam = SAM(rho=RHO)
     assert_same_training(fit([sam, sam]), fit([SAM(rho=RHO)]))
@@ -147,7 +167,7 @@ def test_the_refusal_is_of_the_trainers_own_namespace() -> None:
 
 def test_it_trains_the_same_in_the_other_namespace() -> None:
     def build(base: Any) -> Any:
-        class Plain(base):
+        class Model(base):
             def __init__(self) -> None:
                 super().__init__()
                 torch.manual_seed(5)
@@ -159,7 +179,7 @@ def test_it_trains_the_same_in_the_other_namespace() -> None:
             def configure_optimizers(self) -> Any:
                 return torch.optim.SGD(self.parameters(), lr=0.1)
 
-        return Plain()
+        return Model()
 
     weights = []
     for package in (pl, lightning.pytorch):
@@ -168,9 +188,9 @@ def test_it_trains_the_same_in_the_other_namespace() -> None:
         trainer.fit(module, loader())
         weights.append(module.layer.weight.detach())
     assert torch.equal(*weights)
-    plain = build(pl.LightningModule)
-    pl.Trainer(max_epochs=1, accelerator="cpu", barebones=True).fit(plain, loader())
-    assert not torch.equal(weights[0], plain.layer.weight)
+    without = build(pl.LightningModule)
+    pl.Trainer(max_epochs=1, accelerator="cpu", barebones=True).fit(without, loader())
+    assert not torch.equal(weights[0], without.layer.weight)
 
 
 def test_a_training_of_unknown_length_is_fine_unless_a_share_of_it_is_asked_for() -> None:
@@ -207,10 +227,10 @@ class Breaks(Wrapped):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "momentum"])
 @pytest.mark.parametrize("where", ["both", "second"])
-def test_a_step_that_is_not_finite_is_left_out_and_said_once(where: str, optimizer: str) -> None:
-    """The peers' weights are NaN from here on."""
+def test_a_step_that_is_not_finite_is_skipped_with_one_warning(where: str, optimizer: str) -> None:
+    """In common implementations the weights are NaN from here on."""
     module = Breaks(where, optimizer)
-    with pytest.warns(UserWarning, match="not finite at step 3, and the step was left out") as caught:
+    with pytest.warns(UserWarning, match="not finite at step 3, and the optimizer step was skipped") as caught:
         run = fit([SAM(rho=RHO)], module, gradient_clip_val=1.0)
     assert len([w for w in caught if "not finite" in str(w.message)]) == 1  # of the two epochs
     (weights, state), (weights_after, state_after) = module.home[:2]
@@ -220,13 +240,13 @@ def test_a_step_that_is_not_finite_is_left_out_and_said_once(where: str, optimiz
     assert run.global_step == 12
 
 
-def test_it_can_be_told_to_let_them_pass() -> None:
+def test_steps_that_are_not_finite_can_be_allowed() -> None:
     run = fit([SAM(rho=RHO, skip_nonfinite=False)], Breaks("both"))
     assert not torch.isfinite(run.weights["net.0.weight"]).all()
 
 
 @pytest.mark.parametrize("where", ["both", "second"])
-def test_the_gradient_scaler_hears_of_it(where: str) -> None:
+def test_the_gradient_scaler_skips_the_step_and_lowers_its_scale(where: str) -> None:
     module = Breaks(where)
     plugins = fp16_on_cpu()
     scaler = plugins["plugins"][0].scaler
@@ -260,7 +280,7 @@ class Interrupted(Fails):
 
 
 @pytest.mark.parametrize(("module_class", "raised"), [(Fails, RuntimeError), (Interrupted, SystemExit)])
-def test_after_a_failure_in_the_second_pass_the_weights_are_home(module_class: Any, raised: Any) -> None:
+def test_after_a_failure_in_the_second_pass_the_weights_are_restored(module_class: Any, raised: Any) -> None:
     module, sam, logger = net(module_class), SAM(rho=RHO), MemoryLogger()
     trainer = pl.Trainer(max_epochs=1, callbacks=[sam], logger=logger, enable_checkpointing=False, accelerator="cpu",
                          enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1)  # fmt: skip
@@ -271,18 +291,18 @@ def test_after_a_failure_in_the_second_pass_the_weights_are_home(module_class: A
     assert "log" not in vars(module)
     assert "training_step" not in vars(trainer.strategy)
     assert trainer.loggers == [logger]
-    clean = {n: v for n, v in vars(SAM(rho=RHO)).items() if n not in ("_said", "_silent")}
+    clean = {n: v for n, v in vars(SAM(rho=RHO)).items() if n not in ("_warned", "_uncounted_writes")}
     assert {n: vars(sam)[n] for n in clean} == clean, "nothing of the run is kept"
-    assert len(module.seen) == 3, "the second pass has left no trace in the user's list"
+    assert len(module.seen) == 3, "the second pass has not changed the user's list"
     module_class.error, error = None, module_class.error
     try:
         module.home = None
-        fit([sam], net(), max_epochs=1)  # the same callback serves again
+        fit([sam], net(), max_epochs=1)  # the same callback is used again
     finally:
         module_class.error = error
 
 
-def test_an_interrupt_on_the_way_home_does_not_leave_the_weights_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_of_the_restoring_does_not_leave_the_weights_at_w_plus_e(monkeypatch: pytest.MonkeyPatch) -> None:
     restore, calls = hpf.Perturbation.restore, []
 
     def interrupted(self: hpf.Perturbation) -> None:
@@ -300,18 +320,18 @@ def test_an_interrupt_on_the_way_home_does_not_leave_the_weights_away(monkeypatc
     assert_identical(dict(module.named_parameters()), before, "weights")
 
 
-# What a second pass must not do to the user's things.
+# Side effects of the second pass on the user's objects.
 
 
 class Keeps(Net):
-    """State in every place that users keep it in."""
+    """State in every place where users keep it."""
 
     def __init__(self) -> None:
         super().__init__(batch_norm=True, dropout=0.2)
         self.count = 0
         self.meter = Meter()
         self.history: dict[str, list[float]] = {"loss": []}
-        self.register_buffer("bank", torch.zeros(600_000))  # over 1 MiB: watched by its version
+        self.register_buffer("bank", torch.zeros(600_000))  # over 1 MiB: saved only if its version changes
         self.teacher = copy.deepcopy(self.head).requires_grad_(False)
         self.fresh: Tensor | None = None
 
@@ -357,7 +377,7 @@ def test_what_a_step_writes_is_written_once() -> None:
     assert_identical(run.noise, fit([], net(Net, dropout=0.2)).noise, "the module's own generator")
 
 
-class TakesApart(Net):
+class PopsFromIt(Net):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         labels = batch.pop("labels")
         return nn.functional.cross_entropy(self(batch["features"]), labels)
@@ -382,17 +402,17 @@ def as_dict(samples: list[Any]) -> dict[str, Tensor]:
     return {"features": features, "labels": labels}
 
 
-def test_a_step_may_take_its_batch_apart_but_not_write_into_it() -> None:
+def test_a_step_may_modify_the_containers_of_its_batch_but_not_the_tensors() -> None:
     kwargs: dict[str, Any] = {"loader": loader(collate_fn=as_dict), "max_epochs": 1, "limit_val_batches": 0}
-    assert fit([SAM()], net(TakesApart), **kwargs).global_step == 6
+    assert fit([SAM()], net(PopsFromIt), **kwargs).global_step == 6
     with pytest.raises(MisconfigurationException, match="written in place"):
         fit([SAM()], net(WritesIntoIt), **kwargs)
-    with pytest.raises(MisconfigurationException, match="a tensor with a graph of its own"):
+    with pytest.raises(MisconfigurationException, match="a tensor that is part of one"):
         fit([SAM()], net(WithGraph), **kwargs)
 
 
 class Halves(pl.Callback):
-    """Edits gradients right after the backward pass, as SAM does, and the batch right before it."""
+    """Modifies gradients after the backward pass, as SAM does, and the batch before the step."""
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         batch[0].add_(torch.randn_like(batch[0]))
@@ -403,14 +423,14 @@ class Halves(pl.Callback):
                 parameter.grad *= 0.5
 
 
-def test_other_callbacks_edit_the_gradient_that_counts_wherever_they_stand() -> None:
+def test_other_callbacks_modify_the_gradient_at_w_plus_e_in_any_order_of_callbacks() -> None:
     first, last = fit([Halves(), SAM(rho=RHO)]), fit([SAM(rho=RHO), Halves()])
     assert_same_training(first, last)
     with pytest.raises(AssertionError):
         assert_identical(first.weights, fit([SAM(rho=RHO)]).weights, "weights")
 
 
-def test_a_step_that_is_not_due_is_one_pass_and_the_copy_is_freed_before_a_validation() -> None:
+def test_a_step_without_sam_is_one_pass_and_the_copy_is_freed_before_a_validation() -> None:
     class Counting(Net):
         passes = 0
 
@@ -421,7 +441,7 @@ def test_a_step_that_is_not_due_is_one_pass_and_the_copy_is_freed_before_a_valid
         def passes_of(self) -> None:
             type(self).passes += self.training
 
-    sam = SAM(rho=RHO, every=3)
+    sam = SAM(rho=RHO, interval=3)
 
     class Look(pl.Callback):
         def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -436,7 +456,7 @@ def test_a_step_that_is_not_due_is_one_pass_and_the_copy_is_freed_before_a_valid
 
 
 class Own(Net):
-    """Starts each step from its own dice, so that a resumed run can be compared."""
+    """Seeds each step, so that a resumed run can be compared."""
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(100 + self.global_step)
@@ -451,23 +471,23 @@ def epochs(number: int, callbacks: list[Any], folder: Path, ckpt_path: Path | No
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 def test_a_resumed_run_is_the_uninterrupted_one_and_sam_can_be_switched(tmp_path: Path) -> None:
-    """A peer's optimizer forgets Adam's moments in its state."""
+    """Some wrappers of optimizers lose Adam's moments in a checkpoint."""
     whole = epochs(4, [SAM(rho=RHO)], tmp_path / "whole")
     epochs(2, [SAM(rho=RHO)], tmp_path / "half")
     resumed = epochs(4, [SAM(rho=RHO)], tmp_path / "half", tmp_path / "half" / "2.ckpt")
     for name in ("weights", "optimizer", "schedulers", "global_step"):
         assert_identical(getattr(resumed, name), getattr(whole, name), name)
-    # On and off: the file is that of the optimizer alone.
-    epochs(2, [], tmp_path / "plain")
-    with_sam, plain = (torch.load(tmp_path / f / "2.ckpt", weights_only=False) for f in ("half", "plain"))
-    assert with_sam.keys() == plain.keys()
-    assert with_sam["callbacks"].keys() == plain["callbacks"].keys()
-    assert with_sam["optimizer_states"][0]["state"].keys() == plain["optimizer_states"][0]["state"].keys()
+    # On and off: the file is that of the optimizer without SAM.
+    epochs(2, [], tmp_path / "without")
+    with_sam, without = (torch.load(tmp_path / f / "2.ckpt", weights_only=False) for f in ("half", "without"))
+    assert with_sam.keys() == without.keys()
+    assert with_sam["callbacks"].keys() == without["callbacks"].keys()
+    assert with_sam["optimizer_states"][0]["state"].keys() == without["optimizer_states"][0]["state"].keys()
     off = epochs(4, [], tmp_path / "half", tmp_path / "half" / "2.ckpt")
-    on = epochs(4, [SAM(rho=RHO)], tmp_path / "plain", tmp_path / "plain" / "2.ckpt")
+    on = epochs(4, [SAM(rho=RHO)], tmp_path / "without", tmp_path / "without" / "2.ckpt")
     assert off.global_step == on.global_step == 24
     late = epochs(4, [SAM(rho=RHO, start=0.5)], tmp_path / "late")
-    assert_identical(on.weights, late.weights, "switched on at half time, by hand and by `start`")
+    assert_identical(on.weights, late.weights, "switched on after half of the training, by resuming and by `start`")
 
 
 # In a rehearsal.
@@ -481,12 +501,12 @@ def finder(**kwargs: Any) -> LRFinder:
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_learning_rate_is_found_with_sam_acting(order: int) -> None:
-    plain, under_sam = finder(), finder()
-    fit([plain], net())
+    without_sam, under_sam = finder(), finder()
+    fit([without_sam], net())
     run = fit([under_sam, SAM(rho=0.3, start=0.9, warmup=0.1)][::order], net())
-    (with_sam,), (without,) = under_sam.result.losses, plain.result.losses
+    (with_sam,), (without,) = under_sam.result.losses, without_sam.result.losses
     assert with_sam[0] == without[0], "the loss is recorded at w"
-    assert with_sam[1:30] != without[1:30], "SAM acts, and at full strength although it is due later"
+    assert with_sam[1:30] != without[1:30], "SAM acts with the full radius, although in the training it starts later"
     assert_same_training(run, fit([SAM(rho=0.3, start=0.9, warmup=0.1)], net(lr=under_sam.optimal_lr)))
 
 
@@ -500,7 +520,7 @@ def test_a_rehearsal_in_the_middle_leaves_no_trace() -> None:
     assert watching.result is not None
 
 
-# What it tells.
+# Logs and warnings.
 
 
 def test_norm_sharpness_and_radius_reach_tensorboard(tmp_path: Path) -> None:
@@ -516,7 +536,7 @@ def test_norm_sharpness_and_radius_reach_tensorboard(tmp_path: Path) -> None:
     assert set(map(tuple, steps.values())) == {(4, 9)}
     assert [event.step for event in events.Scalars("train_loss_step")] == [4, 9]
     assert [event.value for event in events.Scalars("sam/rho")] == pytest.approx([RHO, RHO])
-    # By hand: four plain SAM steps, then what the fifth sees.
+    # The reference: four steps of SAM, then the values of the fifth.
     optimizer = torch.optim.SGD(start.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     norm = sharpness = 0.0
     for x, y in module.batches[:5]:
@@ -544,41 +564,41 @@ def test_the_gradient_norm_is_on_its_own_scale_under_accumulation_and_a_scaler()
         run = fit([SAM(rho=RHO)], module, loader=loader(), max_epochs=1, log_every_n_steps=1, **kwargs)
         return next(v["sam/grad_norm"] for _, v in run.trainer.logger.metrics if "sam/grad_norm" in v)
 
-    plain = first_norm()
+    full_precision = first_norm()
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     fp16 = {"plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)]}
-    assert first_norm(**fp16) == pytest.approx(plain, rel=0.05)
-    assert first_norm(accumulate_grad_batches=2) == pytest.approx(plain, rel=0.4)
+    assert first_norm(**fp16) == pytest.approx(full_precision, rel=0.05)
+    assert first_norm(accumulate_grad_batches=2) == pytest.approx(full_precision, rel=0.4)
 
 
-def test_nothing_is_logged_without_being_asked() -> None:
+def test_nothing_is_logged_without_an_interval_or_a_logger() -> None:
     run = fit([SAM(rho=RHO)], log_every_n_steps=0)
     assert not any(name.startswith("sam/") for _, v in run.trainer.logger.metrics for name in v)
     assert fit([SAM(rho=RHO)], logger=False).global_step == 12
 
 
-def test_a_collapse_is_said_once_and_only_then() -> None:
+def test_a_loss_that_does_not_fall_is_warned_of_once() -> None:
     digits = {"loader": loader(shuffle=True, dataset=Samples(400)), "max_epochs": 6, "limit_val_batches": 0}
     with pytest.warns(
         UserWarning, match=r"no better than at the start or than guessing.*rho=30 is too large"
     ) as caught:
         fit([SAM(rho=30.0)], net(lr=0.02), **digits)
     assert len([w for w in caught if "SAM" in str(w.message)]) == 1
-    # A warning here would be an error. A late start sees no early losses, and what it sees need not fall.
+    # A warning here would be an error. With a late start there are no first losses, and later ones need not fall.
     fit([SAM(rho=0.05)], net(lr=0.02), **digits)
     fit([SAM(rho=0.05, start=0.5)], net(lr=0.02), **digits)
 
 
-def test_weights_of_16_bits_are_warned_of_with_the_share_that_stays() -> None:
-    with pytest.warns(UserWarning, match=r"SAM: \d+% of the weights are too coarse to move by rho=0.05"):
+def test_weights_of_16_bits_are_warned_of_with_the_share_that_does_not_move() -> None:
+    with pytest.warns(UserWarning, match=r"SAM: \d+% of the weights are not changed by rho=0.05"):
         fit([SAM(rho=0.05)], net(), precision="bf16-true", max_epochs=1)
 
 
-# A good citizen.
+# Copies, pickles, the command line.
 
 
-def test_it_copies_pickles_and_serves_a_second_fit() -> None:
-    sam = SAM(rho=RHO, every=2)
+def test_it_can_be_copied_pickled_and_used_in_a_second_fit() -> None:
+    sam = SAM(rho=RHO, interval=2)
     once = fit([sam], net())
     for copied in (sam, copy.deepcopy(sam), pickle.loads(pickle.dumps(sam))):
         assert_same_training(fit([copied], net()), once)
@@ -597,3 +617,26 @@ def test_lightning_cli_builds_it_from_yaml(tmp_path: Path, monkeypatch: pytest.M
     cli = LightningCLI(Net, run=False, args=["--config", str(config), "--seed_everything=1"], save_config_callback=None)
     sam = next(callback for callback in cli.trainer.callbacks if isinstance(callback, SAM))
     assert (sam._rho, sam._params, sam._warmup) == (0.3, "norm", 0.1)
+
+
+@pytest.mark.parametrize("params", [lambda parameter: True, nn.Linear, 3, None])
+def test_params_is_a_function_of_name_and_parameter(params: Any) -> None:
+    with pytest.raises(TypeError, match="Expected `params` to be one of 'all', 'norm', or a function"):
+        SAM(params=params)
+
+
+def test_params_has_to_return_true_or_false() -> None:
+    with pytest.raises(TypeError, match="Expected `the result of `params`` to be True or False, but got 'yes'"):
+        fit([SAM(params=lambda name, parameter: "yes")])
+
+
+def test_lazy_layers_are_refused_with_a_sentence() -> None:
+    class Lazy(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lazy = nn.LazyLinear(8)
+
+    with pytest.raises(
+        MisconfigurationException, match=r"SAM: expected initialized parameters, but got .*lazy\.weight"
+    ):
+        fit([SAM()], Lazy())

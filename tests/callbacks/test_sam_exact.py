@@ -1,4 +1,4 @@
-"""SAM equals a loop written by hand, without tolerance, in every way of training; and SAM of radius 0 is not there."""
+"""SAM equals the reference loop, without tolerance, in every kind of training; SAM of radius 0 changes nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from lightning_hp import SAM
 from tests.callbacks.contract import fp16_on_cpu, loader
 from tests.callbacks.sam_by_hand import OPTIMIZERS, Wrapped, make_net, sam_by_hand
 from tests.training import Run, Samples, assert_identical, assert_same_training, train
-
-pytestmark = pytest.mark.usefixtures("way_to_climb")
 
 RHO = 0.3
 
@@ -54,7 +52,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "adaptive_eta": {"sam": {"adaptive": True, "eta": 0.2}, "hand": {"eta": 0.2}},
     "norm_only": {"sam": {"params": "norm"}, "hand": {"moves": lambda name: name.startswith("1.")}},
     "filter": {"sam": {"params": lambda name, p: p.ndim > 1}, "hand": {"moves": lambda name: name in PLANES}},
-    "every_3": {"sam": {"every": 3}, "hand": {"rho": lambda step: RHO if step % 3 == 0 else 0.0}},
+    "interval_3": {"sam": {"interval": 3}, "hand": {"rho": lambda step: RHO if step % 3 == 0 else 0.0}},
     "late": {"sam": {"start": 0.5}, "hand": {"rho": lambda step: RHO if step >= 6 else 0.0}},
     "warmup": {"sam": {"warmup": 0.5}, "hand": {"rho": lambda step: RHO * min(1.0, (step + 1) / 6)}},
     "warmup_accumulated": {
@@ -73,7 +71,7 @@ def run_sam(sam: SAM | None, row: dict[str, Any], **kwargs: Any) -> Run:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_equals_the_loop_by_hand(name: str) -> None:
+def test_equals_the_reference_loop(name: str) -> None:
     row = ROWS[name]
     run = run_sam(SAM(**{"rho": RHO, **row.get("sam", {})}), row)
     net = make_net(**row.get("net", {})).to(row.get("dtype", torch.float32))
@@ -83,7 +81,7 @@ def test_equals_the_loop_by_hand(name: str) -> None:
         hand |= {"scaler": fp16_on_cpu()["plugins"][0].scaler, "autocast": torch.float16}
     module: Any = run.module
     assert len(module.batches) == 12
-    losses = sam_by_hand(net, optimizer, module.batches, module.streams, **hand)
+    losses = sam_by_hand(net, optimizer, module.batches, module.random_states, **hand)
     assert_identical({n[4:]: t for n, t in run.weights.items()}, dict(net.state_dict()), "weights and statistics")
     assert_identical(run.optimizer[0]["state"], optimizer.state_dict()["state"], "optimizer")
     logged = [values["train_loss_step"] for _, values in run.metrics if "train_loss_step" in values]
@@ -91,14 +89,14 @@ def test_equals_the_loop_by_hand(name: str) -> None:
     if row.get("fp16"):
         scaler = hand["scaler"]
         assert run.precision == scaler.state_dict()
-        assert scaler.get_scale() < 2.0**18, "no step was skipped: the row tests nothing"
-    # The dice are those of a training without SAM.
-    assert_identical(module.streams, run_sam(None, row).module.streams, "streams")
+        assert scaler.get_scale() < 2.0**18, "no step was skipped: the row checks nothing"
+    # The random states are those of a training without SAM.
+    assert_identical(module.random_states, run_sam(None, row).module.random_states, "random states")
 
 
 @pytest.mark.parametrize("name", ["momentum", "fp16_scaler", "accumulate_clip_fp16", "adamw"])
 def test_radius_0_is_the_base_optimizer(name: str) -> None:
-    """A peer's SAM of radius 0 counts BatchNorm twice and draws new masks."""
+    """In common implementations SAM of radius 0 updates BatchNorm twice and draws new masks."""
     assert_same_training(run_sam(SAM(rho=0.0), ROWS[name]), run_sam(None, ROWS[name]))
 
 
@@ -113,10 +111,10 @@ def test_metrics_logs_hooks_and_statistics_are_counted_once() -> None:
     first = [
         next(v["train_loss_step"] for _, v in runs.metrics if "train_loss_step" in v) for runs in (with_sam, without)
     ]
-    assert first[0] == first[1], "the first loss is L(w), before anything has moved"
+    assert first[0] == first[1], "the first loss is L(w)"
 
 
-def test_the_accuracy_of_an_epoch_is_that_of_its_samples_at_w() -> None:
+def test_the_accuracy_of_an_epoch_is_computed_at_w() -> None:
     """The mean over both passes is another number."""
     run = run_sam(SAM(rho=2.0), {"net": {"dropout": 0.0}}, max_epochs=1)
     net = make_net(dropout=0.0)
@@ -136,14 +134,14 @@ def test_the_accuracy_of_an_epoch_is_that_of_its_samples_at_w() -> None:
             kept = copy.deepcopy(net.state_dict())
             hits.append((net(x).argmax(1) == y, y))
             net.load_state_dict(kept)
-        sam_by_hand(net, optimizer, [(x, y)], [module.streams[position]], rho=2.0, batches_per_epoch=1)
+        sam_by_hand(net, optimizer, [(x, y)], [module.random_states[position]], rho=2.0, batches_per_epoch=1)
     right, labels = torch.cat([h for h, _ in hits]), torch.cat([y for _, y in hits])
     recalls = [float(right[labels == c].float().mean()) for c in range(3)]
     logged = next(v["train_acc"] for _, v in run.metrics if "train_acc" in v)
     assert logged == pytest.approx(sum(recalls) / 3, abs=1e-6)
 
 
-def test_schedulers_and_averaged_weights_are_those_of_the_loop_by_hand() -> None:
+def test_schedulers_and_averaged_weights_are_those_of_the_reference_loop() -> None:
     class Ema(WeightAveraging):
         def __init__(self) -> None:
             super().__init__(avg_fn=lambda averaged, current, count: 0.8 * averaged + 0.2 * current, use_buffers=False)
@@ -162,40 +160,40 @@ def test_schedulers_and_averaged_weights_are_those_of_the_loop_by_hand() -> None
             a.copy_(p.detach() if count[0] == 0 else 0.8 * a + 0.2 * p.detach())
         count[0] += 1
 
-    sam_by_hand(net, optimizer, module.batches, module.streams, rho=RHO, after_step=after_step)
+    sam_by_hand(net, optimizer, module.batches, module.random_states, rho=RHO, after_step=after_step)
     # At the end of a fit the averaged weights are the module's.
     assert_identical([p.detach() for p in run.module.net.parameters()], averaged, "averaged weights")
     assert run.schedulers[0]["last_epoch"] == 12
 
 
 def test_sparse_gradients() -> None:
-    class Words(Wrapped):
+    class Tokens(Wrapped):
         def __init__(self) -> None:
             torch.manual_seed(5)
             super().__init__(nn.Sequential(nn.Embedding(5, 4, sparse=True), nn.Flatten(), nn.Linear(32, 3)), "sgd")
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            self.streams.append(torch.get_rng_state())
-            words = (batch[0].abs() * 2).long().clamp(max=4)
-            self.batches.append((words, batch[1]))
-            return nn.functional.cross_entropy(self.net(words), batch[1])
+            self.random_states.append(torch.get_rng_state())
+            tokens = (batch[0].abs() * 2).long().clamp(max=4)
+            self.batches.append((tokens, batch[1]))
+            return nn.functional.cross_entropy(self.net(tokens), batch[1])
 
-    module = Words()
+    module = Tokens()
     net = copy.deepcopy(module.net)
     train(module, [SAM(rho=RHO)], loader(), limit_val_batches=0)
     for name, p in net.named_parameters():
         assert name != "0.weight" or p.shape == (5, 4)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    for words, y in module.batches:  # dense arithmetic on the same numbers
+    for tokens, y in module.batches:  # dense arithmetic on the same numbers
         home = copy.deepcopy(net.state_dict())
-        nn.functional.cross_entropy(net(words), y).backward()
+        nn.functional.cross_entropy(net(tokens), y).backward()
         gradients = [p.grad.to_dense() for p in net.parameters()]
         norm = torch.cat([g.flatten() for g in gradients]).norm()
         with torch.no_grad():
             for p, g in zip(net.parameters(), gradients, strict=True):
                 p += RHO / norm * g
         optimizer.zero_grad()
-        nn.functional.cross_entropy(net(words), y).backward()
+        nn.functional.cross_entropy(net(tokens), y).backward()
         net.load_state_dict(home)
         optimizer.step()
         optimizer.zero_grad()
@@ -220,7 +218,7 @@ class OnlyInOnePass(Wrapped):
 
 
 def test_a_gradient_in_one_pass_only() -> None:
-    """A peer raises KeyError here: it remembers the weights of the first pass alone."""
+    """Implementations that keep only the weights with a gradient in the first pass fail here."""
     torch.manual_seed(5)
     module = OnlyInOnePass()
     module.start = float(module.net[0].weight.detach()[0].sum())

@@ -1,4 +1,4 @@
-"""Whatever a training step does besides its loss is done once under SAM, however it is written."""
+"""What a training step does besides computing its loss is done once under SAM, in whatever way it is written."""
 
 from __future__ import annotations
 
@@ -24,13 +24,11 @@ from tests.callbacks.contract import loader
 from tests.callbacks.sam_by_hand import make_net
 from tests.training import NUM_CLASSES, NUM_FEATURES, assert_identical, train
 
-pytestmark = pytest.mark.usefixtures("way_to_climb")
-
 RHO = 0.3
 
 
-class Plain(pl.LightningModule):
-    """A net that does not move (``lr=0``) unless it is told to: what a step writes can be compared with and without."""
+class Base(pl.LightningModule):
+    """A net that is not trained (``lr=0``) by default: what a step writes is then the same with and without SAM."""
 
     def __init__(self, lr: float = 0.0) -> None:
         super().__init__()
@@ -58,8 +56,8 @@ def fit(module: Any, *callbacks: Any, **kwargs: Any) -> Any:
 # Gradients.
 
 
-class Attacks(Plain):
-    """FGSM: goes backward to the input, and leaves gradients on the weights, which Lightning clears."""
+class Attacks(Base):
+    """FGSM: computes the gradient of the input, and leaves gradients on the weights, which Lightning clears."""
 
     clones = True
 
@@ -70,7 +68,7 @@ class Attacks(Plain):
 
 
 @pytest.mark.parametrize("clones", [True, False])
-def test_a_step_that_goes_backward_by_itself_is_the_loop_by_hand(clones: bool) -> None:
+def test_a_step_with_a_backward_pass_of_its_own_equals_the_reference_loop(clones: bool) -> None:
     module = Attacks(lr=0.1)
     module.clones = clones
     fit(module, SAM(rho=3.0))
@@ -94,7 +92,7 @@ def test_a_step_that_goes_backward_by_itself_is_the_loop_by_hand(clones: bool) -
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_gradients_outside_the_optimizer_are_counted_once(accumulate: int) -> None:
-    class Half(Plain):
+    class Half(Base):
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.net[4].parameters(), lr=0.0)
 
@@ -111,7 +109,7 @@ def test_gradients_outside_the_optimizer_are_counted_once(accumulate: int) -> No
 
 
 class BreaksGoingBack(torch.autograd.Function):
-    """The loss is finite, the gradient of one backward pass is not."""
+    """The loss is finite, and the gradient of one backward pass is not."""
 
     passes, bad = 0, -1
 
@@ -126,20 +124,20 @@ class BreaksGoingBack(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("bad", [5, 6])
-def test_a_gradient_that_is_not_finite_in_one_pass_only_is_left_out(bad: int) -> None:
-    class Breaks(Plain):
+def test_a_step_whose_gradient_is_not_finite_in_one_pass_only_is_skipped(bad: int) -> None:
+    class Breaks(Base):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            self.homes.append(self.net[0].weight.detach().clone())
+            self.weights.append(self.net[0].weight.detach().clone())
             return nn.functional.cross_entropy(BreaksGoingBack.apply(self.net(batch[0])), batch[1])
 
     BreaksGoingBack.passes, BreaksGoingBack.bad = 0, bad
     module = Breaks(lr=0.1)
-    module.homes = []
-    with pytest.warns(UserWarning, match="not finite at step 2, and the step was left out"):
+    module.weights = []
+    with pytest.warns(UserWarning, match="not finite at step 2, and the optimizer step was skipped"):
         fit(module, SAM(rho=RHO))
     assert all(torch.isfinite(p).all() for p in module.parameters())
-    assert torch.equal(module.homes[2], module.homes[3])
-    assert not torch.equal(module.homes[3], module.homes[4])
+    assert torch.equal(module.weights[2], module.weights[3])
+    assert not torch.equal(module.weights[3], module.weights[4])
 
 
 # Tensors on the module.
@@ -148,7 +146,7 @@ def test_a_gradient_that_is_not_finite_in_one_pass_only_is_left_out(bad: int) ->
 def written(step: Callable[[Any, Any], Any], read: Callable[[Any], Any], start: Callable[[Any], Any]) -> list[Any]:
     """What a step has written in one epoch without SAM and with it."""
 
-    class Writes(Plain):
+    class Writes(Base):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             step(self, batch)
             return self.loss(batch)
@@ -192,9 +190,9 @@ def other_data(module: Any, batch: Any) -> None:
 
 @pytest.mark.parametrize("step", [in_place, through_data, other_data])
 def test_a_teacher_and_a_queue_are_written_once_in_every_way(step: Any) -> None:
-    plain, with_sam = written(step, lambda m: dict(m.state_dict()), teacher)
-    assert_identical(with_sam, plain, "teacher, queue")
-    assert float(plain["queue"].sum()) > 0
+    without, with_sam = written(step, lambda m: dict(m.state_dict()), teacher)
+    assert_identical(with_sam, without, "teacher, queue")
+    assert float(without["queue"].sum()) > 0
 
 
 @pytest.mark.parametrize("where", ["moving", "not_moving", "without_gradient"])
@@ -204,7 +202,7 @@ def test_a_parameter_that_is_trained_and_written_by_the_step(where: str) -> None
     def of(module: Any) -> Tensor:
         return {"moving": module.net[0].weight, "not_moving": module.net[4].weight}.get(where, module.codes)
 
-    class Writes(Plain):
+    class Writes(Base):
         def __init__(self) -> None:
             super().__init__()
             self.codes = nn.Parameter(torch.ones(3, 3))
@@ -225,7 +223,7 @@ def test_a_parameter_that_is_trained_and_written_by_the_step(where: str) -> None
 def test_the_weights_are_in_memory_once_more_and_not_twice() -> None:
     counts: list[int] = []
 
-    class Census(Plain):
+    class Counts(Base):
         def __init__(self) -> None:
             super().__init__(lr=0.1)
             self.net = nn.Sequential(nn.Linear(NUM_FEATURES, 37), nn.ReLU(), nn.Linear(37, NUM_CLASSES))
@@ -235,26 +233,26 @@ def test_the_weights_are_in_memory_once_more_and_not_twice() -> None:
             counts.append(len({t.data_ptr() for t in tensors if t.shape == (37, NUM_FEATURES)}))
             return self.loss(batch)
 
-    gc.collect()  # what an earlier test has left
-    fit(Census())
+    gc.collect()  # objects of earlier tests
+    fit(Counts())
     assert max(counts) == 2  # with the gradient of the last step
     counts.clear()
     gc.collect()
-    fit(Census(), SAM(rho=RHO))
+    fit(Counts(), SAM(rho=RHO))
     assert max(counts[::2]) == 3
     assert max(counts[1::2]) == 2  # the copy, when there is no gradient
 
 
-def test_a_queue_that_is_only_rolled_through_data_is_seen() -> None:
+def test_a_queue_that_is_rolled_through_data_is_detected() -> None:
     def start(module: Any) -> None:
         module.register_buffer("queue", torch.arange(600_000))
 
     def roll(module: Any, batch: Any) -> None:
         module.queue.data.copy_(module.queue.roll(1))
 
-    plain, with_sam = written(roll, lambda m: m.queue, start)
-    assert torch.equal(plain, with_sam)
-    assert plain[0] == 600_000 - 6
+    without, with_sam = written(roll, lambda m: m.queue, start)
+    assert torch.equal(without, with_sam)
+    assert without[0] == 600_000 - 6
 
 
 def test_a_buffer_that_the_first_step_registers() -> None:
@@ -263,25 +261,25 @@ def test_a_buffer_that_the_first_step_registers() -> None:
             module.register_buffer("centre", torch.zeros(8))
         module.centre.mul_(0.5).add_(batch[0].mean(0))
 
-    plain, with_sam = written(step, lambda m: m.centre, lambda m: None)
-    assert torch.equal(plain, with_sam)
+    without, with_sam = written(step, lambda m: m.centre, lambda m: None)
+    assert torch.equal(without, with_sam)
 
 
-def test_expanded_tensors_are_left_alone() -> None:
+def test_expanded_tensors_are_not_written() -> None:
     def start(module: Any) -> None:
         module.register_buffer("mask", torch.ones(1).expand(8))
 
     def step(module: Any, batch: Any) -> None:
         module.prior = torch.full((1,), 0.1).expand(10)
 
-    plain, with_sam = written(step, lambda m: (m.mask, m.prior), start)
-    assert_identical(list(with_sam), list(plain), "expanded")
+    without, with_sam = written(step, lambda m: (m.mask, m.prior), start)
+    assert_identical(list(with_sam), list(without), "expanded")
 
 
 def test_a_metric_that_keeps_predictions_with_their_graph() -> None:
-    """Its state is a view made without a graph of a tensor that has one: to write into it is to break it."""
+    """Its state is a view without a graph of a tensor with one: a write into it would invalidate the graph."""
 
-    class Rates(Plain):
+    class Rates(Base):
         def __init__(self) -> None:
             super().__init__()
             self.auroc = MulticlassAUROC(NUM_CLASSES)
@@ -292,8 +290,8 @@ def test_a_metric_that_keeps_predictions_with_their_graph() -> None:
             self.log("auroc", self.auroc, on_step=False, on_epoch=True, batch_size=16)
             return nn.functional.cross_entropy(logits, batch[1])
 
-    plain, with_sam = (fit(Rates(), *c).trainer.callback_metrics["auroc"] for c in ([], [SAM(rho=RHO)]))
-    assert plain == with_sam
+    without, with_sam = (fit(Rates(), *c).trainer.callback_metrics["auroc"] for c in ([], [SAM(rho=RHO)]))
+    assert without == with_sam
 
 
 class Slots:
@@ -315,7 +313,7 @@ def test_an_object_with_slots() -> None:
 
 @pytest.mark.parametrize("make", [lambda: iter(range(99)), itertools.count, lambda: iter(loader())])
 def test_an_iterator_on_the_module_is_refused_before_the_first_step(make: Any) -> None:
-    class Draws(Plain):
+    class Draws(Base):
         def on_train_start(self) -> None:
             self.unlabelled, self.drawn = make(), []
 
@@ -332,7 +330,7 @@ def test_an_iterator_on_the_module_is_refused_before_the_first_step(make: Any) -
 # The batch.
 
 
-class Words(UserDict):  # type: ignore[type-arg]
+class Fields(UserDict):  # type: ignore[type-arg]
     pass
 
 
@@ -372,7 +370,7 @@ def assigns(module: Any, batch: Any) -> Tensor:
 
 BATCHES: dict[str, tuple[Any, Any]] = {
     "dict": (lambda x, y: {"x": x, "y": y}, pops),
-    "user_dict": (lambda x, y: Words(x=x, y=y), pops),
+    "user_dict": (lambda x, y: Fields(x=x, y=y), pops),
     "dict_subclass": (lambda x, y: Named(x=x, y=y), pops),
     "dataclass": (Pair, assigns),
     "object": (Bare, assigns),
@@ -381,15 +379,15 @@ BATCHES: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_a_step_may_take_any_container_apart(name: str) -> None:
+def test_a_step_may_modify_any_container(name: str) -> None:
     make, step = BATCHES[name]
 
-    class Takes(Plain):
+    class Modifies(Base):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             return step(self, batch)
 
-    module = fit(Takes(lr=0.1), SAM(rho=RHO), loader=collate(make))
-    same = fit(Plain(lr=0.1), SAM(rho=RHO), loader=collate(lambda x, y: (x * 2, y)))
+    module = fit(Modifies(lr=0.1), SAM(rho=RHO), loader=collate(make))
+    same = fit(Base(lr=0.1), SAM(rho=RHO), loader=collate(lambda x, y: (x * 2, y)))
     assert_identical(dict(module.net.state_dict()), dict(same.net.state_dict()), "weights")
 
 
@@ -419,7 +417,7 @@ def writes_into_an_object(module: Any, batch: Any) -> Any:
     ],
 )
 def test_a_step_that_writes_into_its_batch_is_refused_in_the_first_step(write: Any, make: Any, start: float) -> None:
-    class Writes(Plain):
+    class Writes(Base):
         steps = 0
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -435,11 +433,11 @@ def test_a_step_that_writes_into_its_batch_is_refused_in_the_first_step(write: A
 # Logs.
 
 
-def test_a_log_method_that_was_taken_earlier_is_heard_once() -> None:
-    class Logs(Plain):
+def test_a_log_method_that_was_looked_up_earlier_logs_once() -> None:
+    class Logs(Base):
         def __init__(self) -> None:
             super().__init__()
-            self.say = self.log
+            self.log_method = self.log
             self.between = 0.0
 
         def on_before_backward(self, loss: Tensor) -> None:
@@ -450,22 +448,22 @@ def test_a_log_method_that_was_taken_earlier_is_heard_once() -> None:
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             loss = self.loss(batch)
-            self.say("taken", loss, on_step=False, on_epoch=True, batch_size=16)
+            self.log_method("looked_up", loss, on_step=False, on_epoch=True, batch_size=16)
             super().log("super", 1.0, on_step=False, on_epoch=True, reduce_fx="sum")
             return loss
 
-    plain, with_sam = (fit(Logs(), *c, max_epochs=2).trainer.callback_metrics for c in ([], [SAM(rho=RHO)]))
-    assert_identical(dict(with_sam), dict(plain), "logged")
-    assert plain["super"] == plain["after"] == 6
+    without, with_sam = (fit(Logs(), *c, max_epochs=2).trainer.callback_metrics for c in ([], [SAM(rho=RHO)]))
+    assert_identical(dict(with_sam), dict(without), "logged")
+    assert without["super"] == without["after"] == 6
 
 
 def test_the_logger_is_still_one_of_its_class(tmp_path: Any) -> None:
-    class Asks(Plain):
+    class ReadsLogger(Base):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             assert isinstance(self.logger, TensorBoardLogger)
             self.logger.hparams["asked"] = True
             return self.loss(batch) * self.logger.hparams.get("scale", 1.0)
 
     logger = TensorBoardLogger(tmp_path)
-    fit(Asks(), SAM(rho=RHO), logger=logger)
+    fit(ReadsLogger(), SAM(rho=RHO), logger=logger)
     assert logger.hparams["asked"]

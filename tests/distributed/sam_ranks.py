@@ -33,7 +33,7 @@ def on_both(value: Any) -> list[Any]:
 
 
 def two_by_hand(pieces: list[list[tuple[Tensor, Tensor]]], sync: bool, accumulate: int, clip: float = 0.0) -> nn.Module:
-    """Both processes in one: each rank's batches side by side, gradients averaged by hand."""
+    """The reference: both processes in one, with the gradients of their batches averaged."""
     net = make_net(norm=False, dropout=0.0)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     parameters = list(net.parameters())
@@ -72,7 +72,7 @@ def two_by_hand(pieces: list[list[tuple[Tensor, Tensor]]], sync: bool, accumulat
 
 
 def ddp() -> None:
-    """Ranks agree, and equal both processes worked out by hand; the way of climbing is the one that was asked for."""
+    """The ranks agree, and equal the reference for both; e(w) is synchronized exactly if that was requested."""
     rows: list[tuple[bool, int, float, dict[str, Any]]] = [
         (False, 1, 0.0, {}),
         (True, 1, 0.0, {}),
@@ -82,7 +82,7 @@ def ddp() -> None:
         (True, 3, 0.0, {"gradient_as_bucket_view": True}),
         (False, 1, 0.0, {"find_unused_parameters": True}),
         (True, 1, 0.0, {"static_graph": True}),
-        (False, 1, 0.0, {"static_graph": True}),  # such a reducer has to hear of each backward pass
+        (False, 1, 0.0, {"static_graph": True}),  # its reducer has to see each backward pass
     ]
     for sync, accumulate, clip, strategy in rows:
         module = Wrapped(make_net(norm=False, dropout=0.0))
@@ -91,9 +91,9 @@ def ddp() -> None:
         mine = [p.detach() for p in module.net.parameters()]
         theirs = on_both(mine)
         assert_identical(theirs[0], theirs[1], "weights of both ranks")
-        climbs_together = sync or "static_graph" in strategy
-        by_hand = two_by_hand(on_both(module.batches), climbs_together, accumulate, clip)
-        other = two_by_hand(on_both(module.batches), not climbs_together, accumulate, clip)
+        is_synchronized = sync or "static_graph" in strategy
+        by_hand = two_by_hand(on_both(module.batches), is_synchronized, accumulate, clip)
+        other = two_by_hand(on_both(module.batches), not is_synchronized, accumulate, clip)
         # Rounding: the reducer adds in another order.
         worst = max(float((p - q).abs().max()) for p, q in zip(mine, by_hand.parameters(), strict=True))
         apart = max(float((p - q).abs().max()) for p, q in zip(mine, other.parameters(), strict=True))
@@ -101,11 +101,11 @@ def ddp() -> None:
 
 
 def ddp_statistics() -> None:
-    """BatchNorm statistics, logs and dice are those of a first pass: with a tiny radius, nearly those without SAM."""
+    """BatchNorm statistics, logs and random states are those of the first pass: for a tiny radius, as without SAM."""
     tiny = [SAM(rho=1e-6), SAM(rho=1e-6, sync_perturbation=True)]
     runs = [fit(callbacks, Wrapped(make_net())) for callbacks in ([], [tiny[0]], [tiny[1]])]
     for run in runs[1:]:
-        assert_identical(run.module.streams, runs[0].module.streams, "dice")
+        assert_identical(run.module.random_states, runs[0].module.random_states, "random states")
         for name, there in runs[0].weights.items():
             assert torch.allclose(run.weights[name].double(), there.double(), atol=1e-4), name
         assert int(run.weights["net.1.num_batches_tracked"]) == 6
@@ -129,18 +129,18 @@ class BreaksOnOne(Wrapped):
 
 
 def one_rank_breaks() -> None:
-    """Both leave the step out."""
+    """Both skip the step."""
     module = BreaksOnOne()
     fit([SAM(rho=RHO)], module)
-    before, after = module.home[:2]  # what the second pass noted has been taken back
-    assert_identical(after, before, "weights after the step that was left out")
+    before, after = module.home[:2]  # what the second pass appended has been undone
+    assert_identical(after, before, "weights after the skipped step")
     weights = on_both([p.detach() for p in module.net.parameters()])
     assert_identical(weights[0], weights[1], "weights of both ranks")
     assert all(torch.isfinite(p).all() for p in weights[0])
 
 
-class Noted(Sharded):
-    """FSDP2, without dropout, with its batches noted."""
+class Recording(Sharded):
+    """FSDP2, without dropout, with its batches recorded."""
 
     def configure_model(self) -> None:
         super().configure_model()
@@ -156,7 +156,7 @@ class Noted(Sharded):
 
 
 def fsdp2() -> None:
-    """Sharded weights climb by the norm of the whole gradient and come back exactly."""
+    """Sharded weights move by the norm of the whole gradient and are restored exactly."""
     for adaptive, accumulate in ((False, 1), (False, 3), (True, 1)):
         strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
         pl.seed_everything(1)
@@ -166,18 +166,18 @@ def fsdp2() -> None:
             enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
             accumulate_grad_batches=accumulate,
         )  # fmt: skip
-        module = Noted()
+        module = Recording()
         trainer.fit(module, loader(shuffle=True), loader())
         whole = [p.full_tensor().detach() for p in module.parameters()]
         by_hand = whole_by_hand(on_both(module.batches), adaptive, accumulate)
         worst = max(float((p - q).abs().max()) for p, q in zip(whole, by_hand, strict=True))
         assert worst < 1e-6, (adaptive, accumulate, worst)
-        plain = whole_by_hand(on_both(module.batches), adaptive, accumulate, rho=1e-9)
-        assert max(float((p - q).abs().max()) for p, q in zip(whole, plain, strict=True)) > 1e-3
+        without = whole_by_hand(on_both(module.batches), adaptive, accumulate, rho=1e-9)
+        assert max(float((p - q).abs().max()) for p, q in zip(whole, without, strict=True)) > 1e-3
 
 
 def whole_by_hand(pieces: Any, adaptive: bool, accumulate: int, rho: float = RHO) -> list[Tensor]:
-    """The same on whole weights: both ranks' samples are one batch."""
+    """The reference on whole weights: the samples of both ranks are one batch."""
     torch.manual_seed(5)
     net = nn.Sequential(nn.Linear(NUM_FEATURES, 16), nn.ReLU(), nn.Identity(), nn.Linear(16, NUM_CLASSES))
     parameters = list(net.parameters())

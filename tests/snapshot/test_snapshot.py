@@ -1,4 +1,4 @@
-"""Every kind of state that users hang on their objects, changed and put back."""
+"""Every kind of state on a user's objects, changed and restored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_hp.snapshot import RandomStreams, Snapshot
+from lightning_hp.snapshot import RandomState, Snapshot
 from lightning_hp.snapshot.snapshot import MAX_DESCEND
 from tests.training import assert_identical
 
@@ -87,12 +87,12 @@ def disturb(net: Any) -> None:
 
 
 def view(net: Any) -> dict[str, Any]:
-    """The state, read the plain way."""
+    """The state, read without the snapshot's code."""
     return {
         "tensors": {name: value.clone() for name, value in [*net.named_parameters(), *net.named_buffers()]},
         "gradients": [parameter.grad for parameter in net.parameters()],
         "flags": [(module.training, *(p.requires_grad for p in module.parameters())) for module in net.modules()],
-        "plain": [net.extra.step, net.average.total, list(net.average.history), net.average.shadow.clone()],
+        "attributes": [net.extra.step, net.average.total, list(net.average.history), net.average.shadow.clone()],
         "slots": [net.slotted.count, list(net.slotted.values), list(net.options.names)],
         "nest": [repr(net.nest), net.nest["deque"].maxlen, dict(net.counter), list(net.ordered), sorted(vars(net))],
         "array": np.array(net.array),
@@ -103,7 +103,7 @@ def view(net: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_everything_comes_back_any_number_of_times() -> None:
+def test_everything_is_restored_any_number_of_times() -> None:
     net = model()
     objects = [id(net.average), id(net.nest["list"][1]), id(net[0].weight), id(net.average.shadow), id(net.array)]
     before = view(net)
@@ -119,7 +119,7 @@ def test_everything_comes_back_any_number_of_times() -> None:
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "LBFGS", "Adadelta", "NAdam"])
-def test_optimizer_state_that_appears_disappears_and_that_was_there_returns(name: str) -> None:
+def test_optimizer_state_that_appears_is_removed_and_present_state_is_restored(name: str) -> None:
     net = nn.Linear(3, 2)
     optimizer = getattr(torch.optim, name)(net.parameters(), lr=0.1)
     if name == "SGD":
@@ -160,7 +160,7 @@ def test_a_scaler_without_a_step_yet() -> None:
     assert weight.grad is None
 
 
-def test_the_samples_of_a_dataset_are_not_copied_but_its_bookkeeping_is() -> None:
+def test_the_samples_of_a_dataset_are_not_copied_but_its_counters_are() -> None:
     data = torch.utils.data.TensorDataset(torch.zeros(300_000, 2))
     data.visits, data.small = 0, torch.zeros(3)
     snapshot = Snapshot(data=[data])
@@ -171,7 +171,7 @@ def test_the_samples_of_a_dataset_are_not_copied_but_its_bookkeeping_is() -> Non
     assert (data.visits, float(data.small.sum()), float(data.tensors[0][0, 0])) == (0, 0.0, 1.0)
 
 
-def test_a_long_list_keeps_its_members_and_their_order() -> None:
+def test_the_items_of_a_long_list_and_their_order_are_restored() -> None:
     owner = SimpleNamespace(files=[(f"{i}.png", i) for i in range(MAX_DESCEND * 3)])
     expected = list(owner.files)
     snapshot = Snapshot(owner)
@@ -181,15 +181,15 @@ def test_a_long_list_keeps_its_members_and_their_order() -> None:
     assert owner.files == expected
 
 
-def test_what_cannot_be_set_back_is_named() -> None:
+def test_what_cannot_be_restored_is_named() -> None:
     reader, writer = map(io.FileIO, os.pipe())
     with reader, writer:
         owner = SimpleNamespace(a=(i for i in range(3)), b=iter([1]), pipe=reader, text=io.StringIO("abc"))
-        names = Snapshot(data=[owner]).one_way
+        names = Snapshot(data=[owner]).unrestorable
     assert [name.split(" ")[0] for name in names] == ["SimpleNamespace.a", "SimpleNamespace.b", "SimpleNamespace.pipe"]
 
 
-def test_a_file_is_set_back_to_where_it_stood() -> None:
+def test_the_position_of_a_file_is_restored() -> None:
     owner = SimpleNamespace(text=io.StringIO("abcdef"))
     owner.text.read(1)
     snapshot = Snapshot(data=[owner])
@@ -198,7 +198,7 @@ def test_a_file_is_set_back_to_where_it_stood() -> None:
     assert owner.text.read() == "bcdef"
 
 
-def test_tensors_that_nobody_can_write_are_left_alone() -> None:
+def test_tensors_that_cannot_be_written_are_not_restored() -> None:
     with torch.inference_mode():
         inference = torch.ones(2)
     owner = SimpleNamespace(inference=inference, expanded=torch.ones(1).expand(3), meta=torch.ones(2, device="meta"))
@@ -226,10 +226,10 @@ def test_nothing_is_written_that_did_not_change() -> None:
     assert Watched.writes == 0
 
 
-def test_random_streams() -> None:
-    streams = RandomStreams()
+def test_the_global_random_state() -> None:
+    random_state = RandomState()
     first = random.random(), np.random.rand(), torch.rand(1)
-    streams.restore()
+    random_state.restore()
     assert first == (random.random(), np.random.rand(), torch.rand(1))
 
 
@@ -239,11 +239,11 @@ def test_on_an_accelerator_the_copies_are_in_host_memory() -> None:
     net = nn.Linear(1000, 1000, device=device)
     before = net.weight.detach().cpu().clone()
     allocated = torch.get_device_module(device).memory_allocated()
-    snapshot, streams = Snapshot(net), RandomStreams(device)
+    snapshot, random_state = Snapshot(net), RandomState(device)
     assert torch.get_device_module(device).memory_allocated() == allocated
     nn.init.zeros_(net.weight)
     drawn = torch.rand(2, device=device)
     snapshot.restore()
-    streams.restore()
+    random_state.restore()
     assert torch.equal(net.weight.detach().cpu(), before)
     assert torch.equal(torch.rand(2, device=device), drawn)
