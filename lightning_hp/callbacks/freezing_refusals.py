@@ -1,61 +1,87 @@
-"""What BackboneFreezing cannot act on, refused before the first step with what to do instead."""
+"""Models and trainers that BackboneFreezing refuses before the first step, and what to do instead."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
 
+from lightning_hp.nn.freezing.blocks import children_with_parameters
 from lightning_hp.nn.freezing.schedule import NEVER, FreezingSchedule
-from lightning_hp.trainer import STRATEGIES_IN_WORDS, is_supported, misconfiguration
+from lightning_hp.trainer import STRATEGIES_IN_WORDS, is_supported, misconfiguration, uninitialized_parameters
 
 
 def find_backbone(trainer: Any, pl_module: nn.Module, path: str) -> nn.Module:
-    """The submodule of that name; raises for a foreign strategy, no such submodule, and one that cannot be frozen."""
+    """The backbone of a module that is about to be trained.
+
+    Args:
+        trainer: The Trainer.
+        pl_module: Its module.
+        path: The path of the backbone.
+
+    Returns:
+        The submodule.
+
+    Raises:
+        MisconfigurationException: If the strategy is not supported, there is no submodule at this path, the module has
+            lazy layers, or no parameter of the backbone requires a gradient.
+
+    """
     if not is_supported(trainer.strategy):
         raise misconfiguration(
             trainer,
             "BackboneFreezing: expected a strategy that can train some parameters and not others"
-            f" ({STRATEGIES_IN_WORDS}), got {type(trainer.strategy).__name__}. Train under one of these.",
+            f" ({STRATEGIES_IN_WORDS}), but got {type(trainer.strategy).__name__}. Train under one of these.",
         )
     try:
-        backbone = pl_module.get_submodule(path) if path else None
+        backbone: nn.Module | None = pl_module.get_submodule(path)
     except AttributeError:
         backbone = None
     if backbone is None:
-        there = [name for name, child in pl_module.named_children() if any(True for _ in child.parameters())]
+        parts = list(children_with_parameters(pl_module))
         raise misconfiguration(
             trainer,
-            f"BackboneFreezing: expected a submodule `{path}` in {type(pl_module).__name__}, got none. Pass"
-            f" `backbone=` the name of one; those with parameters are {', '.join(there) or 'none'}.",
+            f"BackboneFreezing: expected a submodule `{path}` in {type(pl_module).__name__}, but got none. Pass"
+            f" `backbone=` the name of one; those with parameters are {', '.join(parts) or 'none'}.",
         )
-    lazy = [name for name, parameter in pl_module.named_parameters() if isinstance(parameter, UninitializedParameter)]
+    lazy = uninitialized_parameters(pl_module)
     if lazy:
         raise misconfiguration(
             trainer,
-            f"BackboneFreezing: expected initialized parameters, got uninitialized lazy ones: {', '.join(lazy[:3])}."
-            " Run one batch through the model before `fit`.",
+            f"BackboneFreezing: expected initialized parameters, but got uninitialized lazy ones:"
+            f" {', '.join(lazy[:3])}. Run one batch through the model before `fit`.",
         )
     if not any(parameter.requires_grad for parameter in backbone.parameters()):
-        what = "frozen ones alone" if any(True for _ in backbone.parameters()) else "none"
+        what = "only frozen ones" if any(True for _ in backbone.parameters()) else "none"
         raise misconfiguration(
             trainer,
-            f"BackboneFreezing: expected `{path}` to have parameters that require a gradient, got {what}. Leave the"
+            f"BackboneFreezing: expected `{path}` to have parameters that require a gradient, but got {what}. Leave the"
             " freezing to this callback (no `requires_grad = False`, no other callback that freezes).",
         )
     return backbone
 
 
 def refuse_training(trainer: Any, pl_module: nn.Module, path: str, schedule: FreezingSchedule) -> None:
-    """Raises if nothing would be trained in the first epoch, or what is unfrozen later is in no optimizer."""
+    """Refuses a training in which the schedule has no effect.
+
+    Args:
+        trainer: The Trainer, with its optimizers.
+        pl_module: Its module.
+        path: The path of the backbone.
+        schedule: What is frozen in which epoch.
+
+    Raises:
+        MisconfigurationException: If nothing would be trained in the first epoch, or no optimizer holds a parameter
+            that is unfrozen later.
+
+    """
     names = {parameter: name for name, parameter in pl_module.named_parameters() if parameter.requires_grad}
     frozen, _ = schedule.frozen(trainer.current_epoch)
     if not names.keys() - set(frozen):
         raise misconfiguration(
             trainer,
-            f"BackboneFreezing: expected something to train while `{path}` is frozen, got nothing: all parameters of"
-            f" {type(pl_module).__name__} are in it. Pass `backbone=` the part without the head.",
+            f"BackboneFreezing: expected something to train while `{path}` is frozen, but got nothing: all parameters"
+            f" of {type(pl_module).__name__} are in it. Pass `backbone=` the part without the head.",
         )
     held = {
         parameter
@@ -70,6 +96,6 @@ def refuse_training(trainer: Any, pl_module: nn.Module, path: str, schedule: Fre
             trainer,
             f"BackboneFreezing: expected the optimizer to hold the parameters of `{path}` from the start, but"
             f" {len(missing)} of {len(to_train)} are in none ({missing[0]}, ...): they would never be trained. Give"
-            " all of them to it in `configure_optimizers`; frozen ones are left alone by it. If they are not to be"
-            " trained, say so with `unfreeze_at_epoch=None` or leave them out of its names.",
+            " all of them to it in `configure_optimizers`; it skips frozen ones. If they are not to be trained, pass"
+            " `unfreeze_at_epoch=None` or leave them out of its names.",
         )

@@ -1,4 +1,4 @@
-"""The two halves of a classifier: a backbone that gives features, and a head that makes classes of them."""
+"""The two parts of a classifier: a backbone that computes features, and a head that computes logits from them."""
 
 from lightning_hp.nn.backbone.backbone import Backbone
 from lightning_hp.nn.backbone.speed import InferenceSpeed

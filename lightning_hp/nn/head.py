@@ -1,47 +1,62 @@
-"""ClassifierHead: from features to logits, with the knobs that are worth sweeping."""
+"""ClassifierHead: from features to logits, with the options that are worth tuning."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from lightning_hp.functional.checks import check_whole, is_number
+from lightning_hp.functional.checks import (
+    check_array,
+    check_bool,
+    check_choice,
+    check_int,
+    check_iterable,
+    check_number,
+    is_number,
+    wrong_value,
+)
 from lightning_hp.nn.activations import Activation, gain, new_activation
 
 Task = Literal["multiclass", "binary", "multilabel"]
 Norm = Literal["batch", "layer"]
 
+# Larger sizes overflow inside torch, or take all memory.
+_MAX_WIDTH = 2**31 - 1
+_MAX_LAYERS = 1000
+
 _NORMS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
 class ClassifierHead(nn.Module):
-    """A stack of hidden layers and a last linear one, set by a dictionary of options that can be swept.
+    """Hidden layers and a last linear layer, defined by options that a sweep can vary.
 
-    Each hidden layer is linear, then norm, activation and dropout where asked for. Nothing follows the last layer: it
-    gives logits. No two layers share a module, so an activation with weights of its own (``nn.PReLU()``) is learned for
-    each.
+    Each hidden layer consists of a linear layer and then, if asked for, norm, activation and dropout. The last layer
+    returns logits; nothing follows it. No two layers share a module, so an activation with parameters (``nn.PReLU()``)
+    is learned for each layer.
 
     Args:
         in_features: Width of the features, >= 1: `feature_dim` of a [`Backbone`][lightning_hp.Backbone].
-        num_classes: Number of classes, or of labels for ``"multilabel"``, >= 1; two for ``"binary"``.
-        n_hidden_layers: Hidden layers before the last one, >= 0. With 0 the head is a linear probe.
-        n_hidden_units: Width of the hidden layers, >= 1, or one width for each of them.
-        use_dropout: Put dropout behind each hidden layer; a linear probe has none.
-        dropout_val: Its probability, from 0 up to, not including, 1.
-        use_activation_fn: Put the activation behind each hidden layer. Without it the whole is one linear map.
-        activation_fn: An instance (each layer gets a copy of it), a class, or the name of one in ``torch.nn`` in any
-            case, with arguments if it takes some: ``"LeakyReLU(0.2)"``. It has to act on each number by itself.
-        norm: ``"batch"`` or ``"layer"`` between linear and activation; ``None``: none. ``"batch"`` cannot train on a
-            batch of one sample.
+        num_classes: Number of classes, >= 2; number of labels for ``"multilabel"``, >= 1; 2 (or 1) for ``"binary"``.
+        n_hidden_layers: Hidden layers before the last layer, >= 0. With 0 the head is a linear probe.
+        n_hidden_units: Width of all hidden layers, >= 1, or a list with one width for each.
+        use_dropout: Whether each hidden layer ends in a dropout. A linear probe has none.
+        dropout_val: Dropout probability, >= 0 and < 1.
+        use_activation_fn: Whether hidden layers have an activation. Without it the head is one linear map.
+        activation_fn: An instance (each layer gets a copy), a class, or the name of one in ``torch.nn`` in any case,
+            with arguments if it takes some: ``"LeakyReLU(0.2)"``. It has to act elementwise.
         task: ``"multiclass"`` for cross-entropy, ``"multilabel"`` for binary cross-entropy on each label, ``"binary"``
             for binary cross-entropy on one logit.
-        zero_init: Start the last layer at zero, so that the first prediction does not depend on the features.
-        class_prior: How frequent the classes are, all > 0: counts or probabilities for each class (``"multiclass"``),
-            the probability of each label (``"multilabel"``), that of the positive class (``"binary"``). The last bias
-            starts at log p, or at log p / (1 - p), so that the first steps are not spent on learning it.
+        norm: ``"batch"`` or ``"layer"`` between linear layer and activation; ``None``: none. ``"batch"`` cannot train
+            on a batch of one sample.
+        class_prior: Frequencies, all > 0, from which the last bias starts: counts or probabilities of the classes
+            (``"multiclass"``), the probability of each label (``"multilabel"``), or that of the positive class
+            (``"binary"``). The bias is log p, or log p / (1 - p). ``None``: 0.
+        zero_init: Whether the weights of the last layer start at zero, so that the first prediction does not depend on
+            the features.
 
     Attributes:
         hidden: The hidden layers, an ``nn.Sequential``; empty for a linear probe.
@@ -50,22 +65,23 @@ class ClassifierHead(nn.Module):
         out_features: Number of logits.
 
     Shape:
-        Features (batch, in_features) to logits (batch, num_classes), or (batch, 1) for ``"binary"``. Without a batch
-        norm there may be any axes before the last.
+        From features (batch, in_features) to logits (batch, num_classes), or (batch, 1) for ``"binary"``. Without a
+        batch norm there may be any number of axes before the last one.
 
     Raises:
-        TypeError: If an argument is not of its kind.
-        ValueError: If it is out of its range.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of its range.
 
-    Costs ``in_features * n_hidden_units`` weights and more, drawn from torch's random stream. Hidden weights start with
-    the scale that keeps what goes into the activations at the variance of the features; the last layer starts as torch
-    draws it, with a bias of zero.
+    Note:
+        Hidden weights are drawn from torch's global random state, with a scale that keeps the input of each activation
+        at the variance of the features. The last weights start as in ``nn.Linear``.
 
-    Where it does not help: on features that are linearly separable already, a hidden layer only costs; begin with
-    ``n_hidden_layers=0``. With ``zero_init`` the layers below learn from the second step on.
+        If the features are linearly separable, hidden layers only add cost: begin with ``n_hidden_layers=0``. With
+        ``zero_init`` the layers before the last one learn from the second step on.
 
-    Source: He et al., *Delving Deep into Rectifiers*, 2015 (scale of the weights); Lin et al., *Focal Loss for Dense
-    Object Detection*, 2017, section 3.3 (the bias that starts at the prior).
+    References:
+        He et al., *Delving Deep into Rectifiers*, 2015 (scale of the weights). Lin et al., *Focal Loss for Dense Object
+        Detection*, 2017, section 3.3 (bias from the class prior).
 
     Example:
         >>> nn_options_dict = {
@@ -96,54 +112,60 @@ class ClassifierHead(nn.Module):
         use_activation_fn: bool = True,
         activation_fn: Activation = nn.ReLU(),  # noqa: B008 - copied for each layer, never used itself
         *,
-        norm: Norm | None = None,
         task: Task = "multiclass",
-        zero_init: bool = False,
+        norm: Norm | None = None,
         class_prior: float | Sequence[float] | Tensor | None = None,
+        zero_init: bool = False,
     ) -> None:
         super().__init__()
-        self.in_features = _whole("in_features", in_features, least=1)
+        self.in_features = check_int("in_features", in_features, 1, _MAX_WIDTH)
         self.out_features = num_logits(task, num_classes)
         self.task = task
-        widths = _widths(n_hidden_layers, n_hidden_units)
-        for name, flag in {
-            "use_dropout": use_dropout,
-            "use_activation_fn": use_activation_fn,
-            "zero_init": zero_init,
-        }.items():
-            if not isinstance(flag, bool):
-                raise TypeError(f"Expected `{name}` to be True or False, but got {flag!r}.")
-        if not is_number(dropout_val) or not 0 <= dropout_val < 1:
-            raise ValueError(f"Expected `dropout_val` to be a number >= 0 and < 1, but got {dropout_val!r}.")
-        if norm is not None and norm not in _NORMS:
-            raise ValueError(f"Expected `norm` to be 'batch', 'layer' or None, but got {norm!r}.")
+        widths = _hidden_widths(n_hidden_layers, n_hidden_units)
+        use_dropout = check_bool("use_dropout", use_dropout)
+        dropout_val = check_number("dropout_val", dropout_val, minimum=0, below=1)
+        use_activation_fn = check_bool("use_activation_fn", use_activation_fn)
+        zero_init = check_bool("zero_init", zero_init)
+        activation_gain = gain(new_activation(activation_fn))  # checks it, even if no layer uses it
+        norm_class = None if norm is None else _NORMS[check_choice("norm", norm, tuple(_NORMS), also="None")]
         bias = None if class_prior is None else _prior_bias(task, self.out_features, class_prior)
 
-        scale = gain(new_activation(activation_fn))  # made even where no layer uses it: it is refused here
         layers: list[nn.Module] = []
-        inputs = self.in_features
-        # A layer makes up for the activation that its input went through; that of the first went through none of ours.
-        std = inputs**-0.5
+        num_inputs = self.in_features
+        # The scale of a layer corrects for the activation before it; there is none before the first layer.
+        std = num_inputs**-0.5
         for width in widths:
             activation = new_activation(activation_fn) if use_activation_fn else None
-            linear = nn.Linear(inputs, width)
+            linear = nn.Linear(num_inputs, width)
             nn.init.normal_(linear.weight, std=std)
             nn.init.zeros_(linear.bias)
-            parts = [linear, _NORMS[norm](width) if norm else None, activation]
+            parts = [linear, norm_class(width) if norm_class else None, activation]
             layers += [part for part in parts if part is not None]
             if use_dropout:
-                layers.append(nn.Dropout(float(dropout_val)))
-            inputs = width
-            std = (scale if use_activation_fn else 1.0) * width**-0.5
+                layers.append(nn.Dropout(dropout_val))
+            num_inputs = width
+            std = (activation_gain if use_activation_fn else 1.0) * width**-0.5
         self.hidden = nn.Sequential(*layers)
-        self.output = nn.Linear(inputs, self.out_features)
+        self.output = nn.Linear(num_inputs, self.out_features)
         if zero_init:
             nn.init.zeros_(self.output.weight)
         with torch.no_grad():
             self.output.bias.copy_(torch.zeros(self.out_features) if bias is None else bias)
 
+    @override
     def forward(self, features: Tensor) -> Tensor:
-        """Logits of shape (batch, out_features) for features of shape (batch, in_features)."""
+        """Computes the logits of a batch.
+
+        Args:
+            features: Shape (batch, in_features).
+
+        Returns:
+            Logits of shape (batch, out_features).
+
+        Raises:
+            ValueError: If the features have another width.
+
+        """
         if features.shape[-1] != self.in_features:
             raise ValueError(
                 f"Expected features of width {self.in_features} (`in_features`), but got {tuple(features.shape)}."
@@ -152,23 +174,23 @@ class ClassifierHead(nn.Module):
         return logits
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    if not is_number(value):
-        raise TypeError(f"Expected `{name}` to be an int >= {least}, but got {value!r}.")
-    return check_whole(name, value, least=least)
-
-
 def num_logits(task: Task, num_classes: int) -> int:
-    """How many logits a task has.
+    """The number of logits for a task.
+
+    Args:
+        task: ``"multiclass"``, ``"binary"`` or ``"multilabel"``.
+        num_classes: Number of classes or labels, >= 1.
+
+    Returns:
+        1 for ``"binary"``, else ``num_classes``.
 
     Raises:
-        TypeError: If ``num_classes`` is no number.
-        ValueError: If the two do not go together.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of its range, or the two do not fit together.
 
     """
-    if task not in get_args(Task):
-        raise ValueError(f"Expected `task` to be one of {', '.join(get_args(Task))}, but got {task!r}.")
-    count = _whole("num_classes", num_classes, least=1)
+    task = check_choice("task", task, get_args(Task))
+    count = check_int("num_classes", num_classes, 1, _MAX_WIDTH)
     if task == "binary":
         if count > 2:
             raise ValueError(f"Expected `num_classes` to be 2 (or 1) for task 'binary', but got {count}.")
@@ -178,30 +200,25 @@ def num_logits(task: Task, num_classes: int) -> int:
     return count
 
 
-def _widths(n_hidden_layers: int, n_hidden_units: Any) -> list[int]:
-    count = _whole("n_hidden_layers", n_hidden_layers, least=0)
-    if isinstance(n_hidden_units, str):
-        raise TypeError(f"Expected `n_hidden_units` to be an int or one for each layer, but got {n_hidden_units!r}.")
-    if not isinstance(n_hidden_units, Sequence):
-        return [_whole("n_hidden_units", n_hidden_units, least=1)] * count
-    if len(n_hidden_units) != count:
-        raise ValueError(
-            f"Expected `n_hidden_units` to be an int or a list of {count} (`n_hidden_layers`), but got "
-            f"{list(n_hidden_units)}."
-        )
-    return [_whole("n_hidden_units", units, least=1) for units in n_hidden_units]
+def _hidden_widths(n_hidden_layers: int, n_hidden_units: Any) -> list[int]:
+    count = check_int("n_hidden_layers", n_hidden_layers, 0, _MAX_LAYERS)
+    if is_number(n_hidden_units):
+        return [check_int("n_hidden_units", n_hidden_units, 1, _MAX_WIDTH)] * count
+    widths = check_iterable("n_hidden_units", n_hidden_units, "an int >= 1, or a list with one for each hidden layer")
+    if len(widths) != count:
+        wrong_value("n_hidden_units", f"an int or a list of {count} (`n_hidden_layers`)", widths)
+    return [check_int("n_hidden_units", width, 1, _MAX_WIDTH) for width in widths]
 
 
-def _prior_bias(task: Task, count: int, class_prior: float | Sequence[float] | Tensor) -> Tensor:
-    """Log p for a softmax, log p / (1 - p) for each logit of its own."""
-    prior = torch.as_tensor(class_prior, dtype=torch.float64, device="cpu").reshape(-1)
-    kind = {
+def _prior_bias(task: Task, count: int, class_prior: Any) -> Tensor:
+    """The bias of the last layer: log p for a softmax, log p / (1 - p) for independent logits."""
+    expected = {
         "multiclass": f"{count} counts or probabilities, finite and > 0, one for each class",
         "multilabel": f"{count} probabilities > 0 and < 1, one for each label",
         "binary": "the probability of the positive class, > 0 and < 1",
     }[task]
-    values: Iterator[float] = iter(prior.tolist())
-    most = float("inf") if task == "multiclass" else 1.0
-    if len(prior) != count or not all(0 < value < most for value in values):
-        raise ValueError(f"Expected `class_prior` to be {kind}, but got {class_prior!r}.")
+    prior = torch.from_numpy(check_array("class_prior", class_prior, expected)).reshape(-1)
+    maximum = torch.inf if task == "multiclass" else 1.0
+    if len(prior) != count or not all(0 < value < maximum for value in prior.tolist()):
+        wrong_value("class_prior", expected, class_prior)
     return (prior / prior.sum()).log() if task == "multiclass" else torch.logit(prior)

@@ -1,4 +1,4 @@
-"""BackboneFreezing: equal to loops written by hand, and none of the faults of Lightning's BackboneFinetuning."""
+"""BackboneFreezing against loops written by hand, and the faults of Lightning's BackboneFinetuning that it avoids."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -34,7 +35,7 @@ SETTINGS = {
 
 
 def make_backbone() -> nn.Sequential:
-    """Two stages with all that a frozen part must not do: update statistics, drop, decay."""
+    """Two stages with everything that a frozen part must not do: update statistics, drop out, decay."""
     torch.manual_seed(5)
     return nn.Sequential(
         nn.Sequential(nn.Linear(NUM_FEATURES, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3)),
@@ -43,7 +44,7 @@ def make_backbone() -> nn.Sequential:
 
 
 class Model(pl.LightningModule):
-    """The dice of a step depend on nothing but the step, so that a loop by hand and a resumed run throw the same."""
+    """The random numbers of a step depend on its number only, so a loop by hand and a resumed run use the same ones."""
 
     def __init__(self, lr: float = LR, optimizer: str = "sgd", manual: bool = False) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class Model(pl.LightningModule):
 
 
 class Flags(pl.Callback):
-    """Writes down, before each step, what is frozen."""
+    """Records after each step what is trained."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int, int]] = []
@@ -91,7 +92,7 @@ def fit(callbacks: list[Any], module: Any = None, data: Any = None, **kwargs: An
 
 
 def by_hand(optimizer: str, epochs: int = 4, second: int = 1, first: int = 2) -> tuple[nn.Module, nn.Module]:
-    """A loop that knows nothing of freezing: features without gradients, and one more optimizer for each stage."""
+    """A loop without freezing: features without gradients, and a further optimizer for each stage."""
     backbone, head = make_backbone(), nn.Linear(16, NUM_CLASSES)
     optimizers = {2: SETTINGS[optimizer]([{"params": head.parameters()}])}
     step = 0
@@ -116,7 +117,7 @@ def by_hand(optimizer: str, epochs: int = 4, second: int = 1, first: int = 2) ->
 
 @pytest.mark.parametrize("manual", [False, True])
 @pytest.mark.parametrize("optimizer", SETTINGS)
-def test_it_is_the_loop_by_hand(optimizer: str, manual: bool) -> None:
+def test_equals_a_loop_by_hand(optimizer: str, manual: bool) -> None:
     freezing = BackboneFreezing(unfreeze_at_epoch=1, stages=2)
     run = fit([freezing], Model(optimizer=optimizer, manual=manual))
     backbone, head = by_hand(optimizer)
@@ -132,7 +133,7 @@ def test_names_give_the_same_as_stages() -> None:
         assert_identical(run.weights, expected.weights, "weights")
 
 
-def test_what_is_never_unfrozen_keeps_every_bit() -> None:
+def test_what_is_never_unfrozen_does_not_change() -> None:
     start = copy.deepcopy(dict(make_backbone().state_dict()))
     run = fit([BackboneFreezing(unfreeze_at_epoch=None)])
     assert_identical(dict(run.module.backbone.state_dict()), start, "backbone")
@@ -175,7 +176,7 @@ def changed(run: Any, start: dict[str, Tensor]) -> int:
     return sum(not torch.equal(after[name], start[name]) for name in start)
 
 
-def test_nothing_of_a_frozen_resnet_changes_where_lightnings_callback_changes_100_of_120() -> None:
+def test_a_frozen_resnet_does_not_change_while_lightnings_callback_changes_100_of_120_tensors() -> None:
     start = copy.deepcopy(dict(Images().backbone.state_dict()))
     assert len(start) == 120
     run = fit([BackboneFreezing()], Images(), images(), max_epochs=1, val_loader=images())
@@ -183,7 +184,7 @@ def test_nothing_of_a_frozen_resnet_changes_where_lightnings_callback_changes_10
     # The head is trained on the features that it is evaluated on.
     assert torch.equal(*run.module.features)
     assert not run.module.features[0].requires_grad
-    # The optimizer holds all, and has state for the head alone.
+    # The optimizer holds all parameters, and has state for the head only.
     (optimizer,) = run.trainer.optimizers
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len([*run.module.parameters()])
     assert {*optimizer.state} == {*run.module.head.parameters()}
@@ -191,7 +192,7 @@ def test_nothing_of_a_frozen_resnet_changes_where_lightnings_callback_changes_10
     assert changed(peer, start) == 100
 
 
-def test_norm_layers_are_trained_if_asked() -> None:
+def test_norm_layers_are_trained_with_train_norm() -> None:
     start = copy.deepcopy(dict(Images().backbone.state_dict()))
     run = fit([BackboneFreezing(train_norm=True)], Images(), images(), max_epochs=1, val_loader=images())
     assert changed(run, start) == 100
@@ -199,8 +200,8 @@ def test_norm_layers_are_trained_if_asked() -> None:
     assert torch.equal(run.module.backbone.state_dict()[conv], start[conv])
 
 
-class Restless(Model):
-    """Calls `train()` wherever users do."""
+class CallsTrain(Model):
+    """Calls `train()` in the hooks in which users do."""
 
     def on_train_start(self) -> None:
         self.train()
@@ -215,13 +216,13 @@ class Restless(Model):
         self.train()
 
 
-def test_calls_of_train_do_not_wake_what_is_frozen() -> None:
+def test_calls_of_train_do_not_change_frozen_modules() -> None:
     start = copy.deepcopy(dict(make_backbone().state_dict()))
-    run = fit([BackboneFreezing(unfreeze_at_epoch=9)], Restless(), val_check_interval=1)
+    run = fit([BackboneFreezing(unfreeze_at_epoch=9)], CallsTrain(), val_check_interval=1)
     assert_identical(dict(run.module.backbone.state_dict()), start, "backbone")
 
 
-def test_state_is_made_when_something_is_unfrozen() -> None:
+def test_optimizer_state_is_created_at_the_unfreezing() -> None:
     class States(pl.Callback):
         steps: list[list[float]] = []  # noqa: RUF012
 
@@ -231,14 +232,14 @@ def test_state_is_made_when_something_is_unfrozen() -> None:
 
     states = States()
     fit([BackboneFreezing(unfreeze_at_epoch=1, stages=2), states], Model(optimizer="adamw"), max_epochs=3)
-    # Six steps an epoch; four parameters in each stage, two in the head.
+    # Six steps per epoch; four parameters in each stage, two in the head.
     lower, upper, head = [-1, -1, 6], [-1, 6, 12], [6, 12, 18]
     expected = [[lower[e]] * 4 + [upper[e]] * 4 + [head[e]] * 2 for e in range(3)]
     assert states.steps == expected
 
 
 class SaveEachEpoch(pl.Callback):
-    """At its very end, or after its validation: the two places from which Lightning's checkpoints come."""
+    """At the end of the epoch, or after its validation: the two hooks in which Lightning saves checkpoints."""
 
     def __init__(self, folder: Path, hook: str = "on_train_epoch_end") -> None:
         self.folder = folder
@@ -251,8 +252,8 @@ class SaveEachEpoch(pl.Callback):
 
 @pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_validation_end"])
 @pytest.mark.parametrize("optimizer", SETTINGS)
-def test_a_resumed_run_is_the_uninterrupted_one(optimizer: str, hook: str, tmp_path: Path) -> None:
-    """From before, at and after each unfreezing: Lightning's callback freezes all again (its issue 21901)."""
+def test_a_resumed_run_equals_the_uninterrupted_one(optimizer: str, hook: str, tmp_path: Path) -> None:
+    """Resumed before, at and after each unfreezing. Lightning's callback freezes everything again (its issue 21901)."""
     freezing = {"unfreeze_at_epoch": 1, "stages": 2, "epochs_per_stage": 2}
     flags = Flags()
     whole = fit(
@@ -283,7 +284,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_is_in_its_phase(tmp_path: Path)
         assert {entry[:2] for entry in flags.seen} == {(1, trained)}
 
 
-def test_the_settings_count_not_the_checkpoint(tmp_path: Path) -> None:
+def test_the_settings_override_the_checkpoint(tmp_path: Path) -> None:
     fit([BackboneFreezing(unfreeze_at_epoch=9), SaveEachEpoch(tmp_path)], max_epochs=1)
     flags = Flags()
     fit([BackboneFreezing(unfreeze_at_epoch=1), flags], max_epochs=2, ckpt_path=tmp_path / "0.ckpt")
@@ -291,7 +292,7 @@ def test_the_settings_count_not_the_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Found 1 module")
-def test_what_the_user_froze_stays_frozen_and_all_flags_come_back() -> None:
+def test_what_the_user_froze_stays_frozen_and_all_flags_are_restored() -> None:
     module = Model()
     module.backbone[0][0].requires_grad_(False)
     module.backbone[1][3].eval()
@@ -304,7 +305,7 @@ def test_what_the_user_froze_stays_frozen_and_all_flags_come_back() -> None:
     assert run.module is module
 
 
-def test_after_an_exception_the_flags_come_back_and_a_second_fit_trains() -> None:
+def test_after_an_exception_the_flags_are_restored_and_a_second_fit_trains() -> None:
     class Fails(Model):
         is_broken = True
 
@@ -324,7 +325,7 @@ def test_after_an_exception_the_flags_come_back_and_a_second_fit_trains() -> Non
     assert {entry[:2] for entry in flags.seen} == {(0, 0), (1, 8)}
 
 
-def test_a_second_fit_of_the_same_trainer_goes_on() -> None:
+def test_a_second_fit_of_the_same_trainer_continues() -> None:
     module, flags = Model(), Flags()
     run = fit([BackboneFreezing(unfreeze_at_epoch=2), flags], module, max_epochs=1)
     run.trainer.fit_loop.max_epochs = 3
@@ -332,8 +333,8 @@ def test_a_second_fit_of_the_same_trainer_goes_on() -> None:
     assert {entry[:2] for entry in flags.seen} == {(0, 0), (1, 0), (2, 8)}
 
 
-def test_equal_values_hide_nothing_from_the_optimizer() -> None:
-    """Lightning's `filter_on_optimizer` compares values: a fresh batch norm in the head hides those of the backbone."""
+def test_parameters_with_equal_values_are_distinguished() -> None:
+    """Lightning's `filter_on_optimizer` compares values: a new batch norm in the head hides those of the backbone."""
 
     class Twins(Model):
         def __init__(self) -> None:
@@ -346,7 +347,7 @@ def test_equal_values_hide_nothing_from_the_optimizer() -> None:
 
 
 class OnlyTheHead(Model):
-    """Its head is equal to a part of the backbone, value by value."""
+    """Its optimizer holds a copy of the backbone with equal values, and not the backbone."""
 
     def configure_optimizers(self) -> Any:
         self.twin = copy.deepcopy(self.backbone)
@@ -362,7 +363,7 @@ def test_an_optimizer_without_the_backbone_is_refused() -> None:
     with pytest.raises(MisconfigurationException, match=r"8 of 8 are in none \(backbone.0.0.weight"):
         fit([BackboneFreezing()], OnlyTheHead())
     fit([BackboneFreezing(unfreeze_at_epoch=None)], OnlyTheHead(), max_epochs=1)
-    # A filter by `requires_grad` takes all: nothing is frozen before the optimizers exist.
+    # A filter by `requires_grad` keeps all parameters: nothing is frozen before the optimizers are built.
     run = fit([BackboneFreezing()], Filtered(), max_epochs=2)
     assert changed(run, dict(make_backbone().state_dict())) == len(make_backbone().state_dict())
 
@@ -405,25 +406,25 @@ class OtherName(Model):
 @pytest.mark.parametrize(
     ("module_class", "kwargs", "message"),
     [
-        (OtherName, {}, "expected a submodule `backbone` in OtherName, got none.*are head, body"),
-        (Model, {"backbone": "bakcbone"}, "expected a submodule `bakcbone` in Model, got none"),
+        (OtherName, {}, "expected a submodule `backbone` in OtherName, but got none.*are head, body"),
+        (Model, {"backbone": "bakcbone"}, "expected a submodule `bakcbone` in Model, but got none"),
         (Lazy, {}, "uninitialized lazy ones: backbone.weight"),
         (Everything, {}, "expected something to train while `backbone` is frozen"),
-        (Frozen, {}, "require a gradient, got frozen ones alone"),
-        (NoParameters, {}, "require a gradient, got none"),
+        (Frozen, {}, "require a gradient, but got only frozen ones"),
+        (NoParameters, {}, "require a gradient, but got none"),
         (Model, {"stages": 5}, "`backbone`: Expected `stages` <= 2"),
         (Model, {"unfreeze_at_epoch": {1: "layer4"}}, r"Expected names inside the backbone \(0, 1\), but got 'layer4'"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
-def test_what_it_cannot_act_on_is_refused(module_class: Any, kwargs: Any, message: str) -> None:
+def test_unsupported_models_are_refused(module_class: Any, kwargs: Any, message: str) -> None:
     with pytest.raises(MisconfigurationException, match=message):
         fit([BackboneFreezing(**kwargs)], module_class(), limit_val_batches=0)
 
 
-def test_a_strategy_that_it_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_strategies_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class DeepSpeedStrategy:
-        """None of Lightning's three."""
+        """A strategy that is not supported."""
 
     trainer = pl.Trainer(accelerator="cpu", barebones=True)
     monkeypatch.setattr(pl.Trainer, "strategy", DeepSpeedStrategy())
@@ -432,33 +433,45 @@ def test_a_strategy_that_it_does_not_know_is_refused(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    "kwargs",
+    ("kwargs", "error"),
     [
-        {"unfreeze_at_epoch": -1},
-        {"unfreeze_at_epoch": True},
-        {"unfreeze_at_epoch": 1.5},
-        {"unfreeze_at_epoch": {}},
-        {"unfreeze_at_epoch": {-1: "a"}},
-        {"unfreeze_at_epoch": {1: 3}},
-        {"unfreeze_at_epoch": {1: "a"}, "stages": 2},
-        {"unfreeze_at_epoch": None, "stages": 2},
-        {"backbone": ""},
-        {"stages": 0},
-        {"epochs_per_stage": 0},
-        {"train_norm": "yes"},
+        ({"unfreeze_at_epoch": -1}, ValueError),
+        ({"unfreeze_at_epoch": True}, TypeError),
+        ({"unfreeze_at_epoch": 1.5}, TypeError),
+        ({"unfreeze_at_epoch": "1"}, TypeError),
+        ({"unfreeze_at_epoch": {}}, ValueError),
+        ({"unfreeze_at_epoch": {-1: "a"}}, ValueError),
+        ({"unfreeze_at_epoch": {"1": "a"}}, TypeError),
+        ({"unfreeze_at_epoch": {1: 3}}, TypeError),
+        ({"unfreeze_at_epoch": {1: ["a", None]}}, TypeError),
+        ({"unfreeze_at_epoch": {1: "a"}, "stages": 2}, ValueError),
+        ({"unfreeze_at_epoch": None, "stages": 2}, ValueError),
+        ({"backbone": ""}, ValueError),
+        ({"backbone": None}, TypeError),
+        ({"stages": 0}, ValueError),
+        ({"stages": 2.0}, TypeError),
+        ({"epochs_per_stage": 0}, ValueError),
+        ({"epochs_per_stage": True}, TypeError),
+        ({"train_norm": "yes"}, TypeError),
+        ({"train_norm": 1}, TypeError),
     ],
 )
-def test_arguments_out_of_range_are_refused(kwargs: Any) -> None:
-    with pytest.raises(ValueError, match=r"Expected `\w+`"):
+def test_arguments_out_of_range_are_refused(kwargs: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=rf"Expected `{next(iter(kwargs))}`"):
         BackboneFreezing(**kwargs)
+
+
+def test_numpy_numbers_are_accepted() -> None:
+    fit([BackboneFreezing(np.int64(1), "backbone", np.int32(2), np.int8(3), np.bool_(False))], max_epochs=1)
+    fit([BackboneFreezing({np.int64(1): ("1", "0")})], max_epochs=1)
 
 
 def _finder(**kwargs: Any) -> LRFinder:
     return LRFinder(**{"min_lr": 1e-4, "num_training_steps": 70, "num_repeats": 3, "zoom": False, **kwargs})
 
 
-def test_the_finder_sees_the_training_of_the_moment() -> None:
-    """What it finds is what it finds where the user froze by hand, and it is what is used in each group."""
+def test_the_finder_tunes_for_the_current_phase() -> None:
+    """It suggests the same learning rate as if the user had frozen by hand, and it is used in each group."""
 
     class ByHand(Model):
         def on_fit_start(self) -> None:
@@ -479,17 +492,17 @@ def test_the_finder_sees_the_training_of_the_moment() -> None:
 def test_the_finder_searches_again_when_the_backbone_is_unfrozen(finder_first: bool) -> None:
     finder, freezing, module = _finder(milestones=(0, 2)), BackboneFreezing(unfreeze_at_epoch=2), Model()
     callbacks = [finder, freezing] if finder_first else [freezing, finder]
-    run = fit([*callbacks, Spy(notes := [])], module, max_epochs=3)
+    run = fit([*callbacks, Recorder(notes := [])], module, max_epochs=3)
     assert {note for note in notes if note[0]} == {(True, 0, 0), (True, 2, 8)}
-    # What a rehearsal wrote into the module was put back: these are the training's own steps.
+    # What a rehearsal wrote into the module was restored, so these are the steps of the training.
     assert set(module.trained) == {(0, False, 0), (1, False, 0), (2, False, 8)}
     assert finder.result is not None
     first, second = (group["lr"] for group in run.trainer.optimizers[0].param_groups)
     assert second == pytest.approx(10 * first)
 
 
-class Spy(pl.Callback):
-    """Acts in rehearsals and keeps its notes where nothing is put back."""
+class Recorder(pl.Callback):
+    """Acts in rehearsals and records outside the state that a rehearsal restores."""
 
     changes_gradients = True
 
@@ -502,28 +515,28 @@ class Spy(pl.Callback):
 
 
 @pytest.mark.parametrize(("max_epochs", "heaviest"), [(1, 0), (2, 4), (3, 8), (-1, 8)])
-def test_the_batch_size_is_found_for_the_heaviest_phase_and_the_rate_for_the_first(
+def test_the_batch_size_is_tuned_for_the_heaviest_phase_and_the_learning_rate_for_the_first(
     max_epochs: int, heaviest: int
 ) -> None:
     notes: list[Any] = []
-    few = {"min_per_class": 0, "max_val": 16, "min_steps_per_epoch": 1, "min_training_steps": 1}
+    few = {"min_per_class": 0, "max_val": 16, "limits": {"min_steps_per_epoch": 1, "min_training_steps": 1}}
     scaler = BatchSizeScaler(**few, update_attr=False)
     freezing = BackboneFreezing(unfreeze_at_epoch=1, stages=2)
-    fit([scaler, freezing, Spy(notes)], max_epochs=max_epochs, max_steps=18)
+    fit([scaler, freezing, Recorder(notes)], max_epochs=max_epochs, max_steps=18)
     assert {note for note in notes if note[0]} == {(True, 0, heaviest)}
     assert {note for note in notes if not note[0]} == {(False, e, 4 * e) for e in range(3) if e < max_epochs % 4}
     notes.clear()
-    fit([_finder(update_attr=False), freezing, Spy(notes)], max_epochs=1)
+    fit([_finder(update_attr=False), freezing, Recorder(notes)], max_epochs=1)
     assert set(notes) == {(True, 0, 0), (False, 0, 0)}
 
 
-def test_sam_climbs_on_what_is_trained() -> None:
+def test_sam_perturbs_only_what_is_trained() -> None:
     start = copy.deepcopy(dict(make_backbone().state_dict()))
     for callbacks in ([BackboneFreezing(1), SAM(rho=0.1)], [SAM(rho=0.1), BackboneFreezing(1)]):
         run = fit(callbacks, max_epochs=1)
         assert changed(run, start) == 0
-        plain = fit([BackboneFreezing(1)], max_epochs=1)
-        assert not torch.equal(run.weights["head.weight"], plain.weights["head.weight"])
+        without_sam = fit([BackboneFreezing(1)], max_epochs=1)
+        assert not torch.equal(run.weights["head.weight"], without_sam.weights["head.weight"])
         assert changed(fit(callbacks, max_epochs=2), start) == len(start)
 
 
@@ -537,7 +550,7 @@ def test_other_precisions_and_accumulation(trainer: Any) -> None:
 
 
 class TwoOptimizers(Model):
-    """Toggles, which sets and resets `requires_grad` of everything."""
+    """Toggles its optimizers, which sets and resets `requires_grad` of all parameters."""
 
     def __init__(self) -> None:
         super().__init__(manual=True)
@@ -553,23 +566,23 @@ class TwoOptimizers(Model):
             self.untoggle_optimizer(optimizer)
 
     def configure_optimizers(self) -> Any:
-        ours = [*self.backbone.parameters(), *self.head.parameters()]
-        return [torch.optim.AdamW(ours, lr=LR), torch.optim.AdamW(self.other.parameters(), lr=LR)]
+        first = [*self.backbone.parameters(), *self.head.parameters()]
+        return [torch.optim.AdamW(first, lr=LR), torch.optim.AdamW(self.other.parameters(), lr=LR)]
 
 
-def test_toggled_optimizers_do_not_wake_what_is_frozen() -> None:
+def test_toggled_optimizers_do_not_unfreeze() -> None:
     start = copy.deepcopy(dict(make_backbone().state_dict()))
     assert changed(fit([BackboneFreezing(1)], TwoOptimizers(), max_epochs=1), start) == 0
     assert changed(fit([BackboneFreezing(1)], TwoOptimizers(), max_epochs=2), start) == len(start)
 
 
-def test_it_says_what_is_trained_and_logs_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_trained_and_frozen_parameters_are_printed_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = TensorBoardLogger(tmp_path)
     with caplog.at_level("INFO"):
         fit([_finder(), BackboneFreezing(1, stages=2, epochs_per_stage=8)], max_epochs=3, logger=logger)
-    said = [record.message for record in caplog.records if record.message.startswith("BackboneFreezing")]
+    printed = [record.message for record in caplog.records if record.message.startswith("BackboneFreezing")]
     head, upper, lower = 16 * 3 + 3, 16 * 17 + 32, 8 * 16 + 16 + 32
-    first, second = said
+    first, second = printed
     counts = f"from epoch 0 {head} parameters are trained, {upper + lower} are frozen"
     assert first == f"BackboneFreezing: {counts}; the next change is at epoch 1."
     counts = f"from epoch 1 {head + upper} parameters are trained, {lower} are frozen"
@@ -581,7 +594,7 @@ def test_it_says_what_is_trained_and_logs_it(tmp_path: Path, caplog: pytest.LogC
     assert [event.value for event in frozen] == [upper + lower, lower]
 
 
-def test_copies_and_pickles_hold_the_settings_alone() -> None:
+def test_copies_and_pickles_hold_only_the_settings() -> None:
     class Copies(pl.Callback):
         copies: list[Any] = []  # noqa: RUF012
 
@@ -597,7 +610,7 @@ def test_copies_and_pickles_hold_the_settings_alone() -> None:
         assert_identical(fit([copied], max_epochs=3).weights, expected.weights, "weights")
 
 
-def test_validate_and_test_do_without_it() -> None:
+def test_validate_changes_nothing() -> None:
     module, trainer = Model(), pl.Trainer(callbacks=[BackboneFreezing()], accelerator="cpu", barebones=True)
     trainer.validate(module, loader(), verbose=False)
     assert all(parameter.requires_grad for parameter in module.parameters())

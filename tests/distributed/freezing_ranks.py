@@ -137,7 +137,7 @@ def finders() -> None:
         strategy = DDPStrategy(process_group_backend="gloo")
         return train(module, callbacks, loader(shuffle=True), strategy=strategy, devices=2, max_epochs=3)
 
-    few = {"min_steps_per_epoch": 1, "min_training_steps": 1, "max_val": 16, "min_per_class": 0}
+    few = {"limits": {"min_steps_per_epoch": 1, "min_training_steps": 1}, "max_val": 16, "min_per_class": 0}
     without = run([freezing()])
     for finder in (
         LRFinder(min_lr=1e-4, num_training_steps=30, num_repeats=1, update_attr=False, milestones=(0, UNFREEZE_AT)),

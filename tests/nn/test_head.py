@@ -1,4 +1,4 @@
-"""The head against loops written by hand, closed forms of its start, and the article's own dictionary."""
+"""ClassifierHead against loops written by hand, closed forms of its initial outputs, and the article's dictionary."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def by_hand(head, features, activation):
 
 
 @pytest.mark.parametrize("value", [64, 128, 256, 512, 1024])
-def test_the_dictionary_of_the_article_as_it_is_printed(value):
+def test_the_dictionary_of_the_article(value):
     nn_options_dict_step = {
         "n_hidden_layers": 1,
         "n_hidden_units": value,
@@ -49,16 +49,16 @@ def test_the_dictionary_of_the_article_as_it_is_printed(value):
 
 def test_the_defaults_are_those_of_the_article():
     torch.manual_seed(1)
-    plain = ClassifierHead(8, 3)
+    default = ClassifierHead(8, 3)
     torch.manual_seed(1)
-    spelt = ClassifierHead(8, 3, 1, 256, False, 0.2, True, nn.ReLU())
-    assert repr(plain) == repr(spelt)
-    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), spelt.parameters(), strict=True))
+    explicit = ClassifierHead(8, 3, 1, 256, False, 0.2, True, nn.ReLU())
+    assert repr(default) == repr(explicit)
+    assert all(torch.equal(a, b) for a, b in zip(default.parameters(), explicit.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(("layers", "units"), [(0, 256), (1, 7), (3, 7), (3, [9, 8, 7]), (2, (5, 6)), (0, [])])
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh, "gelu"])
-def test_forward_is_the_loop_by_hand(layers, units, activation):
+def test_forward_equals_a_loop_by_hand(layers, units, activation):
     head = ClassifierHead(6, 4, layers, units, activation_fn=activation).double()
     features = torch.randn(5, 6, dtype=torch.float64)
     torch.testing.assert_close(head(features), by_hand(head, features, new_activation(activation)))
@@ -82,14 +82,14 @@ def test_each_hidden_layer_has_its_parts_and_the_last_has_none(layers, norm):
 
 
 def test_a_linear_probe_has_no_dropout():
-    """torchvision's MLP puts a dropout behind the last layer; here the logits of a probe are the same in training."""
+    """torchvision's MLP has a dropout after its last layer; here the logits of a probe are the same in training."""
     head = ClassifierHead(6, 4, 0, use_dropout=True, dropout_val=0.9).train()
     features = torch.randn(32, 6)
     assert torch.equal(head(features), head(features))
     assert not any(isinstance(part, nn.Dropout) for part in head.modules())
 
 
-def test_dropout_acts_on_the_hidden_layers_alone():
+def test_dropout_acts_only_on_hidden_layers():
     head = ClassifierHead(6, 4, 1, 64, use_dropout=True, dropout_val=0.9).train()
     nn.init.constant_(head.output.bias, 3.0)
     nn.init.zeros_(head.output.weight)
@@ -118,7 +118,7 @@ def test_an_activation_by_instance_class_or_name(given):
     )
 
 
-# --- how it starts
+# --- initial weights
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_an_activation_by_instance_class_or_name(given):
         (nn.LeakyReLU(0.2), math.sqrt(2 / (1 + 0.2**2))),
         (nn.LeakyReLU(1.0), 1.0),
         (nn.Hardtanh(-math.inf, math.inf), 1.0),
-        (nn.SELU(), 1.0),  # made to keep a standard normal at variance 1, its mean at 0
+        (nn.SELU(), 1.0),  # defined to keep mean 0 and variance 1
     ],
 )
 def test_gain_has_a_closed_form(activation, closed):
@@ -144,7 +144,7 @@ def test_gain_by_another_quadrature(activation):
     assert gain(activation) == pytest.approx((values @ weights / math.sqrt(2 * math.pi)) ** -0.5, rel=1e-3)
 
 
-def test_gain_draws_nothing_and_leaves_the_activation_alone():
+def test_gain_changes_neither_the_random_state_nor_the_activation():
     activation = nn.RReLU().train()
     before = torch.get_rng_state()
     gain(activation)
@@ -152,12 +152,12 @@ def test_gain_draws_nothing_and_leaves_the_activation_alone():
     assert activation.training
 
 
-def test_an_activation_that_gives_nothing_has_a_gain():
+def test_an_activation_that_is_zero_has_a_gain():
     assert gain(nn.Threshold(1e9, 0.0)) == 1.0
 
 
 def variances(head, features):
-    """The variance of what each hidden layer hands to its activation."""
+    """The variance of the input of each activation."""
     found = []
     with torch.no_grad():
         for part in head.hidden:
@@ -168,8 +168,8 @@ def variances(head, features):
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "tanh", "leaky_relu", "selu", "softplus", nn.Identity])
-def test_the_signal_neither_fades_nor_grows(activation):
-    """Six layers deep it has the variance of the features; with the start of `nn.Linear` itself it fades."""
+def test_the_signal_keeps_its_variance(activation):
+    """In six layers it keeps the variance of the features; with the weights of `nn.Linear` it does not."""
     head = ClassifierHead(512, 10, 6, 512, activation_fn=activation)
     features = torch.randn(256, 512)
     assert variances(head, features) == pytest.approx([1.0] * 6, rel=0.3)
@@ -179,7 +179,7 @@ def test_the_signal_neither_fades_nor_grows(activation):
     assert variances(head, features)[-1] < 0.6
 
 
-def test_zero_init_starts_at_the_entropy_of_a_fair_die():
+def test_zero_init_starts_at_the_entropy_of_equal_classes():
     head = ClassifierHead(16, 7, zero_init=True)
     loss = nn.functional.cross_entropy(head(torch.randn(5, 16)), torch.arange(5))
     assert loss.item() == pytest.approx(math.log(7), rel=1e-6)
@@ -210,7 +210,7 @@ def test_a_prior_of_labels_and_of_the_positive_class():
     assert nn.functional.binary_cross_entropy_with_logits(logits, truth).item() == pytest.approx(entropy, rel=1e-5)
 
 
-def test_a_start_without_options_is_near_no_opinion():
+def test_the_default_starts_near_equal_probabilities():
     losses = [
         nn.functional.cross_entropy(ClassifierHead(512, 10)(torch.randn(256, 512)), torch.arange(256) % 10).item()
         for _ in range(5)
@@ -218,7 +218,7 @@ def test_a_start_without_options_is_near_no_opinion():
     assert np.mean(losses) == pytest.approx(math.log(10), rel=0.15)
 
 
-# --- a good citizen
+# --- training, copies and shapes
 
 
 def test_it_learns():
@@ -262,16 +262,16 @@ def test_a_batch_of_one_and_the_norms():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"in_features": 0}, ValueError, "`in_features` to be an int >= 1, but got 0"),
-        ({"in_features": "512"}, TypeError, "`in_features` to be an int >= 1, but got '512'"),
+        ({"in_features": 0}, ValueError, "`in_features` to be an int from 1 to 2147483647, but got 0"),
+        ({"in_features": "512"}, TypeError, "`in_features` to be an int from 1 to 2147483647, but got '512'"),
         ({"num_classes": 1}, ValueError, "choose task='binary'"),
         ({"num_classes": 0}, ValueError, "`num_classes`"),
         ({"num_classes": 3, "task": "binary"}, ValueError, r"2 \(or 1\) for task 'binary', but got 3"),
-        ({"task": "regression"}, ValueError, "one of multiclass, binary, multilabel, but got 'regression'"),
-        ({"n_hidden_layers": -1}, ValueError, "`n_hidden_layers` to be an int >= 0, but got -1"),
-        ({"n_hidden_layers": 1.5}, ValueError, "`n_hidden_layers`"),
+        ({"task": "regression"}, ValueError, "one of 'multiclass', 'binary', 'multilabel', but got 'regression'"),
+        ({"n_hidden_layers": -1}, ValueError, "`n_hidden_layers` to be an int from 0 to 1000, but got -1"),
+        ({"n_hidden_layers": 1.5}, TypeError, "`n_hidden_layers`"),
         ({"n_hidden_layers": True}, TypeError, "`n_hidden_layers`"),
-        ({"n_hidden_units": 0}, ValueError, "`n_hidden_units` to be an int >= 1, but got 0"),
+        ({"n_hidden_units": 0}, ValueError, "`n_hidden_units` to be an int from 1 to 2147483647, but got 0"),
         ({"n_hidden_units": [8, 8]}, ValueError, r"a list of 1 \(`n_hidden_layers`\), but got \[8, 8\]"),
         ({"n_hidden_layers": 2, "n_hidden_units": [8, "8"]}, TypeError, "`n_hidden_units`"),
         ({"n_hidden_units": "256"}, TypeError, "`n_hidden_units` to be an int"),
@@ -280,8 +280,8 @@ def test_a_batch_of_one_and_the_norms():
         ({"zero_init": 1}, TypeError, "`zero_init`"),
         ({"dropout_val": 1.0}, ValueError, "`dropout_val` to be a number >= 0 and < 1, but got 1.0"),
         ({"dropout_val": math.nan}, ValueError, "`dropout_val`"),
-        ({"dropout_val": None}, ValueError, "`dropout_val`"),
-        ({"norm": "group"}, ValueError, "'batch', 'layer' or None, but got 'group'"),
+        ({"dropout_val": None}, TypeError, "`dropout_val`"),
+        ({"norm": "group"}, ValueError, "one of 'batch', 'layer', or None, but got 'group'"),
         ({"activation_fn": "rellu"}, ValueError, "such as ReLU.* but got 'rellu'"),
         ({"activation_fn": torch.relu}, TypeError, "a module such as nn.ReLU"),
         ({"activation_fn": None}, TypeError, "but got None"),
@@ -293,6 +293,15 @@ def test_a_batch_of_one_and_the_norms():
         ({"class_prior": [1, 0, 2]}, ValueError, "> 0, one for each class"),
         ({"class_prior": [1, math.inf, 2]}, ValueError, "finite"),
         ({"class_prior": [0.2, 0.5, 1.0], "task": "multilabel"}, ValueError, "3 probabilities > 0 and < 1"),
+        ({"n_hidden_units": None}, TypeError, "an int >= 1, or a list with one for each hidden layer, but got None"),
+        ({"in_features": 10**400}, ValueError, "`in_features` to be an int from 1 to 2147483647"),
+        ({"task": None}, TypeError, "`task` to be one of"),
+        ({"norm": 3}, TypeError, "`norm` to be one of 'batch', 'layer', or None"),
+        ({"dropout_val": True}, TypeError, "`dropout_val`"),
+        ({"activation_fn": nn.Linear(2, 2)}, ValueError, "each number by itself.* but got Linear"),
+        ({"activation_fn": nn.Linear}, ValueError, "a class that needs no arguments, .* but got Linear"),
+        ({"class_prior": "fair"}, TypeError, "3 counts or probabilities"),
+        ({"class_prior": [[1, 2], [3]]}, TypeError, "3 counts or probabilities"),
         ({"class_prior": 1.0, "num_classes": 2, "task": "binary"}, ValueError, "probability of the positive class"),
     ],
 )
@@ -301,12 +310,12 @@ def test_refuses(options, error, message):
         ClassifierHead(**{"in_features": 6, "num_classes": 3, **options})
 
 
-def test_features_of_another_width_are_named():
+def test_features_of_another_width_are_refused():
     with pytest.raises(ValueError, match=r"width 6 \(`in_features`\), but got \(2, 7\)"):
         ClassifierHead(6, 3)(torch.zeros(2, 7))
 
 
-def test_a_refused_head_draws_nothing():
+def test_a_refused_head_does_not_change_the_random_state():
     before = torch.get_rng_state()
     with pytest.raises(ValueError, match="class_prior"):
         ClassifierHead(6, 3, class_prior=[1, 2])

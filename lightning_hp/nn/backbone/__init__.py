@@ -1,1 +1,1 @@
-"""Backbones: any model without its head."""
+"""Backbones: any classification model without its head."""

@@ -6,70 +6,79 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from torch import Tensor, nn
+from typing_extensions import override
 
-from lightning_hp.functional.checks import check_whole
-from lightning_hp.nn.backbone.dry_run import BATCH, DryRun, Spec
-from lightning_hp.nn.backbone.input_specs import spec_of
+from lightning_hp.functional.checks import check_bool, check_choice, check_int, check_str
+from lightning_hp.nn.backbone.dry_run import BATCH_SIZE, DryRun
+from lightning_hp.nn.backbone.input_specs import InputSpec, example_input_spec
 from lightning_hp.nn.backbone.pooling import Pooling, pool, states_of
-from lightning_hp.nn.backbone.remove_head import check_model, is_of_a_library, kind_of, report, strip
+from lightning_hp.nn.backbone.remove_head import check_model, is_tested_library, library_of, log_removed, remove_head
 from lightning_hp.nn.backbone.sources import is_source, load
-from lightning_hp.nn.backbone.speed import InferenceSpeed, inference_speed
+from lightning_hp.nn.backbone.speed import InferenceSpeed, measure_inference_speed
+
+# Larger batches overflow inside torch.
+_MAX_BATCHES = 2**31 - 1
 
 
 class Backbone(nn.Module):
-    """Any model of torchvision, timm, Hugging Face or your own, without its head: inputs to one vector for each sample.
+    """Any model of torchvision, timm, Hugging Face or your own, without its head: from inputs to one vector per sample.
 
-    The old head is removed, what is left is pooled, and how wide the features are is found by running the model once
-    on tensors that have a shape and no numbers. The model that you pass is not changed: the backbone holds a copy.
-
-    How the head is found: by your ``head``; in timm models by their own ``reset_classifier``; in Hugging Face models by
-    taking the base model (of an encoder and a decoder, the encoder); in all others by following the output back to the
-    linear layers it comes from, whatever their names. A model that ends in features is left as it is. Where that is
-    not certain (a last layer called ``projection``, logits that are normalised) it is refused, and ``head`` has to
-    say. What was removed is logged, as a warning if the model is of no known library, and kept in `removed`.
+    The head is removed, the output of the rest is pooled, and the width of the features is determined by one run on
+    tensors that have a shape but no data. The model that you pass is not changed; the backbone holds a copy.
 
     Args:
         model: A module; or a name: ``"resnet50"`` (torchvision), ``"ResNet50_Weights.IMAGENET1K_V1"`` or that entry
             itself, ``"timm:<name>"``, ``"hf:<name or folder>"``.
-        pretrained: For a name: load its weights, from this machine or over the network. Not for a module.
-        head: ``"auto"``, the path of the head (``"classifier.3"``), or ``None``: the model gives features already. What
-            a model does behind its head, such as a softmax in ``forward``, it then does to the features.
-        pooling: How the vectors of tokens or places become one. ``"mean"``, ``"max"``, ``"cls"`` (the first token),
-            ``"last"`` (the last one that is no padding: for causal language models), ``"pooler"`` (the model's own).
-            Padding is left out by the ``attention_mask``. ``"auto"``: as the model does, if it pools without a dense
-            layer of its own; the class token of a vision transformer that has one; else the mean.
-        feature_dim: Width of the features, if you know it. It is checked where the model runs without numbers; where
-            it does not, it is believed.
-        example_input: A batch as the model takes it: a tensor, several in a tuple, or a mapping of names to tensors.
-            Only shapes and types are looked at. Left out, it is taken from what the library says, or from the first
-            layer and usual image sizes.
-        copy: ``False``: take the head off the module you passed, to save the memory of a copy; it stays off if the
-            model is refused after that. A model made from a name is never copied.
+        pretrained: For a name: load its weights, from this machine or over the network. Has no effect on a module.
+        pooling: How the vectors of tokens or of places in an image become one vector. ``"mean"``, ``"max"``, ``"cls"``
+            (the first token), ``"last"`` (the last token that is no padding: for causal language models), ``"pooler"``
+            (the model's own). An ``attention_mask`` leaves padding out. ``"auto"``: as the model does, if it pools
+            without a dense layer of its own; else the class token of a vision transformer that has one; else the mean.
+        head: ``"auto"``; the path of the head (``"classifier.3"``); or ``None``: the model returns features already.
+            Operations of the model after its head, such as a softmax in ``forward``, are applied to the features.
+        example_input: A batch as the model takes it: a tensor, several tensors in a tuple, or a mapping of names to
+            tensors. Only shapes and types are used. ``None``: what the library of the model says, or else what its
+            first layer takes, with common image sizes.
+        feature_dim: Width of the features, >= 1, if you know it. It is compared with the width that the run gives, and
+            used without a check if the model cannot be run.
+        copy: ``False``: remove the head from the module that you passed, to save the memory of a copy. The head stays
+            removed if the model is refused afterwards. A model built from a name is never copied.
 
     Attributes:
-        model: The stripped model: freeze it, or read its parameters, here.
+        model: The model without its head. Freeze it or read its parameters here.
         feature_dim: Width of the features.
-        pooling: How they are pooled; ``None`` if the model does it.
+        pooling: How the output is pooled; ``None`` if the model pools.
         removed: What was removed, one line for each module.
         name: The name that was given, or the class of the model.
 
     Shape:
-        Whatever the model takes to features (batch, feature_dim). A mapping is passed on as named arguments.
+        From the inputs of the model to features (batch, feature_dim). A mapping is passed as named arguments.
 
     Raises:
-        TypeError: If an argument is not of its kind.
-        ValueError: If the head cannot be told, the model cannot be run, or does not give one row for each sample.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of its range, it is not certain what the head is, the model cannot be run, or
+            it does not return one row for each sample.
         ModuleNotFoundError: If a name needs timm or transformers and it is not installed.
-        ConnectionError: If weights are not on this machine and cannot be fetched.
+        ConnectionError: If weights are not on this machine and cannot be downloaded.
 
-    Costs a copy of the model without its head and some milliseconds to a second; the forward pass is the model's own. A
-    dense layer that would only feed the unused pooler is removed too, so that each weight gets a gradient.
+    Note:
+        The head is the module at the path ``head``, if you name one. In timm models their own ``reset_classifier``
+        removes it. In Hugging Face models the base model has none (of an encoder and a decoder, the encoder is used).
+        In all others the output is followed back to the linear layers that it comes from, whatever their names. A model
+        that ends in features is left as it is. If this is not certain (a last layer called ``projection``, logits that
+        are normalised), the model is refused and you have to pass ``head``. What was removed is logged, as a warning if
+        the model is from none of these libraries, and listed in ``removed``.
 
-    Where it does not help: detection, segmentation and generation; models that take raw text; heads that are more than
-    their last linear layer (of an MLP head the hidden layers stay; name its path to remove it). Of two models in one
-    (CLIP) pass the part that is wanted.
+        The construction takes a copy of the model without its head, and between milliseconds and about three seconds.
+        The forward pass is that of the model. A dense layer that only feeds a pooler that is not used is removed too,
+        so that every weight gets a gradient.
 
-    Source: ours; the protocols are timm's ``reset_classifier`` and Hugging Face's ``base_model``.
+        Detection, segmentation, generation, and models that take raw text are not supported. Of an MLP head only the
+        last linear layer is removed; pass its path to remove all of it. Of two models in one (CLIP) pass the part that
+        you want.
+
+    References:
+        timm, ``reset_classifier``; Hugging Face transformers, ``base_model``.
 
     Example:
         >>> import torch
@@ -88,53 +97,66 @@ class Backbone(nn.Module):
         model: Any,
         *,
         pretrained: bool = True,
-        head: str | None = "auto",
         pooling: Pooling = "auto",
-        feature_dim: int | None = None,
+        head: str | None = "auto",
         example_input: Any = None,
+        feature_dim: int | None = None,
         copy: bool = True,
     ) -> None:
         super().__init__()
-        if pooling not in get_args(Pooling):
-            raise ValueError(f"Expected `pooling` to be one of {', '.join(get_args(Pooling))}, but got {pooling!r}.")
-        if head is not None and not isinstance(head, str):
-            raise TypeError(f"Expected `head` to be 'auto', a path or None, but got {head!r}.")
+        pretrained = check_bool("pretrained", pretrained)
+        pooling = check_choice("pooling", pooling, get_args(Pooling))
+        head = None if head is None else check_str("head", head, what="'auto', a path", also="None")
+        spec = None if example_input is None else example_input_spec(example_input)
         if feature_dim is not None:
-            feature_dim = check_whole("feature_dim", feature_dim, least=1)
-        spec = None if example_input is None else spec_of(example_input)
+            feature_dim = check_int("feature_dim", feature_dim, 1, also="None")
+        copy = check_bool("copy", copy)
         self.name = model if isinstance(model, str) else str(model) if is_source(model) else type(model).__name__
-        size = None
+        image_size = None
         if is_source(model):
-            (model, size), copy = load(model, pretrained), False
+            (model, image_size), copy = load(model, pretrained), False
         check_model(model)
         if isinstance(model, Backbone):
-            raise ValueError("Expected a model, but got a Backbone, whose head is off already. Use it as it is.")
+            raise ValueError("Expected a model, but got a Backbone, whose head is already removed. Use it as it is.")
 
-        stripped = strip(model, head, spec, size, copied=copy, must_run=feature_dim is None)
-        self.model = stripped.model
-        self.removed = stripped.removed
-        self._kind = kind_of(self.model)
+        headless = remove_head(model, head, spec, image_size, make_copy=copy, must_run=feature_dim is None)
+        self.model = headless.model
+        self.removed = headless.removed
+        self._library = library_of(self.model)
         self._channels_last = getattr(self.model, "output_fmt", None) == "NHWC"
         self.pooling: str | None = None if pooling == "auto" else pooling
-        self.feature_dim = int(feature_dim or 0)
-        self._spec: Spec | None = None
-        if stripped.dry_run is not None:
-            self.pooling = self._choose_pooling(pooling, stripped.output)
-            self._spec = stripped.dry_run.spec
-            self._drop_unused_pooler(stripped.dry_run)
-            self.feature_dim = self._width_of(stripped.output)
+        self.feature_dim = feature_dim or 0
+        self._spec: InputSpec | None = None
+        if headless.dry_run is not None:
+            self.pooling = self._choose_pooling(pooling, headless.output)
+            self._spec = headless.dry_run.spec
+            self._remove_unused_pooler(headless.dry_run)
+            self.feature_dim = self._width_of(headless.output)
             if feature_dim is not None and feature_dim != self.feature_dim:
                 raise ValueError(
-                    f"Expected `feature_dim` to be what the model gives for {self._spec}, {self.feature_dim}, but got "
-                    f"{feature_dim}. If that input is not yours, pass `example_input`."
+                    f"Expected `feature_dim` to be the width that the model returns for {self._spec}, "
+                    f"{self.feature_dim}, but got {feature_dim}. If that input is not yours, pass `example_input`."
                 )
-            if not is_of_a_library(model):
-                self._check_training(stripped.dry_run)
+            if not is_tested_library(model):
+                self._check_width_in_training(headless.dry_run)
         self.training = self.model.training
-        report(model, self.removed, self.feature_dim)
+        log_removed(model, self.removed, self.feature_dim)
 
+    @override
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Features of shape (batch, feature_dim) for what the model takes: tensors, names, or one mapping of names."""
+        """Computes the features of a batch.
+
+        Args:
+            *args: What the model takes: tensors, or one mapping of names to tensors.
+            **kwargs: Named tensors.
+
+        Returns:
+            Features of shape (batch, feature_dim).
+
+        Raises:
+            ValueError: If the model returns features of another shape.
+
+        """
         if len(args) == 1 and isinstance(args[0], Mapping):
             kwargs, args = {**args[0], **kwargs}, ()
         features = pool(
@@ -153,21 +175,25 @@ class Backbone(nn.Module):
     def inference_speed(
         self, *, batch_size: int = 32, num_batches: int = 20, example_input: Any = None
     ) -> InferenceSpeed:
-        """How fast the features come: latency of one sample, throughput of a batch, size.
+        """Measures the latency of one sample and the throughput of a batch.
+
+        The model is measured on its device, in evaluation mode and without gradients. Modes, buffers and the global
+        random state are unchanged afterwards.
 
         Args:
             batch_size: Samples in a batch for the throughput, >= 1.
-            num_batches: Batches that are timed, >= 1, after three that are not.
-            example_input: A batch whose shapes are used; left out, the input of the dry run.
+            num_batches: Number of timed batches for each of the two, >= 1, after three that are not timed.
+            example_input: A batch whose shapes are used. ``None``: those of the run that determined the width.
 
         Returns:
-            A result to compare, print and log.
+            Speed and size, to compare, print and log.
 
         Raises:
-            ValueError: If an argument is out of its range, or no input is known.
+            TypeError: If an argument is of the wrong type.
+            ValueError: If an argument is out of its range, no input is known, or the model is on the meta device.
 
-        Costs ``2 * num_batches + 6`` forward passes where the model is now, in evaluation mode and without gradients.
-        Modes, buffers and random streams are as before.
+        Note:
+            It takes ``2 * num_batches + 6`` forward passes.
 
         Example:
             >>> import torch
@@ -178,20 +204,23 @@ class Backbone(nn.Module):
               input (3, 64, 64), float32 on cpu
 
         """
-        spec = self._spec if example_input is None else spec_of(example_input)
+        batch_size = check_int("batch_size", batch_size, 1, _MAX_BATCHES)
+        num_batches = check_int("num_batches", num_batches, 1, _MAX_BATCHES)
+        spec = self._spec if example_input is None else example_input_spec(example_input)
         if spec is None:
             raise ValueError("Expected `example_input`, since the model was never run, but got None.")
-        return inference_speed(self, spec, self.name, self.feature_dim, batch_size, num_batches)
+        return measure_inference_speed(self, spec, self.name, self.feature_dim, batch_size, num_batches)
 
+    @override
     def extra_repr(self) -> str:
         """Width, pooling and what was removed, for ``print``."""
         return f"feature_dim={self.feature_dim}, pooling={self.pooling!r}, removed={list(self.removed)}"
 
     def _options(self) -> dict[str, bool]:
-        return {"return_dict": True} if self._kind == "hf" else {}
+        return {"return_dict": True} if self._library == "hf" else {}
 
     def _choose_pooling(self, pooling: Pooling, output: Any) -> str | None:
-        """The way to pool, refused where there is nothing to be pooled that way."""
+        """How to pool an output; refuses a choice that does not suit its shape."""
         own = output.get("pooler_output") if isinstance(output, Mapping) else None
         if pooling == "pooler" or (pooling == "auto" and own is not None and not self._has_dense_pooler()):
             pool(output, "pooler", None)
@@ -206,7 +235,7 @@ class Backbone(nn.Module):
             return None
         if axes == 4 and pooling in ("cls", "last"):
             raise ValueError(f"Expected 'mean', 'max' or 'auto' for a map of features, but got pooling={pooling!r}.")
-        if axes not in (3, 4) or (axes == 3 and pooling == "auto" and self._kind != "hf"):
+        if axes not in (3, 4) or (axes == 3 and pooling == "auto" and self._library != "hf"):
             raise ValueError(
                 f"Expected features of shape (batch, width), but the model gives {tuple(states_of(output).shape)}. If "
                 "that is (batch, tokens, width), say how to pool it: pooling='mean', 'max', 'cls' or 'last'."
@@ -217,34 +246,34 @@ class Backbone(nn.Module):
         return "cls" if axes == 3 and has_class_token else "mean"
 
     def _has_dense_pooler(self) -> bool:
-        """A dense layer was trained for another task, or never: many checkpoints come without it."""
+        """Whether the pooler has a dense layer, which was trained for another task or, in many checkpoints, never."""
         pooler = getattr(self.model, "pooler", None)
         return isinstance(pooler, nn.Module) and any(isinstance(part, nn.Linear) for part in pooler.modules())
 
-    def _drop_unused_pooler(self, dry_run: DryRun) -> None:
-        """A pooler whose output nobody takes gets no gradient, which DDP does not stand."""
-        if self.pooling == "pooler" or self._kind != "hf" or not self._has_dense_pooler():
+    def _remove_unused_pooler(self, dry_run: DryRun) -> None:
+        """Removes a dense pooler whose output is not used: DDP fails on parameters without a gradient."""
+        if self.pooling == "pooler" or self._library != "hf" or not self._has_dense_pooler():
             return
         pooler, self.model.pooler = self.model.pooler, None  # type: ignore[assignment]
         try:
-            dry_run(dry_run.twin(self.model), **self._options())
-        except Exception:  # noqa: BLE001 - a model that cannot do without it keeps it
+            dry_run(dry_run.copy_of(self.model), **self._options())
+        except Exception:  # noqa: BLE001 - a model that does not run without its pooler keeps it
             self.model.pooler = pooler
         else:
             self.removed += (f"pooler: {type(pooler).__name__}, which pooling={self.pooling!r} does not use",)
 
     def _width_of(self, output: Any) -> int:
-        """The width of the features that come of an output of a dry run."""
+        """The width of the features that follow from the output of a dry run."""
         features = pool(output, self.pooling, None, self._channels_last)
-        if features.ndim != 2 or features.shape[0] != BATCH or not features.is_floating_point():
+        if features.ndim != 2 or features.shape[0] != BATCH_SIZE or not features.is_floating_point():
             raise ValueError(
-                f"Expected features of shape ({BATCH}, width) for {BATCH} samples, but got {tuple(features.shape)} of "
-                f"{features.dtype}. The first axis has to be the batch."
+                f"Expected features of shape ({BATCH_SIZE}, width) for {BATCH_SIZE} samples, but got "
+                f"{tuple(features.shape)} of {features.dtype}. The first axis has to be the batch."
             )
         return features.shape[1]
 
-    def _check_training(self, dry_run: DryRun) -> None:
-        """A model may return something else while it is trained."""
-        width = self._width_of(dry_run(dry_run.twin(self.model), training=True))
+    def _check_width_in_training(self, dry_run: DryRun) -> None:
+        """Refuses a model that returns features of another width in training mode."""
+        width = self._width_of(dry_run(dry_run.copy_of(self.model), training=True))
         if width != self.feature_dim:
             raise ValueError(f"Expected features of one width, but got {width} in training, else {self.feature_dim}.")

@@ -1,141 +1,143 @@
-"""Run a model without running it: a twin of the same structure, whose tensors have a shape and no numbers.
+"""Run a copy of a model on tensors of the meta device, which have a shape and a type but no data.
 
-Nothing of the model itself takes part, so its weights, buffers, caches, counters, flags and hooks cannot change, and a
-network of any size costs milliseconds and no memory. Where a model needs real numbers to decide what it does, a real
-copy is run instead, and thrown away.
+The model itself is not run, so its weights, buffers, caches, counters, flags and hooks cannot change, and a network of
+any size takes milliseconds and no memory. If a model reads the values of tensors to decide what it computes, a copy
+with its real weights is run instead and discarded.
 """
 
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-Result = TypeVar("Result")
+from lightning_hp.nn.backbone.input_specs import InputSpec
+from lightning_hp.snapshot import RandomState
+
+_Result = TypeVar("_Result")
 
 #: Samples in a dry run: batch norm cannot train on one.
-BATCH = 2
+BATCH_SIZE = 2
 
-#: ``meta``: no numbers; ``meta+``: tensors that the model makes by itself have none either; ``real``: a real copy.
+#: ``meta``: weights and inputs are on the meta device; ``meta+``: so are tensors that the model creates without a
+#: device; ``real``: a copy with the real weights.
 Mode = Literal["meta", "meta+", "real"]
 
 
 class CannotCopyError(ValueError):
-    """A model cannot be deep-copied, so no input will help."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a model takes: for each input its name (``None``: by position), its shape without the batch, its dtype."""
-
-    inputs: tuple[tuple[str | None, tuple[int, ...], torch.dtype], ...]
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name or 'input'} {tuple(shape)}" for name, shape, _ in self.inputs)
-
-    def without_masks(self) -> Spec:
-        """The same without attention masks, in whose numbers Hugging Face looks for padding."""
-        return Spec(tuple(entry for entry in self.inputs if entry[0] is None or "attention_mask" not in entry[0]))
-
-    def make(self, batch_size: int, device: torch.device | str) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Inputs of that kind: zeros, and ones for a mask, so that nothing is padding."""
-        args, kwargs = [], {}
-        for name, shape, dtype in self.inputs:
-            fill = torch.ones if name is not None and "mask" in name else torch.zeros
-            value = fill((batch_size, *shape), dtype=dtype, device=device)
-            if name is None:
-                args.append(value)
-            else:
-                kwargs[name] = value
-        return args, kwargs
+    """A model cannot be deep-copied, whatever its input."""
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """How a model can be run dry: on which input, and in which mode."""
+    """How a copy of a model can be run.
 
-    spec: Spec
+    Attributes:
+        spec: The input.
+        mode: What the copy consists of.
+        device: Where the model is.
+
+    """
+
+    spec: InputSpec
     mode: Mode
+    device: torch.device
 
-    def twin(self, model: nn.Module) -> nn.Module:
-        """A copy of the model to be run and thrown away."""
-        return _twin(model, self.mode)
+    def copy_of(self, model: nn.Module) -> nn.Module:
+        """A copy of the model that can be run, changed and discarded."""
+        memo: dict[int, Any] = {}
+        for part in model.modules():
+            # Hooks of the user are left out: one that records would record this run.
+            for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+                if hooks := vars(part).get(name):
+                    memo[id(hooks)] = type(hooks)()
+            if self.mode != "real":
+                memo.update((id(tensor), _to_meta(tensor)) for tensor in _tensors_of(part))
+        copied = deep_copy(model, memo)
+        for parameter in copied.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        return copied
 
-    def __call__(self, twin: nn.Module, training: bool = False, grad: bool = False, **kwargs: Any) -> Any:
-        """What the twin returns for a batch of two; the twin is in ``training`` mode from then on."""
-        device = _device_of(twin) if self.mode == "real" else torch.device("meta")
-        args, named = self.spec.make(BATCH, device)
-        inside = torch.device("meta") if self.mode == "meta+" else nullcontext()
-        twin.train(training)
-        with torch.inference_mode(False), torch.set_grad_enabled(grad), random_streams_kept(), inside:
-            return twin(*args, **named, **kwargs)
+    def __call__(self, copied: nn.Module, training: bool = False, grad: bool = False, **kwargs: Any) -> Any:
+        """Runs a copy on a batch of two samples.
+
+        Args:
+            copied: A copy made by `copy_of`; it stays in the mode that is set here.
+            training: Whether to run it in training mode.
+            grad: Whether to record the graph.
+            **kwargs: Further arguments of the model.
+
+        Returns:
+            What the copy returns.
+
+        """
+        args, named = self.spec.make(BATCH_SIZE, self.device if self.mode == "real" else "meta")
+        default_device = torch.device("meta") if self.mode == "meta+" else nullcontext()
+        copied.train(training)
+        random_state = RandomState(self.device)  # some models draw random numbers in `forward`
+        try:
+            with torch.inference_mode(False), torch.set_grad_enabled(grad), default_device:
+                return copied(*args, **named, **kwargs)
+        finally:
+            random_state.restore()
 
 
 def find_dry_run(
-    model: nn.Module, specs: Sequence[Spec], attempt: Callable[[DryRun], Result], may_be_real: bool = True
-) -> tuple[DryRun, Result]:
-    """The first way in which the model runs, cheap ones first, and what ``attempt`` made of it.
+    model: nn.Module, specs: Sequence[InputSpec], attempt: Callable[[DryRun], _Result], may_be_real: bool = True
+) -> tuple[DryRun, _Result]:
+    """The first dry run that succeeds, cheap ones first.
 
     Args:
         model: The model.
-        specs: What to try as its input, the likeliest first.
-        attempt: Runs it and makes something of what it returns.
-        may_be_real: Whether a real copy may be run, if there is no other way.
+        specs: Inputs to try, most likely first.
+        attempt: Makes a dry run and evaluates what the model returns.
+        may_be_real: Whether a copy with real weights may be run if all else fails.
 
     Returns:
-        The way, and what was made of it.
+        The dry run, and what ``attempt`` returned.
 
     Raises:
-        ValueError: If it runs in none.
+        CannotCopyError: If the model cannot be copied.
+        ValueError: If no dry run succeeds.
 
     """
-    has_numbers = not any(parameter.is_meta for parameter in model.parameters())
-    modes: tuple[Mode, ...] = ("meta", "meta+", "real") if may_be_real and has_numbers else ("meta", "meta+")
-    last: Exception | None = None
+    has_data = not any(parameter.is_meta for parameter in model.parameters())
+    modes: tuple[Mode, ...] = ("meta", "meta+", "real") if may_be_real and has_data else ("meta", "meta+")
+    last_error: Exception | None = None
     for mode in modes:
         for spec in specs:
-            dry_run = DryRun(spec, mode)
+            dry_run = DryRun(spec, mode, _device_of(model))
             try:
                 return dry_run, attempt(dry_run)
             except CannotCopyError:
                 raise
-            except Exception as error:  # noqa: BLE001 - what a model may raise on a wrong input has no end
-                last = error
+            except Exception as error:  # noqa: BLE001 - a model may raise anything on a wrong input
+                last_error = error
     tried = "; ".join(map(str, specs)) or "nothing"
     raise ValueError(
         f"Expected a {type(model).__name__} that can be run once to see how wide its features are, but it fails on "
-        f"every input that was tried ({tried}), the last time with {type(last).__name__}: {last}. Pass "
+        f"every input that was tried ({tried}), the last time with {type(last_error).__name__}: {last_error}. Pass "
         "`example_input`, a batch as it will be trained on."
-    ) from last
-
-
-def _twin(model: nn.Module, mode: Mode) -> nn.Module:
-    memo: dict[int, Any] = {}
-    for part in model.modules():
-        # Hooks are the user's: one that records would record the twin.
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-            if hooks := vars(part).get(name):
-                memo[id(hooks)] = type(hooks)()
-        if mode != "real":
-            memo.update((id(tensor), _hollow(tensor)) for tensor in _tensors_of(part))
-    twin = deep_copy(model, memo)
-    for parameter in twin.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    return twin
+    ) from last_error
 
 
 def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A copy that shares nothing with the model, but for what ``memo`` says.
+    """A deep copy of a model.
+
+    Args:
+        model: The model.
+        memo: As for ``copy.deepcopy``: the copies of some objects, by the ids of these objects.
+
+    Returns:
+        The copy; it shares nothing with the model except what ``memo`` holds.
 
     Raises:
-        CannotCopyError: If a part of it cannot be copied.
+        CannotCopyError: If a part of the model cannot be copied.
 
     """
     try:
@@ -143,36 +145,26 @@ def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
     except Exception as error:
         raise CannotCopyError(
             f"Expected a {type(model).__name__} that can be deep-copied, but got {type(error).__name__}: {error}. Pass "
-            "copy=False to take the head off the model itself."
+            "copy=False to remove the head from the model itself."
         ) from error
 
 
 def _tensors_of(part: nn.Module) -> Iterator[Tensor]:
-    """Parameters, buffers, and tensors that a module holds as plain attributes."""
+    """Parameters, buffers, and tensors that a module holds in ordinary attributes."""
     yield from part.parameters(recurse=False)
     yield from part.buffers(recurse=False)
     for value in vars(part).values():
-        held = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
-        yield from (tensor for tensor in held if isinstance(tensor, Tensor))
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
+        yield from (tensor for tensor in values if isinstance(tensor, Tensor))
 
 
-def _hollow(tensor: Tensor) -> Tensor:
+def _to_meta(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape and type on the meta device."""
     empty = torch.empty_like(tensor, device="meta", requires_grad=False)
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 def _device_of(module: nn.Module) -> torch.device:
-    held = next(module.parameters(), None)
-    return torch.device("cpu") if held is None else held.device
-
-
-@contextmanager
-def random_streams_kept() -> Iterator[None]:
-    """Puts the random streams of Python, NumPy and torch back: some models draw in their forward pass."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global stream is the user's
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+    """The device of the first parameter; the CPU if there is none."""
+    parameter = next(module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

@@ -1,8 +1,11 @@
-"""Find the head of any classifier by following its output back through the graph of what was computed.
+"""Find the head of a classifier by following its output back through the autograd graph; names do not matter.
 
-Names do not matter. From the output the graph is walked back to the nearest layers with weights on every path. They are
-the head if all of them are linear (or 1x1 convolutions) and as wide as the output, if none feeds another, and if what
-happens to their result is no more than what happens to logits: pooling, averaging, a softmax.
+heads = the nearest layers with weights on every path back from the output
+if they are linear layers or 1x1 convolutions, as wide as the output,
+and none is an input of another,
+and only operations that suit logits follow them (pooling, averaging, softmax): they are the head
+elif they are layers that end a feature extractor (norm, convolution, attention, residuals): there is no head
+else: it is not certain
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_hp.functional.norm_layers import is_norm_layer
 from lightning_hp.nn.backbone.dry_run import DryRun
 
-_SHAPING = {
+# Operations of the autograd graph, without "Backward0".
+_RESHAPING_AND_AVERAGING = {
     "AdaptiveAvgPool1D", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "Add", "Alias", "AsStrided", "AvgPool1D",
     "AvgPool2D", "AvgPool3D", "Clone", "Expand", "Mean", "Permute", "ReshapeAlias", "Select", "Slice", "Squeeze",
     "Stack", "Sum", "T", "ToCopy", "Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View",
@@ -30,35 +35,35 @@ _ACTIVATIONS = {
 }  # fmt: skip
 _PRODUCTS = {"Addmm", "Baddbmm", "Bmm", "Convolution", "Linear", "Mm", "Mv"}
 
-#: Parts of a name that speak of features rather than of classes.
-_FEATURE_WORDS = re.compile(r"proj|embed|feat|neck|encod|latent|backbone|trunk|code", re.IGNORECASE)
+#: Parts of a name that suggest features and not classes.
+_FEATURE_NAMES = re.compile(r"proj|embed|feat|neck|encod|latent|backbone|trunk|code", re.IGNORECASE)
 
-# Norms go by their name: every library has its own.
-_NOT_A_HEAD = (
+# Layers that are no head if they are not as wide as the output.
+_FEATURE_LAYERS = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Embedding,
     nn.EmbeddingBag, nn.Linear, nn.MultiheadAttention, nn.PReLU, nn.RNNBase, nn.RNNCellBase,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a model ends.
+class HeadSearch:
+    """The result of `find_head`.
 
     Attributes:
-        heads: Paths of the modules that are its head; empty if it has none.
-        doubt: Why that is not certain, in a few words, or ``None``.
+        paths: Paths of the modules that are the head; empty if there is none.
+        doubt: Why this is not certain, as part of a sentence, or ``None``.
 
     """
 
-    heads: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     doubt: str | None = None
 
 
 @dataclass
-class _Layer:
-    """A layer with weights, called once."""
+class _Call:
+    """One call of a layer with weights."""
 
-    name: str
+    path: str
     module: nn.Module
     in_width: int | None
     node: Any
@@ -66,117 +71,127 @@ class _Layer:
 
 @dataclass
 class _Tracer:
-    """Notes which node of the graph is the result of which layer, and which of a softmax."""
+    """Records which nodes of the graph are the outputs of which layers, and of which softmax modules."""
 
-    layers: dict[Any, _Layer] = field(default_factory=dict)
+    calls: dict[Any, _Call] = field(default_factory=dict)
     probabilities: dict[Any, str] = field(default_factory=dict)
-    _inner: list[bool] = field(default_factory=list)
+    # For each module that is being called: whether it has called another module with weights.
+    _has_inner: list[bool] = field(default_factory=list)
 
     def attach(self, model: nn.Module) -> None:
-        for name, part in model.named_modules():
+        for path, part in model.named_modules():
             if next(part.parameters(recurse=False), None) is not None:
-                part.register_forward_pre_hook(lambda *_: self._inner.append(False))
-                part.register_forward_hook(lambda part, args, out, name=name: self._note(name, part, args, out))
+                part.register_forward_pre_hook(lambda *_: self._has_inner.append(False))
+                part.register_forward_hook(lambda part, args, out, path=path: self._record(path, part, args, out))
             elif isinstance(part, _PROBABILITY_MODULES):
-                part.register_forward_hook(lambda _, args, out, name=name: self._note_probability(name, out))
+                part.register_forward_hook(lambda _, args, out, path=path: self._record_probability(path, out))
 
-    def _note(self, name: str, part: nn.Module, args: Any, output: Any) -> None:
-        has_inner = self._inner.pop()
-        if self._inner:
-            self._inner[-1] = True
-        # A module whose own weights frame those of its children is no layer; attention, which calls none, is one.
+    def _record(self, path: str, part: nn.Module, args: Any, output: Any) -> None:
+        has_inner = self._has_inner.pop()
+        if self._has_inner:
+            self._has_inner[-1] = True
+        # A module that calls other modules with weights is not a layer; attention, which calls none, is one.
         if not has_inner:
-            came = next(_tensors(args), None)
-            width = came.shape[-1] if came is not None and came.ndim else None
+            first = next(_tensors(args), None)
+            width = first.shape[-1] if first is not None and first.ndim else None
             for tensor in _tensors(output):
                 if tensor.grad_fn is not None:
-                    self.layers[tensor.grad_fn] = _Layer(name, part, width, tensor.grad_fn)
+                    self.calls[tensor.grad_fn] = _Call(path, part, width, tensor.grad_fn)
 
-    def _note_probability(self, name: str, output: Tensor) -> None:
-        self.probabilities[output.grad_fn] = name
+    def _record_probability(self, path: str, output: Tensor) -> None:
+        self.probabilities[output.grad_fn] = path
 
 
-def find_ending(twin: nn.Module, dry_run: DryRun) -> Ending:
-    """How the model ends.
+def find_head(copied: nn.Module, dry_run: DryRun) -> HeadSearch:
+    """The head of a model.
 
     Args:
-        twin: A copy of the model that may be changed.
+        copied: A copy of the model, made by the dry run; it gets hooks.
         dry_run: How to run it.
 
     Returns:
-        Its head, that it has none, or a doubt.
+        The paths of the head, none if there is no head, or a doubt.
 
     """
     tracer = _Tracer()
-    tracer.attach(twin)
-    output = dry_run(twin, grad=True)
+    tracer.attach(copied)
+    output = dry_run(copied, grad=True)
     if not isinstance(output, Tensor):
-        return Ending(doubt=f"it returns {type(output).__name__} and not one tensor. Wrap it")
+        return HeadSearch(doubt=f"it returns {type(output).__name__} and not one tensor. Wrap it")
     if output.grad_fn is None:
-        return Ending(doubt="its output cannot be followed back to its layers")
-    layers, passed, bare = _walk_back([output.grad_fn], tracer.layers)
+        return HeadSearch(doubt="its output cannot be followed back to its layers")
+    calls, nodes, meets_bare_weight = _walk_back([output.grad_fn], tracer.calls)
     width = output.shape[1] if output.ndim > 1 else 1
-    return _judge(twin, layers, passed, bare, width, output.ndim, tracer)
+    return _judge(copied, calls, nodes, meets_bare_weight, width, output.ndim, tracer)
 
 
 def _judge(
-    model: nn.Module, layers: list[_Layer], nodes: list[Any], bare: bool, width: int, ndim: int, tracer: _Tracer
-) -> Ending:
-    passed = {_operation(node) for node in nodes}
-    names = tuple(dict.fromkeys(layer.name for layer in layers))
-    shown = ", ".join(f"`{name}`" for name in names)
-    if bare and passed & _PRODUCTS:
-        return Ending(doubt="it ends in a product with weights that belong to no layer")
-    if not layers or not all(_out_width(layer.module) == width for layer in layers):
-        if layers and all(_out_width(layer.module) for layer in layers):
-            return Ending(doubt=f"it ends in {shown}, which are not as wide as its output of {width}")
-        unknown = [layer for layer in layers if not _is_known(layer, width)]
-        return Ending(doubt=f"it ends in {_described(unknown)}, which may be a head or not" if unknown else None)
-    if any(_feeds(layer, layers, tracer) for layer in layers):
-        return Ending()  # a stream of residuals
-    convolved = any(not isinstance(layer.module, nn.Linear) for layer in layers)
-    told = getattr(model, "num_classes", None) == width
-    if passed & _ACTIVATIONS and not (convolved and told):
-        # Nobody passes logits through a ReLU but for SqueezeNet, which says how many classes it has.
-        return Ending(doubt=f"it ends in {shown} and an activation, which may be a head or not" if convolved else None)
-    if bare or (odd := passed - _SHAPING - _PROBABILITIES - _ACTIVATIONS - _averaging(layers)):
-        what = "a weight of its own" if bare else ", ".join(sorted(odd))
-        return Ending(doubt=f"it ends in {shown}, and then comes {what}, which logits do not go through")
-    if "" in names:
-        return Ending(doubt="it is one single layer")
+    model: nn.Module,
+    calls: list[_Call],
+    nodes: list[Any],
+    meets_bare_weight: bool,
+    width: int,
+    ndim: int,
+    tracer: _Tracer,
+) -> HeadSearch:
+    operations = {_operation(node) for node in nodes}
+    paths = tuple(dict.fromkeys(call.path for call in calls))
+    shown = ", ".join(f"`{path}`" for path in paths)
+    if meets_bare_weight and operations & _PRODUCTS:
+        return HeadSearch(doubt="it ends in a product with weights that belong to no layer")
+    if not calls or not all(_out_width(call.module) == width for call in calls):
+        if calls and all(_out_width(call.module) for call in calls):
+            return HeadSearch(doubt=f"it ends in {shown}, which are not as wide as its output of {width}")
+        unknown = [call for call in calls if not _is_feature_layer(call, width)]
+        return HeadSearch(doubt=f"it ends in {_described(unknown)}, which may be a head or not" if unknown else None)
+    if any(_is_fed_by_another(call, calls) for call in calls):
+        return HeadSearch()  # a sum of residuals
+    is_convolution = any(not isinstance(call.module, nn.Linear) for call in calls)
+    is_num_classes = getattr(model, "num_classes", None) == width
+    if operations & _ACTIVATIONS and not (is_convolution and is_num_classes):
+        # Logits do not pass through a ReLU, except in SqueezeNet, which has an attribute with its number of classes.
+        doubt = f"it ends in {shown} and an activation, which may be a head or not"
+        return HeadSearch(doubt=doubt if is_convolution else None)
+    averaging_of_heads = {"Div", "Mul"} if len(calls) > 1 else set()
+    unusual = operations - _RESHAPING_AND_AVERAGING - _PROBABILITIES - _ACTIVATIONS - averaging_of_heads
+    if meets_bare_weight or unusual:
+        what = "a weight of its own" if meets_bare_weight else ", ".join(sorted(unusual))
+        return HeadSearch(doubt=f"it ends in {shown}, and then comes {what}, which logits do not go through")
+    if "" in paths:
+        return HeadSearch(doubt="it is one single layer")
     if ndim > 2:
-        return Ending(doubt=f"it ends in {shown}, but gives a map of {ndim} axes and not one row for each sample")
-    if any(_FEATURE_WORDS.search(_last_word(name)) for name in names):
-        return Ending(doubt=f"it ends in {shown}, whose name speaks of features")
+        return HeadSearch(doubt=f"it ends in {shown}, but gives a map of {ndim} axes and not one row for each sample")
+    if any(_FEATURE_NAMES.search(_last_name(path)) for path in paths):
+        return HeadSearch(doubt=f"it ends in {shown}, whose name suggests features")
     probabilities = [node for node in nodes if _operation(node) in _PROBABILITIES]
     if not all(node in tracer.probabilities for node in probabilities):
-        return Ending(
+        return HeadSearch(
             doubt=f"it ends in {shown}, and makes probabilities of them in its own code. Let it return logits"
         )
-    wanted = {*names, *(tracer.probabilities[node] for node in probabilities)}
-    return Ending(heads=tuple(name for name, _ in model.named_modules() if name in wanted))
+    heads = {*paths, *(tracer.probabilities[node] for node in probabilities)}
+    return HeadSearch(paths=tuple(path for path, _ in model.named_modules() if path in heads))
 
 
-def _walk_back(starts: list[Any], stops: dict[Any, _Layer]) -> tuple[list[_Layer], list[Any], bool]:
-    """The nearest layers, the nodes between, and whether a weight without a layer was met."""
-    layers: list[_Layer] = []
-    passed: list[Any] = []
-    bare = False
-    seen, todo = set(starts), list(starts)
-    while todo:
-        node = todo.pop()
-        if node in stops:
-            layers.append(stops[node])
+def _walk_back(starts: list[Any], calls: dict[Any, _Call]) -> tuple[list[_Call], list[Any], bool]:
+    """The nearest calls of layers, the nodes after them, and whether a weight outside all layers is used."""
+    nearest: list[_Call] = []
+    nodes: list[Any] = []
+    meets_bare_weight = False
+    seen, stack = set(starts), list(starts)
+    while stack:
+        node = stack.pop()
+        if node in calls:
+            nearest.append(calls[node])
             continue
         if hasattr(node, "variable"):
-            bare = True
+            meets_bare_weight = True
             continue
-        passed.append(node)
+        nodes.append(node)
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
-                todo.append(following)
-    return layers, passed, bare
+                stack.append(following)
+    return nearest, nodes, meets_bare_weight
 
 
 def _operation(node: Any) -> str:
@@ -184,30 +199,25 @@ def _operation(node: Any) -> str:
     return re.sub(r"Backward\d*$", "", node.name())
 
 
-def _feeds(layer: _Layer, others: list[_Layer], tracer: _Tracer) -> bool:
-    """Whether the result of another of these layers is part of what this one gets."""
-    nodes = {other.node for other in others if other is not layer}
-    if not nodes:
+def _is_fed_by_another(call: _Call, calls: list[_Call]) -> bool:
+    """Whether the output of another of these calls is part of the input of this one."""
+    others = {other.node for other in calls if other is not call}
+    if not others:
         return False
-    seen, todo = {layer.node}, [layer.node]
-    while todo:
-        for following, _ in todo.pop().next_functions:
-            if following in nodes:
+    seen, stack = {call.node}, [call.node]
+    while stack:
+        for following, _ in stack.pop().next_functions:
+            if following in others:
                 return True
             if following is not None and following not in seen:
                 seen.add(following)
-                todo.append(following)
+                stack.append(following)
     return False
 
 
-def _last_word(path: str) -> str:
+def _last_name(path: str) -> str:
     """The last part of a path that is no number: ``classifier`` of ``net.classifier.6``."""
     return next((part for part in reversed(path.split(".")) if not part.isdigit()), "")
-
-
-def _averaging(layers: list[_Layer]) -> set[str]:
-    """Several heads may be averaged."""
-    return {"Div", "Mul"} if len(layers) > 1 else set()
 
 
 def _out_width(module: nn.Module) -> int | None:
@@ -218,18 +228,13 @@ def _out_width(module: nn.Module) -> int | None:
     return None
 
 
-def _is_known(layer: _Layer, width: int) -> bool:
-    """Whether it is certain that a layer is no head: by its kind, or since it keeps the width as a norm does."""
-    kind = type(layer.module)
-    return (
-        isinstance(layer.module, _NOT_A_HEAD)
-        or any("norm" in base.__name__.lower() for base in kind.__mro__)
-        or layer.in_width == width
-    )
+def _is_feature_layer(call: _Call, width: int) -> bool:
+    """Whether a layer is certainly no head: by its class, or because it keeps the width of its input."""
+    return isinstance(call.module, _FEATURE_LAYERS) or is_norm_layer(call.module) or call.in_width == width
 
 
-def _described(layers: list[_Layer]) -> str:
-    return ", ".join(dict.fromkeys(f"`{layer.name}` ({type(layer.module).__name__})" for layer in layers))
+def _described(calls: list[_Call]) -> str:
+    return ", ".join(dict.fromkeys(f"`{call.path}` ({type(call.module).__name__})" for call in calls))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""From what a model returns to one vector for each sample: masks are honoured, and nothing waits for the device."""
+"""Pooling: from the output of a model to one vector for each sample."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ Pooling = Literal["auto", "mean", "max", "cls", "last", "pooler"]
 
 
 def pool(output: Any, pooling: str | None, mask: Tensor | None, channels_last: bool = False) -> Tensor:
-    """One vector for each sample.
+    """One vector for each sample. Padding is left out, and the device is not synchronized.
 
     Args:
-        output: A tensor, or the mapping that a Hugging Face model returns.
-        pooling: ``"mean"``, ``"max"``, ``"cls"``, ``"last"``, ``"pooler"``, or ``None`` where the model has pooled.
-        mask: 1 for tokens, 0 for padding, shape (batch, tokens), or ``None``: all are tokens.
-        channels_last: Whether a map is (batch, height, width, channels).
+        output: A tensor, or the mapping that a Hugging Face model returns: (batch, tokens, width), or a feature map
+            (batch, channels, height, width).
+        pooling: ``"mean"``, ``"max"``, ``"cls"``, ``"last"``, ``"pooler"``, or ``None`` if the model has pooled.
+        mask: 1 for tokens, 0 for padding, shape (batch, tokens); ``None``: there is no padding.
+        channels_last: Whether a feature map is (batch, height, width, channels).
 
     Returns:
         Features, shape (batch, width).
 
     Raises:
-        ValueError: If there is nothing to be pooled in that way.
+        ValueError: If the output cannot be pooled in this way.
 
     """
     if pooling == "pooler":
@@ -46,7 +47,7 @@ def pool(output: Any, pooling: str | None, mask: Tensor | None, channels_last: b
 
 
 def states_of(output: Any) -> Tensor:
-    """The tensor that is pooled: what the model returned, or its last hidden state."""
+    """The tensor that is pooled: the output of the model, or the last hidden state in it."""
     if isinstance(output, Tensor):
         return output
     for key in ("last_hidden_state", "logits"):
@@ -77,16 +78,16 @@ def _pool_all(states: Tensor, pooling: str) -> Tensor:
 
 
 def _pool_masked(states: Tensor, pooling: str, mask: Tensor) -> Tensor:
-    kept = mask != 0
+    is_token = mask != 0
     if pooling == "mean":
-        # Weights that sum to one, rather than a sum that is divided: a long text would overflow half precision.
-        share = kept.float() / kept.sum(1, keepdim=True).clamp(min=1)
-        # Padding may hold anything, even what is not finite: it is taken out, not multiplied by zero.
-        return (states.masked_fill(~kept[..., None], 0) * share[..., None].to(states.dtype)).sum(1)
+        # Weights that sum to one; a sum that is divided afterwards would overflow half precision for a long text.
+        weights = is_token.float() / is_token.sum(1, keepdim=True).clamp(min=1)
+        # The states of padding may be infinite or NaN, so they are replaced and not multiplied by zero.
+        return (states.masked_fill(~is_token[..., None], 0) * weights[..., None].to(states.dtype)).sum(1)
     if pooling == "max":
-        lowest = states.masked_fill(~kept[..., None], -torch.inf).amax(1)
-        return lowest.masked_fill(~kept.any(1)[:, None], 0)
-    # Padding may stand on either side. `argmax` gives the first of equals.
-    place = torch.arange(kept.shape[1], device=kept.device)
-    index = kept.to(torch.int8).argmax(1) if pooling == "cls" else (kept * place).argmax(1)
+        largest = states.masked_fill(~is_token[..., None], -torch.inf).amax(1)
+        return largest.masked_fill(~is_token.any(1)[:, None], 0)
+    # Padding may be on either side. `argmax` returns the first of equal values.
+    position = torch.arange(is_token.shape[1], device=is_token.device)
+    index = is_token.to(torch.int8).argmax(1) if pooling == "cls" else (is_token * position).argmax(1)
     return states.take_along_dim(index[:, None, None], 1).squeeze(1)

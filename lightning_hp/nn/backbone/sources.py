@@ -1,11 +1,12 @@
-"""Models by the names that their libraries give them; the library is imported when a name asks for it."""
+"""Models by the names that their libraries give them. A library is imported when one of its names is used."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import pickle
-from typing import Any
+from enum import Enum
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -13,25 +14,24 @@ _MISSING = 'Expected {library} to be installed, but it is not. Install it: pip i
 
 
 def load(source: Any, pretrained: bool) -> tuple[nn.Module, int | None]:
-    """The model of a name, in training mode, and the side of the images that its weights were trained on.
+    """Builds a model by its name.
 
     Args:
-        source: ``"resnet50"``, ``"ResNet50_Weights.IMAGENET1K_V2"`` or such an entry itself, ``"timm:<name>"``,
+        source: ``"resnet50"``; ``"ResNet50_Weights.IMAGENET1K_V2"`` or such an entry itself; ``"timm:<name>"``;
             ``"hf:<name or folder>"``.
         pretrained: Whether to load its weights.
 
     Returns:
-        Model and image size, ``None`` where the model knows it itself.
+        The model, in training mode, and the side of the images that its weights were trained on, in pixels; ``None`` if
+        the model itself says so.
 
     Raises:
-        ValueError: If the library does not know the name.
+        ValueError: If the library has no model of this name.
         ModuleNotFoundError: If the library is not installed.
-        ConnectionError: If the weights are not on this machine and cannot be fetched.
+        ConnectionError: If the weights are not on this machine and cannot be downloaded.
 
     """
-    if not isinstance(source, str):
-        return _torchvision(source, pretrained)
-    library, colon, name = source.partition(":")
+    library, colon, name = source.partition(":") if isinstance(source, str) else ("", "", "")
     if not colon:
         return _torchvision(source, pretrained)
     if library == "timm":
@@ -42,8 +42,8 @@ def load(source: Any, pretrained: bool) -> tuple[nn.Module, int | None]:
 
 
 def is_source(value: Any) -> bool:
-    """Whether it names a model: a string, or an entry of torchvision's weights."""
-    return isinstance(value, str) or (hasattr(value, "get_state_dict") and hasattr(value, "transforms"))
+    """Whether a value names a model: a string, or an entry of torchvision's weights."""
+    return isinstance(value, str) or (isinstance(value, Enum) and hasattr(value, "get_state_dict"))
 
 
 def _torchvision(source: Any, pretrained: bool) -> tuple[nn.Module, int | None]:
@@ -71,22 +71,17 @@ def _torchvision(source: Any, pretrained: bool) -> tuple[nn.Module, int | None]:
         builder = models.get_model_builder(names[0])
     size = getattr(weights.transforms(), "crop_size", [None])[0]
     if not pretrained:
-        # Inception and GoogLeNet announce that they will draw their weights another way one day.
-        options = {"init_weights": True} if names_init_weights(builder) else {}
+        # These two warn that the default of `init_weights` will change.
+        options = {"init_weights": True} if builder.__name__ in ("googlenet", "inception_v3") else {}
         return builder(weights=None, **options), size
     try:
         return builder(weights=weights), size
     except (OSError, pickle.UnpicklingError) as error:
         raise ConnectionError(
-            f"Expected the weights {weights} on this machine or a network to fetch them, but got "
-            f"{type(error).__name__}: {error}. Put the file behind {weights.url} into the folder `checkpoints` of "
+            f"Expected the weights {weights} on this machine or a network to download them from, but got "
+            f"{type(error).__name__}: {error}. Download {weights.url} into the folder `checkpoints` of "
             "torch.hub.get_dir(), or pass pretrained=False."
         ) from error
-
-
-def names_init_weights(builder: Any) -> bool:
-    """Whether a builder of torchvision warns when it is not told how to draw its weights."""
-    return builder.__name__ in ("googlenet", "inception_v3")
 
 
 def _timm(name: str, pretrained: bool) -> nn.Module:
@@ -98,10 +93,8 @@ def _timm(name: str, pretrained: bool) -> nn.Module:
         raise ValueError(f"Expected a model of timm, such as {close}, but got {name!r}.")
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained)
-    except Exception as error:
-        if not _is_about_the_network(error):
-            raise
-        raise ConnectionError(_not_here(f"timm:{name}", error)) from error
+    except Exception as error:  # noqa: BLE001 - it is raised again
+        _raise_for(f"timm:{name}", error)
     return model
 
 
@@ -112,16 +105,14 @@ def _hugging_face(name: str, pretrained: bool) -> nn.Module:
             model: nn.Module = transformers.AutoModel.from_pretrained(name)
         else:
             model = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(name))
-    except Exception as error:
-        if not _is_about_the_network(error):
-            raise
-        raise ConnectionError(_not_here(f"hf:{name}", error)) from error
-    # It comes in evaluation mode, and Lightning leaves a mode as it finds it: dropout would never act.
+    except Exception as error:  # noqa: BLE001 - it is raised again
+        _raise_for(f"hf:{name}", error)
+    # `from_pretrained` returns it in evaluation mode, which Lightning does not change, so dropout would stay off.
     return model.train()
 
 
-def _is_about_the_network(error: BaseException | None) -> bool:
-    """Hubs raise errors of their own for a missing network; somewhere below they are all an OSError."""
+def _is_network_error(error: BaseException | None) -> bool:
+    """Whether an error is due to a missing network or file: the errors of the hubs have an OSError as their cause."""
     while error is not None:
         if isinstance(error, OSError) or "offline" in f"{type(error).__name__} {error}".lower():
             return True
@@ -129,13 +120,18 @@ def _is_about_the_network(error: BaseException | None) -> bool:
     return False
 
 
-def _not_here(source: str, error: Exception) -> str:
-    first = str(error).strip().partition("\n")[0]
-    return (
-        f"Expected {source!r} on this machine or a network to fetch it, but got {type(error).__name__}: {first} Check "
-        "the name and the network; offline, fetch it once where there is one, name a folder that holds it "
-        "('hf:<folder>'), or build the model yourself and pass it."
-    )
+def _raise_for(source: str, error: Exception) -> NoReturn:
+    """Raises the error of a library for a name: one for the network, one for the name, or as it is."""
+    reason = f"{type(error).__name__}: " + str(error).strip().partition("\n")[0]
+    if _is_network_error(error):
+        raise ConnectionError(
+            f"Expected {source!r} on this machine or a network to download it from, but got {reason} Check the name and"
+            " the network. Without a network, download it elsewhere and name its folder ('hf:<folder>'), or build the"
+            " model yourself and pass it."
+        ) from error
+    if isinstance(error, (RuntimeError, ValueError)):
+        raise ValueError(f"Expected the name of a model that can be built, but for {source!r} got {reason}") from error
+    raise error
 
 
 def _import(library: str) -> Any:

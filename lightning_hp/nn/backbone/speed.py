@@ -1,4 +1,14 @@
-"""How fast a model answers: the other half of choosing a backbone."""
+"""Inference speed: how long a model takes for one sample and for a batch, beside its size.
+
+For each of two batch sizes, 1 and that of the user:
+    run the model 3 times
+    repeat num_batches times: synchronize, read the clock, run the model, synchronize, read the clock
+    take the median of the times
+
+`torch.utils.benchmark.Timer` measures something else: it runs the model at least twice before each measurement of one
+call, so it would need three times as many forward passes; it sets the number of threads of the process; and it
+synchronizes the current accelerator, which need not be the device of the model.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +22,37 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_hp.functional.checks import check_whole
-from lightning_hp.nn.backbone.dry_run import Spec, random_streams_kept
+from lightning_hp.functional.checks import check_int, check_number, check_str
+from lightning_hp.memory import synchronize
+from lightning_hp.nn.backbone.input_specs import InputSpec
+from lightning_hp.snapshot import RandomState
 
-_WARM_UP = 3
+_NUM_WARM_UP = 3
 
 
 @dataclass(frozen=True)
 class InferenceSpeed:
-    """How fast and how large a model is, on the machine and with the threads it was measured with.
+    """Speed and size of a model, on the device and with the number of threads that it was measured with.
 
     Attributes:
-        name: Of the model.
-        latency_ms: Milliseconds for a batch of one sample, the median.
-        latency_p90_ms: The same, not exceeded by nine of ten.
-        throughput: Samples for each second in batches of `batch_size`, by the median.
-        batch_size: Samples in a batch for `throughput`.
+        name: Name of the model.
+        latency_ms: Median time of a batch of one sample, in milliseconds.
+        latency_p90_ms: 90th percentile of these times, in milliseconds.
+        throughput: Samples per second in batches of ``batch_size``, from the median time.
+        batch_size: Samples in a batch for ``throughput``.
         parameters: Number of weights.
         feature_dim: Width of the features.
-        input: What went in, without the batch.
+        input: Names and shapes of the input, without the batch.
         dtype: Type of the weights.
-        device: Where it ran.
+        device: Device of the model.
 
-    Costs nothing; holds numbers only.
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If a number is out of its range.
 
-    Source: what MLPerf Inference calls single-stream latency and offline throughput, on a small scale.
+    References:
+        The two numbers are single-stream latency and offline throughput of Reddi et al., *MLPerf Inference Benchmark*,
+        2020, measured for a much shorter time.
 
     Example:
         >>> small = InferenceSpeed("A", 2.1, 2.4, 900.0, 32, 2_500_000, 576, "input (3, 224, 224)", "float32", "cpu")
@@ -60,8 +76,22 @@ class InferenceSpeed:
     dtype: str
     device: str
 
+    def __post_init__(self) -> None:
+        checked = {
+            **{name: check_str(name, getattr(self, name)) for name in ("name", "input", "dtype", "device")},
+            **{
+                name: check_number(name, getattr(self, name), minimum=0)
+                for name in ("latency_ms", "latency_p90_ms", "throughput")
+            },
+            "batch_size": check_int("batch_size", self.batch_size, 1),
+            "parameters": check_int("parameters", self.parameters, 0),
+            "feature_dim": check_int("feature_dim", self.feature_dim, 1),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
     def to_dict(self) -> dict[str, Any]:
-        """Names and values, for a logger or a table."""
+        """Names and values of the fields, for a logger or a table."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -72,22 +102,36 @@ class InferenceSpeed:
         )
 
 
-def inference_speed(
-    model: nn.Module, spec: Spec, name: str, feature_dim: int, batch_size: int, num_batches: int
+def measure_inference_speed(
+    model: nn.Module, spec: InputSpec, name: str, feature_dim: int, batch_size: int, num_batches: int
 ) -> InferenceSpeed:
-    """Times a model in evaluation mode, without gradients, where it is now.
+    """Measures a model on its device, in evaluation mode and without gradients.
+
+    Args:
+        model: The model; its modes and the global random state are restored.
+        spec: What it takes.
+        name: Its name.
+        feature_dim: Width of what it returns.
+        batch_size: Samples in a batch for the throughput.
+        num_batches: Number of timed batches for each of latency and throughput.
+
+    Returns:
+        The result.
 
     Raises:
-        ValueError: If a number is out of its range, or the weights have no numbers.
+        ValueError: If the model is on the meta device.
 
     """
-    batch_size = check_whole("batch_size", batch_size, least=1)
-    num_batches = check_whole("num_batches", num_batches, least=1)
-    held = next(model.parameters(), torch.empty(0))
-    if held.is_meta:
+    parameter = next(model.parameters(), torch.empty(0))
+    if parameter.is_meta:
         raise ValueError("Expected a model with weights, but got one on the meta device.")
-    with evaluation_mode(model), random_streams_kept(), torch.inference_mode():
-        one, many = (_seconds(model, spec, size, num_batches, held.device) for size in (1, batch_size))
+    device = parameter.device
+    random_state = RandomState(device)
+    try:
+        with _evaluation_mode(model), torch.inference_mode():
+            one, many = (_time_batches(model, spec, size, num_batches, device) for size in (1, batch_size))
+    finally:
+        random_state.restore()
     return InferenceSpeed(
         name=name,
         latency_ms=1e3 * statistics.median(one),
@@ -97,14 +141,14 @@ def inference_speed(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         feature_dim=feature_dim,
         input=str(spec),
-        dtype=str(held.dtype).removeprefix("torch."),
-        device=str(held.device),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        device=str(device),
     )
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; each part gets its own mode back, for some may be frozen in it."""
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Sets all modules to evaluation mode and then restores the mode of each: some may have been in it before."""
     modes = {part: part.training for part in model.modules()}
     model.eval()
     try:
@@ -114,22 +158,18 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _seconds(
-    model: Callable[..., Any], spec: Spec, batch_size: int, num_batches: int, device: torch.device
+def _time_batches(
+    model: Callable[..., Any], spec: InputSpec, batch_size: int, num_batches: int, device: torch.device
 ) -> list[float]:
+    """The time of each batch, in seconds."""
     args, kwargs = spec.make(batch_size, device)
-    for _ in range(_WARM_UP):
+    for _ in range(_NUM_WARM_UP):
         model(*args, **kwargs)
     seconds = []
     for _ in range(num_batches):
-        _wait_for(device)
+        synchronize(device)
         start = time.perf_counter()
         model(*args, **kwargs)
-        _wait_for(device)
+        synchronize(device)
         seconds.append(time.perf_counter() - start)
     return seconds
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -1,1 +1,1 @@
-"""What is frozen and when it is trained."""
+"""Freezing: which parameters of a backbone are trained in which epoch, and how the others are kept frozen."""

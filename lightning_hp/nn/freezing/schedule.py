@@ -1,4 +1,4 @@
-"""From which epoch each part of a backbone is trained. What is frozen follows from the epoch alone."""
+"""From which epoch each part of a backbone is trained. The epoch alone determines what is frozen."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn import Parameter
 
-from lightning_hp.functional.norm_layers import is_norm
-from lightning_hp.nn.freezing.blocks import stages_of
+from lightning_hp.functional.norm_layers import norm_layers
+from lightning_hp.nn.freezing.blocks import children_with_parameters, stages_of
 
-#: The epoch of what is never trained.
+#: The first epoch of a parameter that is never trained.
 NEVER = math.inf
 
 
@@ -21,9 +21,10 @@ NEVER = math.inf
 class FreezingSchedule:
     """The first epoch in which each parameter and each module of a backbone is trained.
 
-    A module is trained (in training mode) when all parameters in it are; one without parameters, a dropout for
-    instance, together with the sibling before it. What belongs to two stages waits for the later one: as long as a
-    stage is frozen, nothing in it changes. Parameters are told apart by identity, never by their values.
+    A module is trained (in training mode) from the epoch in which all its parameters are. A module without parameters,
+    such as a dropout, is trained together with the sibling before it. A parameter that two stages share is trained from
+    the later epoch: while a stage is frozen, nothing in it changes. Parameters are compared by identity, never by their
+    values.
 
     Args:
         parameters: First epoch of each parameter.
@@ -36,38 +37,43 @@ class FreezingSchedule:
 
     @classmethod
     def of(cls, backbone: nn.Module, epochs: Mapping[Parameter, float], train_norm: bool) -> FreezingSchedule:
-        """Completes the epochs of parameters by those of modules; with ``train_norm`` norm layers are always trained.
+        """Derives the epochs of the modules from those of the parameters.
+
+        Args:
+            backbone: The module that is frozen.
+            epochs: First epoch of each of its parameters.
+            train_norm: Whether normalisation layers are trained from epoch 0.
+
+        Returns:
+            The schedule.
 
         Example:
             >>> net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.Linear(2, 2))
-            >>> schedule = FreezingSchedule.of(net, by_stages(net, 1, 2, 3), train_norm=False)
+            >>> schedule = FreezingSchedule.of(net, epochs_by_stages(net, 1, 2, 3), train_norm=False)
             >>> [schedule.modules[module] for module in (net, *net)]
             [4, 4, 4, 1]
 
         """
-        own: dict[nn.Module, float] = {}
-        parameters = dict(epochs)
-        for module in backbone.modules() if train_norm else ():
-            if is_norm(module):
-                own[module] = 0
-                parameters.update(dict.fromkeys(module.parameters(recurse=False), 0))
-
+        norms = {layer for _, layer in norm_layers(backbone)} if train_norm else set()
+        parameters = {**epochs, **{p: 0 for layer in norms for p in layer.parameters(recurse=False)}}
         modules: dict[nn.Module, float] = {}
 
-        def visit(module: nn.Module, neighbour: float) -> None:
-            epoch = own.get(module, max((parameters[p] for p in module.parameters()), default=neighbour))
+        def visit(module: nn.Module, epoch_before: float) -> None:
+            own_epochs = [parameters[parameter] for parameter in module.parameters()]
+            epoch = 0 if module in norms else max(own_epochs, default=epoch_before)
             modules[module] = max(epoch, modules.get(module, 0))
+            with_parameters = set(children_with_parameters(module).values())
             for child in module.children():
                 visit(child, epoch)
-                if any(True for _ in child.parameters()) and child not in own:
+                if child not in norms and child in with_parameters:
                     epoch = modules[child]
 
         visit(backbone, NEVER)
         return cls(parameters, modules)
 
     @property
-    def changes(self) -> list[int]:
-        """The epochs > 0 in which something begins to be trained, rising."""
+    def unfreezing_epochs(self) -> list[int]:
+        """The epochs > 0 from which further parameters are trained, in ascending order."""
         return sorted({int(epoch) for epoch in self.parameters.values() if 0 < epoch < NEVER})
 
     def frozen(self, epoch: float) -> tuple[list[Parameter], list[nn.Module]]:
@@ -76,70 +82,83 @@ class FreezingSchedule:
         return parameters, [module for module, first in self.modules.items() if first > epoch]
 
 
-def by_stages(backbone: nn.Module, first: float, num_stages: int, epochs_per_stage: int) -> dict[Parameter, float]:
-    """First epoch of each parameter: the stage next to the head in epoch ``first``, then one stage after the other.
+def epochs_by_stages(
+    backbone: nn.Module, first_epoch: float, num_stages: int, epochs_per_stage: int
+) -> dict[Parameter, float]:
+    """First epoch of each parameter if the backbone is unfrozen stage by stage, from the head down.
+
+    Args:
+        backbone: A module with parameters.
+        first_epoch: The epoch from which the stage next to the head is trained.
+        num_stages: Number of stages.
+        epochs_per_stage: Epochs from one stage to the next lower one.
+
+    Returns:
+        The epoch of each parameter; a parameter of several stages has that of the lowest one.
 
     Raises:
-        ValueError: If the backbone cannot be cut into so many stages.
+        ValueError: If the backbone has fewer blocks than stages.
 
     """
     epochs: dict[Parameter, float] = {}
     for number, stage in enumerate(stages_of(backbone, num_stages)):
         for _, parameters in stage:
-            # From the top down: what a lower stage shares waits for it.
-            epochs.update(dict.fromkeys(parameters, first + number * epochs_per_stage))
+            epochs.update(dict.fromkeys(parameters, first_epoch + number * epochs_per_stage))
     return epochs
 
 
-def by_names(backbone: nn.Module, plan: Mapping[int, str | Sequence[str]]) -> dict[Parameter, float]:
-    """First epoch of each parameter by names: of parameters, of modules, or patterns with ``*``.
+def epochs_by_names(backbone: nn.Module, plan: Mapping[int, str | Sequence[str]]) -> dict[Parameter, float]:
+    """First epoch of each parameter by names of parameters, names of modules, or patterns with ``*``.
 
-    A name counts from the backbone, or from the model inside if it is wrapped (``layer4`` for ``model.layer4``). A
-    parameter is trained from the first epoch that names it; one that no epoch names, never.
+    A name is relative to the backbone, or to the model inside it if the backbone only wraps one (``layer4`` for
+    ``model.layer4``). A parameter is trained from the first epoch that names it, and never if no epoch does.
 
     Args:
         backbone: A module with parameters.
-        plan: For each epoch the names of what begins to be trained.
+        plan: For each epoch, the names of the parts that are trained from then on.
+
+    Returns:
+        The epoch of each parameter; `NEVER` for those without a name in the plan.
 
     Raises:
-        ValueError: If a name is the name of nothing.
+        ValueError: If a name matches no parameter.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-        >>> list(by_names(net, {3: "1", 5: "*.weight"}).values())
+        >>> list(epochs_by_names(net, {3: "1", 5: "*.weight"}).values())
         [5, inf, 3, 3]
 
     """
-    wrapping = _wrapping(backbone)
+    prefix = _path_of_wrapped_model(backbone)
     patterns_of = {epoch: [names] if isinstance(names, str) else [*names] for epoch, names in plan.items()}
     epochs: dict[Parameter, float] = {}
     used = set()
     for name, parameter in backbone.named_parameters(remove_duplicate=False):
-        names = (name, name.removeprefix(wrapping))
+        names = (name, name.removeprefix(prefix))
         first = NEVER
         for epoch, patterns in sorted(patterns_of.items()):
-            matching = {pattern for pattern in patterns if any(_is_in(own, pattern) for own in names)}
+            matching = {pattern for pattern in patterns if any(_matches(own, pattern) for own in names)}
             used |= matching
             first = min(first, epoch) if matching else first
         epochs[parameter] = max(first, epochs.get(parameter, 0))
     for patterns in patterns_of.values():
         for pattern in patterns:
             if pattern not in used:
-                inner = backbone.get_submodule(wrapping.rstrip("."))
-                there = [name for name, child in inner.named_children() if any(True for _ in child.parameters())]
-                raise ValueError(f"Expected names inside the backbone ({', '.join(there)}), but got {pattern!r}.")
+                model = backbone.get_submodule(prefix.rstrip("."))
+                parts = ", ".join(children_with_parameters(model))
+                raise ValueError(f"Expected names inside the backbone ({parts}), but got {pattern!r}.")
     return epochs
 
 
-def _is_in(name: str, pattern: str) -> bool:
+def _matches(name: str, pattern: str) -> bool:
     return name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
 
 
-def _wrapping(module: nn.Module) -> str:
-    """The path, with its dot, to the model inside modules that hold nothing but it."""
+def _path_of_wrapped_model(module: nn.Module) -> str:
+    """The path, with a final dot, to the model inside modules that hold nothing else; empty if there is none."""
     path = ""
     while True:
-        children = [(name, child) for name, child in module.named_children() if any(True for _ in child.parameters())]
+        children = list(children_with_parameters(module).items())
         if len(children) != 1 or any(True for _ in module.parameters(recurse=False)):
             return path
         if not any(True for _ in children[0][1].children()):

@@ -1,4 +1,4 @@
-"""Small classifiers of every shape that a user may bring, each with the path of its head."""
+"""Small classifiers and feature extractors of many forms, with the paths of their heads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class Cnn(nn.Module):
-    """An ordinary network; the width in front of its head follows from the size of the image."""
+    """A convolutional network; the width of its features depends on the size of the image."""
 
     def __init__(self, channels=1, side=28):
         super().__init__()
@@ -35,7 +35,7 @@ class TwoHeads(nn.Module):
 
 
 class LastToken(nn.Module):
-    """Reads a sequence and classifies what is left at its end."""
+    """Reads a sequence and classifies the state at its end."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ class LastToken(nn.Module):
 
 
 class Residual(nn.Module):
-    """A stream of residuals that ends without a norm: every addend is linear and as wide as the output."""
+    """A sum of residuals without a norm at the end: every addend is linear and as wide as the output."""
 
     def __init__(self, head=False):
         super().__init__()
@@ -64,7 +64,7 @@ class Residual(nn.Module):
 
 
 class Then(nn.Module):
-    """A network, and a function of what it returns."""
+    """A network, and a function of its output."""
 
     def __init__(self, net, function):
         super().__init__()
@@ -115,7 +115,7 @@ class Scaled(nn.Module):
 
 
 class OwnLayer(nn.Module):
-    """A last layer of a kind that nobody knows."""
+    """A last layer of an unknown class."""
 
     def __init__(self, inputs=6, outputs=5):
         super().__init__()
@@ -162,13 +162,13 @@ def named(name):
 
 
 def nin(*extra):
-    """All convolutions, the last one 1x1, and an average over the places."""
+    """Only convolutions, the last one 1x1, and an average over the image."""
     body = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 1)]
     return nn.Sequential(*body, *extra, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-class SaysHowMany(nn.Module):
-    """SqueezeNet's end: an activation behind the logits, and the number of classes as an attribute."""
+class WithNumClasses(nn.Module):
+    """Ends as SqueezeNet: an activation after the logits, and the number of classes as an attribute."""
 
     def __init__(self):
         super().__init__()
@@ -194,11 +194,11 @@ WITH_HEAD = {
     "residual": (lambda: Residual(head=True), ("top",), 8),
     "attention": (Attention, ("logits",), 8),
     "one by one": (nin, ("2",), 4),
-    "one by one, then relu, with a number of classes": (SaysHowMany, ("net.2",), 4),
+    "one by one, then relu, with a number of classes": (WithNumClasses, ("net.2",), 4),
     "logits of two views": (Views, ("net.2",), 8),
 }
 
-#: Models that give features already, and how wide they are.
+#: Models that return features already, and the width of these.
 WITHOUT_HEAD = {
     "norm": (lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8)), 8),
     "batch norm": (lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU()), 8),
@@ -211,11 +211,11 @@ WITHOUT_HEAD = {
     "a map": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), 4),
 }
 
-#: Models whose end may be a head or not, and the word that the refusal says.
+#: Models whose last layer may be a head or not, and part of the error.
 IN_DOUBT = {
-    "projection": (lambda: named("projection"), "`projection`, whose name speaks of features"),
-    "embedding": (lambda: named("embed"), "speaks of features"),
-    "features": (lambda: nn.Sequential(OrderedDict(features=mlp())), "speaks of features"),
+    "projection": (lambda: named("projection"), "`projection`, whose name suggests features"),
+    "embedding": (lambda: named("embed"), "suggests features"),
+    "features": (lambda: nn.Sequential(OrderedDict(features=mlp())), "suggests features"),
     "on a sphere": (lambda: Then(mlp(), nn.functional.normalize), "LinalgVectorNorm, which logits do not go through"),
     "a weight of its own": (Functional, "weights that belong to no layer"),
     "a temperature": (Scaled, "a weight of its own"),

@@ -1,4 +1,4 @@
-"""Tiny random models of many Hugging Face families, run for real; no hub is asked."""
+"""Tiny random models of many Hugging Face families, run with real weights and without the hub."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ IMAGES = {
     "poolformer": ({"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}, "mean", 32),
 }
 
-#: Weights that a family holds and does not use on plain input.
+#: Weights that a family holds and does not use without further inputs.
 UNUSED = {"xlnet": ("mask_emb", "r_s_bias", "seg_embed"), "dinov2": ("mask_token",)}
 
 
@@ -105,8 +105,8 @@ def test_texts(family, pooling):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama"])
-def test_padding_does_not_show_in_the_features(family):
-    """A text alone and the same text in a padded batch: most families number the places the same either way."""
+def test_padding_does_not_change_the_features(family):
+    """A text alone and the same text in a padded batch. Most families give its tokens the same positions in both."""
     backbone = Backbone(build(family, TEXT[family]))
     batch = texts()
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_the_old_head_on_the_features_is_the_old_image_classifier(family):
         torch.testing.assert_close(model.classifier(backbone(images)), model(images).logits)
 
 
-def test_the_pooler_of_bert_when_it_is_wanted():
+def test_the_pooler_of_bert():
     model, batch = build("bert", _TEXT), texts()
     with torch.no_grad():
         torch.testing.assert_close(Backbone(model, pooling="pooler")(batch), model(**batch).pooler_output)
@@ -168,7 +168,7 @@ def test_the_pooler_of_bert_when_it_is_wanted():
 
 
 def test_hidden_size_is_not_always_the_width():
-    """DINOv2's classifier reads two vectors; the features here are one, whatever its configuration says."""
+    """DINOv2's classifier reads two vectors, while the features here are one."""
     model = build("dinov2", _IMAGE, "AutoModelForImageClassification")
     assert model.classifier.in_features == 64
     assert Backbone(model).feature_dim == 32
@@ -177,7 +177,7 @@ def test_hidden_size_is_not_always_the_width():
 
 @pytest.mark.parametrize("family", [*TEXT, *IMAGES])
 def test_every_weight_gets_a_gradient(family):
-    """What gets none ends a training with DDP: an unused pooler is taken off."""
+    """DDP fails on a weight without a gradient, so an unused pooler is removed."""
     options = TEXT.get(family) or IMAGES[family][0]
     backbone = Backbone(build(family, options)).train()
     batch = texts() if family in TEXT else {"pixel_values": torch.randn(2, 3, 32, 32)}
@@ -191,8 +191,8 @@ def test_every_weight_gets_a_gradient(family):
 @pytest.mark.parametrize(
     "family", ["bert", "roberta", "albert", "distilbert", "gpt2", "llama", "t5", "bart", "vit", "swin"]
 )
-def test_no_number_is_needed(family):
-    """A batch of the tokenizer has a mask, in whose numbers these models look for padding: it is left out."""
+def test_no_data_is_needed(family):
+    """These models read the values of the mask that a tokenizer returns, so the run leaves it out."""
     options = TEXT.get(family) or IMAGES[family][0]
     with torch.device("meta"):
         model = build(family, options)
@@ -213,12 +213,12 @@ def test_a_timm_model_inside():
 
 
 @pytest.mark.parametrize("family", ["bert", "t5", "vit"])
-def test_in_place(family):
+def test_without_a_copy(family):
     options = TEXT.get(family) or IMAGES[family][0]
     model = build(family, options)
     backbone = Backbone(model, copy=False)
-    ours, theirs = {id(p) for p in backbone.parameters()}, {id(p) for p in model.parameters()}
-    assert ours <= theirs
+    own, all_of_model = {id(p) for p in backbone.parameters()}, {id(p) for p in model.parameters()}
+    assert own <= all_of_model
 
 
 def test_copies_pickles_and_modes():
@@ -229,7 +229,7 @@ def test_copies_pickles_and_modes():
         assert torch.equal(other(batch), backbone(batch))
 
 
-def test_an_explicit_head_is_taken_at_its_word():
+def test_an_explicit_head_is_removed():
     model, batch = build("bert", _TEXT, "AutoModelForSequenceClassification"), texts()
     backbone = Backbone(model, head="classifier")
     with torch.no_grad():
@@ -249,7 +249,7 @@ def test_speech_without_a_mask():
         torch.testing.assert_close(backbone(sound), model(sound).last_hidden_state.mean(1))
 
 
-def test_two_models_in_one_are_passed_by_the_part():
+def test_of_two_models_in_one_a_part_is_passed():
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = transformers.CLIPConfig(
         text_config={**small, "vocab_size": 99}, vision_config={**small, "image_size": 32, "patch_size": 8}
@@ -260,7 +260,7 @@ def test_two_models_in_one_are_passed_by_the_part():
     assert Backbone(model.vision_model).feature_dim == 16
 
 
-def test_it_compiles_without_a_break():
+def test_it_compiles_without_a_graph_break():
     backbone = Backbone(build("distilbert", TEXT["distilbert"]))
     classifier = nn.Sequential(backbone, ClassifierHead(backbone.feature_dim, 4)).eval()
     ids = torch.randint(3, 99, (2, 9))

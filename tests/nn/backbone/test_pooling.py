@@ -1,4 +1,4 @@
-"""Pooling against loops over the samples that look at the tokens alone."""
+"""Pooling against loops over samples and tokens without padding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MASKS = {
 }
 
 
-def slowly(states, mask, pooling):
+def pool_by_loop(states, mask, pooling):
     rows = []
     for row, kept in zip(states, mask, strict=True):
         tokens = [token for token, keep in zip(row, kept.tolist(), strict=True) if keep]
@@ -34,43 +34,43 @@ def slowly(states, mask, pooling):
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls", "last"])
 @pytest.mark.parametrize("side", MASKS)
 @pytest.mark.parametrize("dtype", [torch.long, torch.bool, torch.float32])
-def test_masked_pooling_is_the_loop(pooling, side, dtype):
+def test_masked_pooling_equals_the_loop(pooling, side, dtype):
     states, mask = torch.randn(3, 5, 4), torch.tensor(MASKS[side])
-    torch.testing.assert_close(pool(states, pooling, mask.to(dtype)), slowly(states, mask, pooling))
+    torch.testing.assert_close(pool(states, pooling, mask.to(dtype)), pool_by_loop(states, mask, pooling))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls", "last"])
-def test_without_a_mask_all_are_tokens(pooling):
+def test_without_a_mask_there_is_no_padding(pooling):
     states = torch.randn(3, 5, 4)
-    torch.testing.assert_close(pool(states, pooling, None), slowly(states, torch.ones(3, 5), pooling))
+    torch.testing.assert_close(pool(states, pooling, None), pool_by_loop(states, torch.ones(3, 5), pooling))
     torch.testing.assert_close(pool(states, pooling, None), pool(states, pooling, torch.ones(3, 5)))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls", "last"])
 @pytest.mark.parametrize("junk", [float("nan"), float("inf"), -1e30])
-def test_what_the_padding_holds_does_not_matter(pooling, junk):
+def test_the_states_of_padding_have_no_effect(pooling, junk):
     mask = torch.tensor(MASKS["right"])
     clean, dirty = torch.randn(3, 5, 4), None
     dirty = torch.where(mask[..., None].bool(), clean, junk).requires_grad_()
-    torch.testing.assert_close(pool(dirty, pooling, mask), slowly(clean, mask, pooling))
+    torch.testing.assert_close(pool(dirty, pooling, mask), pool_by_loop(clean, mask, pooling))
     pool(dirty, pooling, mask).sum().backward()
     assert dirty.grad.isfinite().all()
     assert (dirty.grad[mask == 0] == 0).all()
 
 
 def test_a_long_text_does_not_overflow_half_precision():
-    states = torch.full((1, 2048, 2), 100.0, dtype=torch.float16)  # their sum is three times the largest half
+    states = torch.full((1, 2048, 2), 100.0, dtype=torch.float16)  # their sum is three times the largest float16
     for mask in (None, torch.ones(1, 2048, dtype=torch.long)):
         torch.testing.assert_close(pool(states, "mean", mask).float(), torch.full((1, 2), 100.0), rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_a_text_of_padding_alone_is_zero(pooling):
+def test_a_text_of_only_padding_is_zero(pooling):
     assert pool(torch.randn(1, 3, 2), pooling, torch.zeros(1, 3)).tolist() == [[0, 0]]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_maps_are_pooled_over_their_places(pooling):
+def test_maps_are_pooled_over_height_and_width(pooling):
     maps = torch.randn(2, 3, 4, 5)
     wanted = torch.tensor([[getattr(m, pooling)().item() for m in sample] for sample in maps])
     torch.testing.assert_close(pool(maps, pooling, None), wanted)

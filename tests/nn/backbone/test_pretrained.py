@@ -1,4 +1,4 @@
-"""Trained weights that come inside packages: an ImageNet network with an odd name for its head, and a text encoder."""
+"""Trained weights from packages: an ImageNet network whose head has an unusual name, and a text encoder."""
 
 from __future__ import annotations
 

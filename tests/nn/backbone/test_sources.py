@@ -1,4 +1,4 @@
-"""Names, missing libraries, and a missing network: each is one clear error."""
+"""Names of models; errors for unknown names, missing libraries and a missing network."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tests.test_public_api import run_fresh
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """No network and an empty cache, for torchvision and for the hub."""
-    asked = []
+    requests = []
 
     def no_network(*args, **_):
-        asked.append(args[0])
+        requests.append(args[0])
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr("torch.hub.urlopen", no_network)
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
-    return asked
+    return requests
 
 
 @pytest.fixture
@@ -48,13 +48,13 @@ def test_torchvision_offline(source, offline):
 
 
 def test_torchvision_from_the_cache(offline, tmp_path):
-    """The weights lie where torch would put them: they are loaded, and nothing is fetched."""
+    """Weights in the cache of torch are loaded, and nothing is downloaded."""
     weights = models.SqueezeNet1_1_Weights.IMAGENET1K_V1
     model = models.squeezenet1_1()
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     torch.save(model.state_dict(), folder / weights.url.rpartition("/")[2])
-    # torchvision checks the hash of what it fetches, not of what it finds.
+    # torchvision checks the hash of a download, but not of a file in the cache.
     backbone = Backbone("squeezenet1_1")
     assert offline == []
     assert torch.equal(backbone.model.features[0].weight, model.features[0].weight)
@@ -64,7 +64,7 @@ def test_torchvision_from_the_cache(offline, tmp_path):
 def test_hubs_offline(source, hub_offline, offline):
     pytest.importorskip(source.partition(":")[0] if source.startswith("timm") else "transformers")
     with pytest.raises(
-        ConnectionError, match=rf"Expected '{source}' on this machine or a network to fetch it, but got"
+        ConnectionError, match=rf"Expected '{source}' on this machine or a network to download it from, but got"
     ):
         Backbone(source)
 
@@ -84,7 +84,7 @@ def test_a_folder_needs_no_hub(hub_offline, tmp_path):
     model.save_pretrained(tmp_path / "model")
     backbone = Backbone(f"hf:{tmp_path / 'model'}")
     ids = torch.randint(3, 99, (2, 7))
-    assert backbone.training  # it comes in evaluation mode, in which dropout would never act
+    assert backbone.training  # `from_pretrained` returns it in evaluation mode, in which dropout would stay off
     with torch.no_grad():
         torch.testing.assert_close(backbone.eval()(ids), model(ids).last_hidden_state.mean(1))
     drawn = Backbone(f"hf:{tmp_path / 'model'}", pretrained=False)
@@ -127,12 +127,21 @@ def test_unknown_names(source, message):
         Backbone(source)
 
 
+@pytest.mark.parametrize("source", ["timm:resnet10t.no_such_tag", "timm:hf-hub:", "hf:{empty}"])
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_names_that_a_library_refuses(source, pretrained, hub_offline, tmp_path):
+    """A folder without a configuration is one of them."""
+    pytest.importorskip("timm" if source.startswith("timm") else "transformers")
+    with pytest.raises((ValueError, ConnectionError), match=r"^Expected .*, but"):
+        Backbone(source.format(empty=tmp_path), pretrained=pretrained)
+
+
 @pytest.mark.parametrize(
-    ("room", "unwanted"),
+    ("package", "unwanted"),
     [
         ("nn", {"torchvision", "timm", "transformers", "lightning", "pytorch_lightning"}),
         ("functional", {"torchvision", "timm", "transformers"}),
     ],
 )
-def test_what_importing_a_room_does_not_load(room, unwanted):
-    assert run_fresh(f"import sys, lightning_hp.{room}; print({unwanted} & sys.modules.keys())") == "set()"
+def test_what_importing_a_package_does_not_load(package, unwanted):
+    assert run_fresh(f"import sys, lightning_hp.{package}; print({unwanted} & sys.modules.keys())") == "set()"

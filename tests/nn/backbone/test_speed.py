@@ -1,9 +1,10 @@
-"""The clock is replaced, so that what is measured is known."""
+"""Inference speed with a clock of known times."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tests.nn.backbone.test_backbone import assert_same, everything, mixed_modes
 
 
 class Timed(nn.Module):
-    """Takes 2 ms, and 1 ms more for each sample, by a clock of its own; now and then a call takes a second."""
+    """Takes 2 ms, and 1 ms for each sample, by its own clock; every tenth call takes a second."""
 
     slow_every = 10
 
@@ -40,7 +41,7 @@ def timed(monkeypatch):
 
 
 @pytest.mark.parametrize(("slow_every", "p90"), [(10, 3.0), (5, 1000.0)])  # 2 and 4 of 20 are slow
-def test_the_numbers(timed, slow_every, p90):
+def test_latency_and_throughput(timed, slow_every, p90):
     timed.model.slow_every = slow_every
     result = timed.inference_speed(batch_size=8, num_batches=20)
     assert timed.model.calls == [1] * 23 + [8] * 23
@@ -53,7 +54,7 @@ def test_the_numbers(timed, slow_every, p90):
     assert set(timed.model.modes) == {(False, False, True)}
 
 
-def test_a_real_clock_agrees_that_more_work_takes_longer():
+def test_with_a_real_clock_more_work_takes_longer():
     small, large = (Backbone(nn.Sequential(nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 2))) for w in (8, 2048))
     fast, slow = (backbone.inference_speed(batch_size=64, num_batches=15) for backbone in (small, large))
     assert 0 < fast.latency_ms < slow.latency_ms
@@ -67,7 +68,7 @@ def test_on_an_accelerator():
     assert result.latency_ms > 0
 
 
-def test_nothing_of_the_model_changes():
+def test_the_model_does_not_change():
     backbone = Backbone(mixed_modes(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 2))))
     before, drawn = everything(backbone), streams()
     backbone.inference_speed(batch_size=4, num_batches=2)
@@ -75,7 +76,7 @@ def test_nothing_of_the_model_changes():
     assert_same(before, everything(backbone))
 
 
-def test_modes_come_back_after_an_error(timed):
+def test_modes_are_restored_after_an_error(timed):
     timed.train()
     timed.model.net[0].eval()
     before = everything(timed)
@@ -91,14 +92,41 @@ def test_tokens_and_an_example():
     assert result.input == "input (30,)"
 
 
-def test_it_is_plain_data():
+def test_a_result_is_frozen_and_serialisable():
     result = Backbone(mlp()).inference_speed(batch_size=2, num_batches=1)
     assert InferenceSpeed(**json.loads(json.dumps(result.to_dict()))) == result
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.latency_ms = 0.0
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_batches": 0}, {"batch_size": 1.5}])
-def test_refuses(options):
-    with pytest.raises(ValueError, match=f"`{next(iter(options))}` to be an int >= 1"):
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"batch_size": 0}, ValueError),
+        ({"num_batches": 0}, ValueError),
+        ({"batch_size": 1.5}, TypeError),
+        ({"batch_size": True}, TypeError),
+        ({"num_batches": "3"}, TypeError),
+        ({"batch_size": 10**400}, ValueError),
+    ],
+)
+def test_refuses(options, error):
+    with pytest.raises(error, match=f"`{next(iter(options))}` to be an int from 1 to"):
         Backbone(mlp()).inference_speed(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"name": None}, TypeError),
+        ({"latency_ms": math.nan}, ValueError),
+        ({"throughput": "900"}, TypeError),
+        ({"batch_size": 0}, ValueError),
+        ({"parameters": 2.5}, TypeError),
+        ({"device": torch.device("cpu")}, TypeError),
+    ],
+)
+def test_a_result_checks_its_fields(options, error):
+    result = Backbone(mlp()).inference_speed(batch_size=2, num_batches=1)
+    with pytest.raises(error, match=f"Expected `{next(iter(options))}` to be"):
+        dataclasses.replace(result, **options)

@@ -1,4 +1,4 @@
-"""One model of every family of timm, built without weights and run without numbers."""
+"""One model of every family of timm, on the meta device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SMALL = (
 
 
 def smallest(module):
-    """A small one of a family, by the words for small, then by the shortest name."""
+    """A small model of a family: by words for small sizes, then by the shortest name."""
     names = timm.list_models(module=module)
     rank = {name: next((i for i, word in enumerate(_SMALL) if word in name), 99) for name in names}
     return min(names, key=lambda name: (rank[name], len(name), name)) if names else None
@@ -38,14 +38,14 @@ def smallest(module):
 
 FAMILIES = {module: name for module in timm.list_modules() if (name := smallest(module))}
 
-#: Special ones: several heads, a width that is not `num_features`, distillation, odd pooling.
+#: Special cases: several heads, a width that is not `num_features`, distillation, unusual pooling.
 SPECIAL = [
     "deit_tiny_distilled_patch16_224", "levit_128s", "crossvit_tiny_240", "volo_d1_224", "repvit_m0_9", "vgg11",
     "mobilenetv3_small_050", "ghostnet_050", "efficientvit_b0", "tinynet_e", "hardcorenas_a", "lcnet_035",
     "inception_next_atto", "cait_xxs24_224",
 ]  # fmt: skip
 
-#: Quick enough to be run for real, with the side of an image that is enough.
+#: Models that run quickly with real weights, and a sufficient side of the image.
 REAL = {
     "resnet10t": 32, "mobilenetv3_small_050": 32, "vit_tiny_patch16_224": 224, "deit_tiny_distilled_patch16_224": 224,
     "lcnet_035": 32, "ghostnet_050": 32, "convnext_atto": 32, "efficientvit_b0": 32, "levit_128s": 224,
@@ -69,7 +69,7 @@ def test_every_family(name):
     head = model.get_classifier()
     has_head = any(True for _ in head.parameters()) if isinstance(head, torch.nn.Module) else bool(head)
     backbone = Backbone(model, copy=False)
-    # timm's own statement of the width behind the pooling; `num_features` is another one for one in seven.
+    # timm's own attribute for the width after pooling; `num_features` differs from it in one model of seven.
     assert backbone.feature_dim == model.head_hidden_size
     assert bool(backbone.removed) is has_head
     assert backbone.pooling is None
@@ -82,7 +82,7 @@ def test_num_features_is_not_the_width():
 
 
 @pytest.mark.parametrize("name", sorted(REAL))
-def test_features_are_what_timm_hands_to_its_head(name):
+def test_features_are_the_input_of_the_head_of_timm(name):
     model = timm.create_model(name).eval()
     head = model.get_classifier()
     heads = list(head) if isinstance(head, (tuple, list, torch.nn.ModuleList)) else [head]
@@ -113,7 +113,7 @@ def test_modes_are_kept():
 
 
 @pytest.mark.parametrize("options", [{"in_chans": 1}, {"num_classes": 0}, {"global_pool": "max"}])
-def test_options_of_timm_stay(options):
+def test_options_of_timm_are_kept(options):
     backbone = Backbone(build("resnet10t", **options), copy=False)
     assert backbone.feature_dim == 512
     assert backbone._spec.inputs[0][1][0] == options.get("in_chans", 3)
@@ -129,7 +129,7 @@ def test_another_image_size():
     [("resnet10t", 512), ("swin_tiny_patch4_window7_224", 768)],
     ids=["channels first", "channels last"],
 )
-def test_a_map_is_averaged_over_its_places_wherever_its_channels_are(name, width):
+def test_a_map_is_averaged_in_both_memory_layouts(name, width):
     model = timm.create_model(name, num_classes=0, global_pool="").eval()
     backbone = Backbone(model)
     assert (backbone.feature_dim, backbone.pooling) == (width, "mean")

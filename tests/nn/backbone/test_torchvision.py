@@ -1,4 +1,4 @@
-"""All 80 classification models of torchvision, built without weights and run without numbers."""
+"""All 80 classification models of torchvision, on the meta device."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lightning_hp import Backbone
 
 NAMES = models.list_models(module=models)
 
-#: The smallest of each family that is quick to build and to run, and the side of an image that is enough for it.
+#: Small models that are quick to build and to run, and a sufficient side of the image.
 SMALL = {
     "convnext_tiny": 32, "densenet121": 32, "efficientnet_b0": 32, "googlenet": 64, "inception_v3": 96,
     "mnasnet0_5": 32, "mobilenet_v2": 32, "mobilenet_v3_small": 32, "regnet_x_400mf": 32, "resnet18": 32,
     "resnet50": 32, "shufflenet_v2_x0_5": 32, "swin_t": 64,
 }  # fmt: skip
 
-#: One of each way to end.
+#: One model for each kind of last layers.
 ENDS = [
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "maxvit_t", "mnasnet0_5",
     "mobilenet_v3_small", "regnet_x_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vgg11_bn",
@@ -29,8 +29,8 @@ ENDS = [
 
 
 @pytest.fixture(autouse=True)
-def regnets_count_on_the_cpu(monkeypatch):
-    """They compute their widths with tensors, which cannot be done without numbers."""
+def regnets_on_the_meta_device(monkeypatch):
+    """They compute their widths with tensors, which fails on the meta device."""
     from torchvision.models.regnet import BlockParams
 
     original = BlockParams.from_init_params.__func__
@@ -49,7 +49,7 @@ def build(name, device="meta"):
 
 
 def last_layer(model):
-    """The head by its place in the source: the last linear layer or 1x1 convolution that is no auxiliary one."""
+    """The head by its position in the source: the last linear layer or convolution that is not in an auxiliary head."""
     layers = [
         (name, part)
         for name, part in model.named_modules()
@@ -76,7 +76,7 @@ def test_every_model(name):
 
 @pytest.mark.parametrize("name", ENDS)
 def test_a_model_without_its_head_is_left_as_it_is(name):
-    """What a user who has set the head to Identity passes: it must not lose another layer."""
+    """If a user has set the head to Identity, no other layer may be removed."""
     model = build(name)
     path, layer = last_layer(model)
     model.set_submodule(path, nn.Identity())
@@ -86,7 +86,7 @@ def test_a_model_without_its_head_is_left_as_it_is(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_old_head_on_the_features_is_the_old_model(name):
+def test_the_old_head_on_the_features_equals_the_old_model(name):
     model = build(name, "cpu").eval()
     backbone = Backbone(model)
     x = torch.randn(1, 3, SMALL[name], SMALL[name])
@@ -96,8 +96,8 @@ def test_the_old_head_on_the_features_is_the_old_model(name):
         assert torch.equal(last_layer(model)[1](features), model(x))
 
 
-def test_squeezenet_keeps_what_comes_behind_its_head():
-    """Its logits go through a ReLU and a mean over the places; so do its features."""
+def test_squeezenet_keeps_what_follows_its_head():
+    """A ReLU and a mean over the image follow its logits, and so its features."""
     model = build("squeezenet1_1", "cpu").eval()
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -105,8 +105,8 @@ def test_squeezenet_keeps_what_comes_behind_its_head():
 
 
 @pytest.mark.parametrize(("name", "side"), [("googlenet", 64), ("inception_v3", 96)])
-def test_auxiliary_heads_go_too(name, side):
-    """In training they would make the output a tuple, and get no gradient if only its first part were used."""
+def test_auxiliary_heads_are_removed_too(name, side):
+    """In training they make the output a tuple, and get no gradient if only its first part is used."""
     backbone = Backbone(build(name, "cpu")).train()
     features = backbone(torch.randn(2, 3, side, side))
     assert features.shape == (2, backbone.feature_dim)

@@ -1,4 +1,4 @@
-"""Blocks, stages and the epochs of parameters and modules, on models whose order is known."""
+"""Blocks, stages, and first epochs of parameters and modules."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch import nn
 from torchvision.models import convnext_tiny, densenet121, mobilenet_v3_small, resnet18, swin_t, vgg11, vgg11_bn
 from torchvision.models.vision_transformer import VisionTransformer
 
-from lightning_hp.functional.norm_layers import is_norm
+from lightning_hp.functional.norm_layers import is_norm_layer
 from lightning_hp.nn import Backbone
 from lightning_hp.nn.freezing.blocks import blocks_of, stages_of
 from lightning_hp.nn.freezing.freezer import Freezer
-from lightning_hp.nn.freezing.schedule import NEVER, FreezingSchedule, by_names, by_stages
+from lightning_hp.nn.freezing.schedule import NEVER, FreezingSchedule, epochs_by_names, epochs_by_stages
 
 
 def names(stages: list[Any]) -> list[list[str]]:
     return [[name for name, _ in stage] for stage in stages]
 
 
-def epochs_by_name(module: nn.Module, epochs: Any) -> dict[str, float]:
+def name_to_epoch(module: nn.Module, epochs: Any) -> dict[str, float]:
     return {name: epochs[parameter] for name, parameter in module.named_parameters()}
 
 
-def test_a_resnet_is_cut_between_its_residual_blocks() -> None:
+def test_a_resnet_is_divided_between_its_residual_blocks() -> None:
     net = resnet18()
     net.fc = nn.Identity()
     layers = [f"layer{i}.{j}" for i in range(1, 5) for j in range(2)]
     assert [name for name, _ in blocks_of(net)] == ["conv1", *layers]
     assert names(stages_of(net, 3)) == [layers[5:], layers[2:5], ["conv1", *layers[:2]]]
-    # The batch norm behind the first convolution belongs to it.
+    # The batch norm after the first convolution belongs to its block.
     assert dict(blocks_of(net))["conv1"] == [net.conv1.weight, net.bn1.weight, net.bn1.bias]
 
 
-def test_a_transformer_is_cut_between_its_layers() -> None:
+def test_a_transformer_is_divided_between_its_layers() -> None:
     net = VisionTransformer(image_size=8, patch_size=4, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32)
     net.heads = nn.Identity()
     blocks = dict(blocks_of(net))
@@ -68,7 +68,7 @@ def test_the_layers_of_a_hugging_face_model_are_blocks() -> None:
     ],
 )
 def test_the_layers_of_other_networks_are_blocks(build: Any, num_blocks: int) -> None:
-    """The numbers are those of the papers' tables: layers, the stem, what merges patches or makes maps smaller."""
+    """The numbers are from the tables of the papers: layers, the stem, and downsampling layers."""
     with torch.device("meta"):
         net = build()
     for head in ("head", "classifier"):
@@ -92,66 +92,66 @@ def test_every_parameter_is_in_one_block(build: Any) -> None:
 
 
 def test_more_stages_than_blocks_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"Expected `stages` <= 2, the blocks there are \(0, 1\), but got 3"):
+    with pytest.raises(ValueError, match=r"Expected `stages` <= 2, the number of blocks \(0, 1\), but got 3"):
         stages_of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), 3)
 
 
 def test_stages_come_one_after_the_other() -> None:
     net = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
-    epochs = epochs_by_name(net, by_stages(net, 2, 3, 4))
+    epochs = name_to_epoch(net, epochs_by_stages(net, 2, 3, 4))
     assert epochs == {"0.weight": 10, "0.bias": 10, "1.weight": 6, "1.bias": 6, "2.weight": 2, "2.bias": 2}
 
 
-def test_names_count_from_the_backbone_or_the_model_inside() -> None:
+def test_names_are_relative_to_the_backbone_or_the_model_in_it() -> None:
     backbone = Backbone(resnet18(num_classes=5))
     plan = {1: "layer4", 2: ["model.layer3", "layer2.0.*.weight"]}
-    epochs = epochs_by_name(backbone, by_names(backbone, plan))
+    epochs = name_to_epoch(backbone, epochs_by_names(backbone, plan))
     assert {name for name, epoch in epochs.items() if epoch == 1} == {n for n in epochs if ".layer4." in n}
     assert epochs["model.layer3.1.bn1.bias"] == 2
     assert epochs["model.layer2.0.conv1.weight"] == 2
     assert epochs["model.layer2.0.bn1.bias"] == NEVER
     with pytest.raises(ValueError, match=r"Expected names inside the backbone \(conv1, bn1, layer1, .*'layer5'"):
-        by_names(backbone, {1: "layer4", 2: "layer5"})
+        epochs_by_names(backbone, {1: "layer4", 2: "layer5"})
 
 
-def test_the_first_epoch_that_names_a_parameter_counts() -> None:
+def test_the_first_epoch_that_names_a_parameter_is_used() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    assert list(by_names(net, {7: "*", 3: "1"}).values()) == [7, 7, 3, 3]
+    assert list(epochs_by_names(net, {7: "*", 3: "1"}).values()) == [7, 7, 3, 3]
 
 
-def test_what_two_stages_share_waits_for_the_later_one() -> None:
+def test_a_shared_parameter_is_trained_with_the_later_stage() -> None:
     shared = nn.Linear(2, 2)
     net = nn.Sequential(nn.Sequential(shared), nn.Sequential(nn.Linear(2, 2), shared))
-    for epochs in (by_stages(net, 1, 2, 1), by_names(net, {1: "1", 2: "0"})):
+    for epochs in (epochs_by_stages(net, 1, 2, 1), epochs_by_names(net, {1: "1", 2: "0"})):
         assert epochs[shared.weight] == 2
         schedule = FreezingSchedule.of(net, epochs, train_norm=False)
         assert schedule.modules[shared] == 2
 
 
-def test_equal_values_are_not_one_parameter() -> None:
+def test_parameters_with_equal_values_are_distinguished() -> None:
     """Lightning's BackboneFinetuning drops parameters whose values equal those of another."""
     net = nn.Sequential(*(nn.BatchNorm1d(4) for _ in range(3)))
-    assert len(by_names(net, {1: "2", 2: "1"})) == 6
-    assert list(by_names(net, {1: "2", 2: "1"}).values()) == [NEVER, NEVER, 2, 2, 1, 1]
+    assert len(epochs_by_names(net, {1: "2", 2: "1"})) == 6
+    assert list(epochs_by_names(net, {1: "2", 2: "1"}).values()) == [NEVER, NEVER, 2, 2, 1, 1]
 
 
-def test_a_module_is_trained_when_all_in_it_is() -> None:
+def test_a_module_is_trained_when_all_its_parameters_are() -> None:
     net = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Linear(2, 2), nn.Dropout()), nn.Linear(2, 2), nn.Dropout())
-    modules = FreezingSchedule.of(net, by_names(net, {1: "2", 3: "1.0.bias"}), train_norm=False).modules
+    modules = FreezingSchedule.of(net, epochs_by_names(net, {1: "2", 3: "1.0.bias"}), train_norm=False).modules
     assert [modules[net[i]] for i in range(4)] == [NEVER, NEVER, 1, 1]
     assert modules[net[1][1]] == NEVER
-    modules = FreezingSchedule.of(net, by_names(net, {1: "2", 3: "1"}), train_norm=False).modules
+    modules = FreezingSchedule.of(net, epochs_by_names(net, {1: "2", 3: "1"}), train_norm=False).modules
     assert [modules[net[i]] for i in range(4)] == [3, 3, 1, 1]
     assert modules[net] == 3
 
 
 def test_norm_layers_can_be_trained_from_the_start() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(), nn.Linear(2, 2))
-    schedule = FreezingSchedule.of(net, by_stages(net, 4, 1, 1), train_norm=True)
+    schedule = FreezingSchedule.of(net, epochs_by_stages(net, 4, 1, 1), train_norm=True)
     parameters, modules = schedule.frozen(0)
     assert {id(p) for p in parameters} == {id(p) for layer in (net[0], net[3]) for p in layer.parameters()}
     assert modules == [net, net[0], net[2], net[3]]
-    assert schedule.changes == [4]
+    assert schedule.unfreezing_epochs == [4]
     assert schedule.frozen(4) == ([], [])
 
 
@@ -164,35 +164,35 @@ def test_norm_layers_are_known_by_name() -> None:
     class ConvNormActivation(nn.Sequential):
         pass
 
-    assert is_norm(LlamaRMSNorm())
-    assert is_norm(nn.BatchNorm2d(3, affine=False))
-    assert not is_norm(ConvNormActivation(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
+    assert is_norm_layer(LlamaRMSNorm())
+    assert is_norm_layer(nn.BatchNorm2d(3, affine=False))
+    assert not is_norm_layer(ConvNormActivation(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
 
 
 def test_never_is_after_every_epoch() -> None:
     net = nn.Linear(2, 2)
-    schedule = FreezingSchedule.of(net, by_stages(net, NEVER, 1, 1), train_norm=False)
-    assert schedule.changes == []
+    schedule = FreezingSchedule.of(net, epochs_by_stages(net, NEVER, 1, 1), train_norm=False)
+    assert schedule.unfreezing_epochs == []
     assert len(schedule.frozen(10**9)[0]) == 2
     assert math.isinf(NEVER)
 
 
-def test_the_freezer_gives_back_what_it_took_and_nothing_else() -> None:
+def test_the_freezer_restores_what_it_froze_and_nothing_else() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.Linear(2, 2), nn.Dropout())
-    net[0].weight.requires_grad_(False)  # the user's
-    net[1].eval()  # the user's
+    net[0].weight.requires_grad_(False)  # frozen by the user
+    net[1].eval()  # frozen by the user
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
     freezer = Freezer()
-    freezer.hold(net.parameters(), list(net.modules()))
+    freezer.freeze(net.parameters(), list(net.modules()))
     assert not any(parameter.requires_grad for parameter in net.parameters())
     assert [parameter.grad is None for parameter in net.parameters()] == [False, True, True, True]
     net.train()
-    freezer.keep_still()
+    freezer.restore_eval_mode()
     assert not any(module.training for module in net.modules())
-    freezer.hold(net[0].parameters(), [net[0], net[1]])
+    freezer.freeze(net[0].parameters(), [net[0], net[1]])
     assert [parameter.requires_grad for parameter in net.parameters()] == [False, False, True, True]
     assert [module.training for module in net] == [False, False, True, True]
-    freezer.release()
+    freezer.unfreeze()
     assert [parameter.requires_grad for parameter in net.parameters()] == [False, True, True, True]
     assert [module.training for module in net] == [True, False, True, True]
