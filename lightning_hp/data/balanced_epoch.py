@@ -1,4 +1,21 @@
-"""How the batches of an epoch are made up when each has to hold the classes: indices in, indices out, in numpy."""
+"""The batches of an epoch in which every batch contains several samples of each class.
+
+The batches of P classes with K samples each (Hermans, Beyer and Leibe, *In Defense of the Triplet Loss for Person
+Re-Identification*, 2017), extended to all classes at once and to an epoch that uses every sample::
+
+    # every_class: P is the number of classes, K is min_per_class, n[c] the number of samples of class c
+    draws[c] = max(K * num_batches, n[c] * rate)     # the rate makes the sum num_batches * batch_size
+    pool     = shuffle(class c repeated draws[c] - K * num_batches times, for each c)
+    batch[b] = each class K times + the next batch_size - P * K classes of the pool
+    replace each class c in the batches, in order, by the next sample of c in a random order without repetition
+
+    # some_classes: P is classes_per_batch
+    batch[b] = the next P classes in a random order without repetition, batch_size / P times each
+    replace each class by samples as above
+
+"Without repetition" holds across epochs: an epoch continues where the previous one ended. All functions take and return
+indices in NumPy arrays.
+"""
 
 from __future__ import annotations
 
@@ -10,89 +27,136 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 
-def share_out(total: int, counts: Indices, least: int) -> Indices:
-    """How often each class is drawn: in proportion to its samples, but at least ``least`` times.
+def draws_per_class(total: int, counts: Indices, minimum: int) -> Indices:
+    """How often each class is drawn: proportional to its number of samples, but at least ``minimum`` times.
 
     Args:
-        total: Draws altogether, >= ``least`` times the classes.
-        counts: Samples of each class, > 0, shape (classes,).
-        least: The fewest draws of any class.
+        total: Number of draws, >= ``minimum`` times the number of classes.
+        counts: Number of samples of each class, > 0, shape (classes,).
+        minimum: The smallest number of draws of a class, >= 0.
 
     Returns:
-        The draws of each class, shape (classes,), which add up to ``total``.
+        Number of draws of each class, shape (classes,); the sum is ``total``.
+
+    Example:
+        >>> draws_per_class(100, np.array([90, 6, 4]), minimum=10).tolist()
+        [80, 10, 10]
 
     """
     rare = np.zeros(len(counts), dtype=bool)
-    while True:  # what the rare classes take leaves less for the others, which can make one more class rare
-        left, samples = total - least * int(rare.sum()), int(counts[~rare].sum())
-        too_rare = ~rare & (left * counts < least * samples)
-        if not too_rare.any():
+    while True:  # the draws that rare classes get are missing for the others, so that more classes can become rare
+        rest, samples = total - minimum * int(rare.sum()), int(counts[~rare].sum())
+        newly_rare = ~rare & (rest * counts < minimum * samples)
+        if not newly_rare.any():
             break
-        rare |= too_rare
-    draws = np.where(rare, least, left * counts // max(1, samples))
-    # Largest remainders first; `stable` so that equal ones are served in the order of the classes.
-    remainders = np.where(rare, -1, left * counts % max(1, samples))
+        rare |= newly_rare
+    draws = np.where(rare, minimum, rest * counts // max(1, samples))
+    # The largest remainders are rounded up; `stable` decides ties by the order of the classes.
+    remainders = np.where(rare, -1, rest * counts % max(1, samples))
     draws[np.argsort(-remainders, kind="stable")[: int(total - draws.sum())]] += 1
     return draws
 
 
-def in_turn(members: Indices, draws: int, start: int, rng: np.random.Generator) -> Indices:
-    """So many draws, in random order, such that any ``len(members)`` that follow one another are different.
+def draw_in_turn(members: Indices, draws: int, start: int, rng: np.random.Generator) -> Indices:
+    """Draws in random order, such that any ``len(members)`` consecutive draws are different.
 
-    Each comes equally often; those that come once more are the ones from place ``start`` on, so that a caller who goes
-    on where the last epoch ended uses all of them equally often over the epochs.
+    Args:
+        members: What is drawn from, all different.
+        draws: Number of draws.
+        start: Number of draws in earlier epochs. Every member is drawn equally often; where ``draws`` is no multiple of
+            their number, the members from ``start`` on (modulo their number) are drawn once more, so that over the
+            epochs all are drawn equally often.
+        rng: The random generator.
+
+    Returns:
+        The draws, shape (draws,).
+
     """
-    once_more = (start + np.arange(draws % len(members))) % len(members)
-    others = np.delete(members, once_more)
-    order = np.concatenate([rng.permutation(members[once_more]), rng.permutation(others)])
+    extra = (start + np.arange(draws % len(members))) % len(members)
+    others = np.delete(members, extra)
+    order = np.concatenate([rng.permutation(members[extra]), rng.permutation(others)])
     return order[np.arange(draws) % len(members)]
 
 
 def every_class(
-    members: Sequence[Indices], num_batches: int, batch_size: int, least: int, seed: int, epoch: int
+    members: Sequence[Indices], num_batches: int, batch_size: int, min_per_class: int, seed: int, epoch: int
 ) -> Indices:
-    """Batches that hold every class at least ``least`` times, shape (num_batches, batch_size).
+    """Batches that contain every class at least ``min_per_class`` times.
 
-    What is left of a batch is filled from a shuffled pool that gives each class its share of the epoch.
+    The rest of a batch comes from a shuffled pool that contains each class in proportion to its draws.
+
+    Args:
+        members: The samples of each class.
+        num_batches: Number of batches of the epoch.
+        batch_size: Number of samples of a batch, >= ``min_per_class`` times the number of classes.
+        min_per_class: The smallest number of samples of a class in a batch.
+        seed: Determines the order, together with ``epoch``.
+        epoch: Number of the epoch, from 0.
+
+    Returns:
+        Indices of samples, shape (num_batches, batch_size).
+
     """
-    rng = _rng(seed, epoch)
+    rng = _generator(seed, epoch)
     classes = np.arange(len(members))
     counts = np.array([len(own) for own in members], dtype=np.int64)
-    draws = share_out(num_batches * batch_size, counts, num_batches * least)
-    fixed = np.tile(np.repeat(classes, least), (num_batches, 1))
-    pool = rng.permutation(np.repeat(classes, draws - num_batches * least))
-    rows = np.hstack([fixed, pool.reshape(num_batches, batch_size - fixed.shape[1])])
-    return _fill(rows, members, epoch * draws, rng)
+    draws = draws_per_class(num_batches * batch_size, counts, num_batches * min_per_class)
+    fixed = np.tile(np.repeat(classes, min_per_class), (num_batches, 1))
+    pool = rng.permutation(np.repeat(classes, draws - num_batches * min_per_class))
+    batches = np.hstack([fixed, pool.reshape(num_batches, batch_size - fixed.shape[1])])
+    return _replace_by_samples(batches, members, epoch * draws, rng)
 
 
 def some_classes(
     members: Sequence[Indices], num_batches: int, batch_size: int, classes_per_batch: int, seed: int, epoch: int
 ) -> Indices:
-    """Batches of ``classes_per_batch`` classes, equally often each, shape (num_batches, batch_size).
+    """Batches of ``classes_per_batch`` classes with equally many samples each, up to one.
 
-    The classes come in turn: none comes again before all others have come.
+    No class is used again before all others have been used.
+
+    Args:
+        members: The samples of each class.
+        num_batches: Number of batches of the epoch.
+        batch_size: Number of samples of a batch.
+        classes_per_batch: Number of classes of a batch.
+        seed: Determines the order, together with ``epoch``.
+        epoch: Number of the epoch, from 0.
+
+    Returns:
+        Indices of samples, shape (num_batches, batch_size).
+
     """
-    rng = _rng(seed, epoch)
-    turns = num_batches * classes_per_batch
-    classes = in_turn(np.arange(len(members)), turns, epoch * turns, rng).reshape(num_batches, classes_per_batch)
+    rng = _generator(seed, epoch)
+    total = num_batches * classes_per_batch
+    classes = draw_in_turn(np.arange(len(members)), total, epoch * total, rng).reshape(num_batches, classes_per_batch)
     times = np.full(classes_per_batch, batch_size // classes_per_batch)
     times[: batch_size % classes_per_batch] += 1
-    rows = np.repeat(classes, times, axis=1)
-    drawn_so_far = epoch * num_batches * batch_size // len(members)
-    return _fill(rows, members, np.full(len(members), drawn_so_far), rng)
+    batches = np.repeat(classes, times, axis=1)
+    drawn_before = epoch * num_batches * batch_size // len(members)
+    return _replace_by_samples(batches, members, np.full(len(members), drawn_before), rng)
 
 
-def _rng(seed: int, epoch: int) -> np.random.Generator:
-    return np.random.default_rng([seed, 1 + epoch])  # [seed] alone is the order that never changes
+def _generator(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.default_rng([seed, 1 + epoch])  # ClassBalancedBatchSampler uses [seed] for its fixed order
 
 
-def _fill(rows: Indices, members: Sequence[Indices], starts: Indices, rng: np.random.Generator) -> Indices:
-    """The samples for these classes: each class hands out its own in turn, batch after batch."""
-    places = np.argsort(rows, axis=None, kind="stable")
-    draws = np.bincount(rows.ravel(), minlength=len(members))
+def _replace_by_samples(
+    batches: Indices, members: Sequence[Indices], starts: Indices, rng: np.random.Generator
+) -> Indices:
+    """Replaces each class by its next sample, batch after batch, and shuffles within each batch.
+
+    Args:
+        batches: Classes, shape (num_batches, batch_size).
+        members: The samples of each class.
+        starts: Number of draws of each class in earlier epochs, shape (classes,).
+        rng: The random generator.
+
+    """
+    places = np.argsort(batches, axis=None, kind="stable")
+    draws = np.bincount(batches.ravel(), minlength=len(members))
     drawn = [
-        in_turn(own, int(times), int(start), rng) for own, times, start in zip(members, draws, starts, strict=True)
+        draw_in_turn(own, int(count), int(start), rng) for own, count, start in zip(members, draws, starts, strict=True)
     ]
-    filled = np.empty(rows.size, dtype=np.int64)
-    filled[places] = np.concatenate(drawn)
-    return rng.permuted(filled.reshape(rows.shape), axis=1)
+    samples = np.empty(batches.size, dtype=np.int64)
+    samples[places] = np.concatenate(drawn)
+    return rng.permuted(samples.reshape(batches.shape), axis=1)

@@ -1,4 +1,4 @@
-"""How a loader draws: which samples, how often, and whether the maths of random batches holds for it."""
+"""How a loader draws samples: how often each of them, and whether the probabilities of random batches apply to it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Sampling(NamedTuple):
     """How batches are drawn.
 
     Attributes:
-        name: In words.
-        weights: How likely each sample is, shape (samples,), or ``None`` if all are alike.
-        replacement: Whether each sample of a batch is drawn from all of them (i.i.d.).
-        obstacle: Why the maths of random batches does not hold, as a sentence, or ``None``.
-        guaranteed: How often every class is in every batch for certain.
+        name: The sampler, as text.
+        weights: Relative frequency of each sample, shape (samples,); ``None`` if all are drawn equally often.
+        replacement: Whether each sample of a batch is drawn independently from all samples (i.i.d.).
+        obstacle: Why the probabilities of random batches do not apply, as a sentence; ``None`` if they do.
+        guaranteed: How many samples of each class every batch contains with certainty.
     """
 
     name: str
@@ -38,59 +38,77 @@ class Sampling(NamedTuple):
 
 
 def read_sampling(loader: DataLoader[Any], size: int) -> Sampling:
-    """How ``loader`` draws batches from a dataset of ``size`` samples."""
-    batches: Any = loader.batch_sampler
-    if isinstance(batches, ClassBalancedBatchSampler):
-        return _arranged(batches)
-    if batches is None:
+    """How a loader draws batches.
+
+    Args:
+        loader: The loader.
+        size: Number of samples of its dataset.
+
+    """
+    batch_sampler: Any = loader.batch_sampler
+    if isinstance(batch_sampler, ClassBalancedBatchSampler):
+        return _class_balanced(batch_sampler)
+    if batch_sampler is None:
         return Sampling("no batch sampler", obstacle="The dataset makes its batches itself (`batch_size=None`).")
-    if not _is(batches, BatchSampler):
-        name = type(batches).__name__
+    if not _draws_like(batch_sampler, BatchSampler):
+        name = type(batch_sampler).__name__
         return Sampling(name, obstacle=f"{name} makes up the batches in a way that is not known here.")
-    # A batch sampler has its own sampler, which is not always the one that the loader shows.
-    return _read_sampler(batches.sampler, size)
+    # Not `loader.sampler`: a loader that was given a batch sampler has a SequentialSampler there.
+    return _read_sampler(batch_sampler.sampler, size)
 
 
 def _read_sampler(sampler: Any, size: int) -> Sampling:
     name = type(sampler).__name__
-    if _is(sampler, SequentialSampler):
+    if _draws_like(sampler, SequentialSampler):
         return Sampling(name, obstacle="The loader does not shuffle, so the order of the dataset makes up the batches.")
-    if _is(sampler, RandomSampler):
+    if _draws_like(sampler, RandomSampler):
         return Sampling(f"{name}(replacement={sampler.replacement})", replacement=sampler.replacement)
-    if _is(sampler, SubsetRandomSampler):
+    if _draws_like(sampler, SubsetRandomSampler):
         weights = np.bincount(np.asarray(sampler.indices, dtype=np.int64), minlength=size)
         return Sampling(f"{name} of {len(sampler.indices)} samples", weights)
-    if _is(sampler, WeightedRandomSampler):
+    if _draws_like(sampler, WeightedRandomSampler):
         return _weighted(sampler, size)
-    if _is(sampler, DistributedSampler):
-        # A rank's share of a shuffled epoch is drawn from the whole dataset, and so is a batch of it.
+    if _draws_like(sampler, DistributedSampler):
+        # Every rank's part of a shuffled epoch is a random draw from the whole dataset.
         obstacle = None if sampler.shuffle else "The DistributedSampler does not shuffle."
         return Sampling(f"{name} over {sampler.num_replicas} ranks", obstacle=obstacle)
     return Sampling(name, obstacle=f"{name} draws in a way that is not known here.")
 
 
 def _weighted(sampler: WeightedRandomSampler, size: int) -> Sampling:
+    name = f"WeightedRandomSampler(replacement={sampler.replacement})"
     weights = np.zeros(size)
-    own = sampler.weights.numpy()[:size]
-    weights[: len(own)] = own
-    obstacle = None
-    if not sampler.replacement:
-        weights = (weights > 0).astype(np.float64)  # each once; the weights say only how early
-        obstacle = "WeightedRandomSampler(replacement=False) draws the heavy samples first: batches change on the way."
-    return Sampling(f"WeightedRandomSampler(replacement={sampler.replacement})", weights, sampler.replacement, obstacle)
+    given = sampler.weights.numpy()[:size]
+    weights[: len(given)] = given
+    if sampler.replacement:
+        return Sampling(name, weights, replacement=True)
+    # Each sample is drawn once; the weights only determine how early.
+    return Sampling(
+        name,
+        (weights > 0).astype(np.float64),
+        obstacle=(
+            "WeightedRandomSampler(replacement=False) draws samples with large weights first, so the batches change "
+            "during an epoch."
+        ),
+    )
 
 
-def _arranged(batches: ClassBalancedBatchSampler) -> Sampling:
-    name = type(batches).__name__
-    if batches.classes_per_batch is not None:
-        few = f"{name} puts {batches.classes_per_batch} classes into a batch, in turn, not all of them."
-        return Sampling(name, obstacle=few)
-    sure = f"{name} puts every class into every batch {batches.min_per_class} times or more, for certain."
-    return Sampling(name, obstacle=sure, guaranteed=batches.min_per_class)
+def _class_balanced(batch_sampler: ClassBalancedBatchSampler) -> Sampling:
+    name = type(batch_sampler).__name__
+    if batch_sampler.classes_per_batch is not None:
+        num_classes = batch_sampler.classes_per_batch
+        obstacle = f"{name} makes batches that contain {num_classes} classes, in turn, not all of them."
+        return Sampling(name, obstacle=obstacle)
+    guaranteed = batch_sampler.min_per_class
+    obstacle = f"{name} makes batches that contain every class {guaranteed} times or more, with certainty."
+    return Sampling(name, obstacle=obstacle, guaranteed=guaranteed)
 
 
-def _is(sampler: Any, kind: Any) -> bool:
-    """Of that kind, drawing as torch does: a subclass of the user's may draw as it likes. torchdata's draw alike."""
+def _draws_like(sampler: Any, kind: Any) -> bool:
+    """Whether a sampler is a ``kind`` of torch and draws as that does: its class may override ``__iter__``.
+
+    The samplers of torchdata draw like those of torch with the same name.
+    """
     own = type(sampler)
     if own.__module__.startswith("torchdata."):
         return bool(own.__name__.removeprefix("Stateful") == kind.__name__)

@@ -1,4 +1,4 @@
-"""What a batch holds: the inputs of the model, and the labels."""
+"""Inputs and labels of a batch."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from typing import Any
 
 from torch import Tensor
 
-# By these names Hugging Face, timm and the readers of image folders call what we ask for.
-_LABELS = ("labels", "label")
-_IMAGES = ("image", "images", "input", "inputs", "x")
+#: Keys of the labels in a batch of Hugging Face, timm and image datasets. They are fewer than those of a sample of a
+#: dataset (`data/samples.py`), since an input of the model may be called ``y`` or ``target``.
+BATCH_LABEL_KEYS = ("labels", "label")
+#: Keys of an only input that is passed to the model by position.
+INPUT_KEYS = ("image", "images", "input", "inputs", "x")
 
 
 def split_batch(batch: Any, has_labels: bool = True) -> tuple[Any, Any]:
-    """Inputs and labels of a batch: an (inputs, labels) pair, or a mapping that holds ``labels``.
+    """Splits a batch into inputs and labels.
 
     Args:
-        batch: The batch. The inputs of a pair may be a tensor, a tuple of them or a mapping.
-        has_labels: ``False``: labels may be missing, as in data to predict.
+        batch: A pair (inputs, labels), or a mapping with the key ``"labels"`` or ``"label"``. The inputs of a pair may
+            be a tensor, a tuple of tensors or a mapping.
+        has_labels: ``False``: labels may be missing, as in data for prediction.
 
     Returns:
-        Inputs and labels. Labels that are missing are ``None``. A mapping whose only input is called ``image``,
-        ``images``, ``input``, ``inputs`` or ``x`` gives that tensor; any other gives the mapping without the labels.
+        Inputs and labels. Missing labels are ``None``. If the only input of a mapping has the key ``image``,
+        ``images``, ``input``, ``inputs`` or ``x``, the inputs are its value; otherwise they are the mapping without the
+        labels.
 
     Raises:
-        TypeError: If the batch is of another form.
+        TypeError: If the batch has another form.
 
     Example:
         >>> import torch
@@ -34,24 +38,24 @@ def split_batch(batch: Any, has_labels: bool = True) -> tuple[Any, Any]:
 
     """
     if isinstance(batch, Mapping):
-        label = next((name for name in _LABELS if name in batch), None)
-        inputs: Any = {name: value for name, value in batch.items() if name not in _LABELS}
-        if inputs and (label is not None or not has_labels):
-            if len(inputs) == 1 and next(iter(inputs)) in _IMAGES:
+        label_key = next((key for key in BATCH_LABEL_KEYS if key in batch), None)
+        inputs: Any = {key: value for key, value in batch.items() if key not in BATCH_LABEL_KEYS}
+        if inputs and (label_key is not None or not has_labels):
+            if len(inputs) == 1 and next(iter(inputs)) in INPUT_KEYS:
                 inputs = next(iter(inputs.values()))
-            return inputs, None if label is None else batch[label]
-        found = f"a mapping with {', '.join(map(repr, batch)) or 'nothing'}"
+            return inputs, None if label_key is None else batch[label_key]
+        got = f"a mapping with {', '.join(map(repr, batch)) or 'nothing'}"
     elif isinstance(batch, (tuple, list)):
         if len(batch) == 2:
             return batch[0], batch[1]
         if len(batch) == 1 and not has_labels:
             return batch[0], None
-        found = f"a {type(batch).__name__} of {len(batch)}"
+        got = f"a {type(batch).__name__} of {len(batch)}"
     elif isinstance(batch, Tensor) and not has_labels:
         return batch, None
     else:
-        found = f"a {type(batch).__name__}"
+        got = f"a {type(batch).__name__}"
     raise TypeError(
-        f"Expected a batch to be a pair (inputs, labels) or a mapping with 'labels', but got {found}. Override "
+        f"Expected a batch to be a pair (inputs, labels) or a mapping with 'labels', but got {got}. Override "
         "`split_batch` to say which part is which."
     )

@@ -1,14 +1,14 @@
-"""The loss of each task, and what the logits and the labels of it have to look like."""
+"""The loss of each task, and checks of the logits and labels that it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_hp.functional.checks import check_array
 from lightning_hp.nn.head import Task
 
 
@@ -18,19 +18,20 @@ def classification_loss(
     """The mean loss of a batch.
 
     Args:
-        task: ``"multiclass"``: cross-entropy; ``"binary"``, ``"multilabel"``: binary cross-entropy of each logit.
+        task: ``"multiclass"``: cross-entropy; ``"binary"`` and ``"multilabel"``: binary cross-entropy of each logit.
         logits: Shape (batch, classes); (batch, 1) or (batch,) for ``"binary"``.
-        labels: Shape (batch,), integers, or (batch, classes), probabilities, for ``"multiclass"``; (batch,) or
-            (batch, 1) for ``"binary"``; (batch, labels) for ``"multilabel"``.
-        weights: The weight of each class; for the other tasks that of the positive answers of each logit.
-        label_smoothing: The share of certainty that is spread evenly over the answers, >= 0 and < 1.
+        labels: For ``"multiclass"`` integers of shape (batch,), or probabilities of shape (batch, classes); for
+            ``"binary"`` shape (batch,) or (batch, 1); for ``"multilabel"`` shape (batch, labels).
+        weights: The weight of each class; for the other tasks the weight of the positive labels of each logit.
+        label_smoothing: The probability that is spread evenly over all classes, >= 0 and < 1.
 
     Returns:
         A scalar.
 
     Raises:
-        ValueError: If the shapes are others. Values are not looked at, which would wait for the device:
-            :func:`check_values` does.
+        TypeError: If the labels are no tensor.
+        ValueError: If the shapes do not fit. Values are not checked here, because that synchronizes with the device;
+            see :func:`check_values`.
 
     Example:
         >>> round(classification_loss("binary", torch.zeros(2, 1), torch.tensor([0, 1])).item(), 4)
@@ -47,8 +48,15 @@ def classification_loss(
     return functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weights)
 
 
-def check_shapes(task: Task, logits: Any, labels: Any) -> None:
-    """Raises ``ValueError`` if logits and labels do not belong together."""
+def check_shapes(task: Task, logits: Tensor, labels: Any) -> None:
+    """Checks that the shapes of logits and labels fit the task and each other.
+
+    Raises:
+        TypeError: If the labels are no tensor.
+        ValueError: If the shapes do not fit.
+
+    """
+    _check_tensor(labels)
     shape = tuple(logits.shape)
     got = f"logits of shape {shape} and labels of shape {tuple(labels.shape)}, {labels.dtype}"
     if task == "multiclass":
@@ -68,36 +76,68 @@ def check_shapes(task: Task, logits: Any, labels: Any) -> None:
         )
 
 
-def check_values(task: Task, num_classes: int, labels: Tensor) -> None:
-    """Raises ``ValueError`` if labels are none of the task's; waits for the device, so it is for one batch of many."""
+def check_values(task: Task, num_classes: int, labels: Any) -> None:
+    """Checks that the values of labels fit the task. Synchronizes with the device of the labels.
+
+    Raises:
+        TypeError: If the labels are no tensor of real numbers.
+        ValueError: If a label is out of range.
+
+    """
+    _check_tensor(labels)
     if labels.numel() == 0:
         return
-    low, high = (float(end) for end in torch.aminmax(labels.detach()))
+    lowest, highest = (float(end) for end in torch.aminmax(labels.detach()))
     if task != "multiclass" or labels.is_floating_point():
-        expected, fits = "labels from 0 to 1", low >= 0 and high <= 1
+        expected, fits = "labels from 0 to 1", lowest >= 0 and highest <= 1
     else:
-        expected, fits = f"classes from 0 to {num_classes - 1}", low >= 0 and high < num_classes
-    if not fits:
-        raise ValueError(
-            f"Expected {expected} for task {task!r} with {num_classes} classes, but got them from {low:g} to {high:g}."
-            " Number the classes from 0, or override `compute_loss` for labels of another kind."
-        )
+        expected, fits = f"classes from 0 to {num_classes - 1}", lowest >= 0 and highest < num_classes
+    if fits:
+        return
+    advice = (
+        "Leave out samples without a label, and number the classes from 0"
+        if lowest < 0
+        else "Number the classes from 0 (subtract 1 if they start at 1), correct `num_classes`"
+    )
+    raise ValueError(
+        f"Expected {expected} for task {task!r} with {num_classes} classes, but got labels from {lowest:g} to "
+        f"{highest:g}. {advice}, or override `compute_loss` for labels of another kind."
+    )
 
 
 def class_weights_tensor(task: Task, num_classes: int, class_weights: Any) -> Tensor | None:
-    """The weights as a tensor, checked: one for each class, or for each logit of its own.
+    """The class weights as a tensor.
+
+    Args:
+        task: The task.
+        num_classes: Number of classes or labels.
+        class_weights: One weight for each class, > 0; for ``"multilabel"`` one for each label, for ``"binary"`` one.
+            ``None``: no weights.
+
+    Returns:
+        Shape (num_classes,) or, for ``"binary"``, (1,); ``float32``.
 
     Raises:
-        ValueError: If they are not as many, or not all finite and > 0.
+        TypeError: If they are no numbers.
+        ValueError: If their number is wrong, or one is not finite and > 0.
 
     """
     if class_weights is None:
         return None
     count = 1 if task == "binary" else num_classes
-    weights = torch.as_tensor(class_weights, dtype=torch.float32, device="cpu").reshape(-1)
-    values: Sequence[float] = weights.tolist()
-    if len(values) != count or not all(0 < value < float("inf") for value in values):
-        raise ValueError(
-            f"Expected `class_weights` to be {count} finite number(s) > 0 for task {task!r}, but got {class_weights!r}."
-        )
+    expected = f"{count} finite number(s) > 0 for task {task!r}"
+    values = class_weights.float() if isinstance(class_weights, Tensor) else class_weights
+    array = check_array("class_weights", values, expected)
+    weights = torch.as_tensor(array, dtype=torch.float32, device="cpu").reshape(-1)
+    if len(weights) != count or not bool(((weights > 0) & weights.isfinite()).all()):
+        raise ValueError(f"Expected `class_weights` to be {expected}, but got {class_weights!r}.")
     return weights
+
+
+def _check_tensor(labels: Any) -> None:
+    if not isinstance(labels, Tensor) or labels.is_complex():
+        got = f"a tensor of {labels.dtype}" if isinstance(labels, Tensor) else f"a {type(labels).__name__}"
+        raise TypeError(
+            f"Expected the labels of a batch to be a tensor of numbers, but got {got}. Convert them in the dataset, or "
+            "override `split_batch`."
+        )

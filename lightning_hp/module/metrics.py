@@ -1,4 +1,4 @@
-"""The metrics of each task, counted without waiting for the device."""
+"""The metrics of each task. Counting a batch does not synchronize with the device."""
 
 from __future__ import annotations
 
@@ -12,19 +12,29 @@ from torchmetrics.classification import (
     MultilabelAccuracy,
     MultilabelF1Score,
 )
+from typing_extensions import override
 
 from lightning_hp.nn.head import Task
 
 
 class MacroF1(MulticlassF1Score):
-    """torchmetrics' F1 over classes, for predicted classes; counts by scattering.
+    """The F1 score of torchmetrics for predicted classes, averaged over classes.
 
-    The original counts through ``torch.bincount``, which waits for the device in every step, over a table of classes
-    times classes.
+    Note:
+        torchmetrics counts with ``torch.bincount`` over a table of classes times classes, which synchronizes with the
+        device in every step. This class counts with ``scatter_add_``.
+
     """
 
+    @override
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Counts a batch of predicted and true classes, both of shape (batch,)."""
+        """Counts a batch.
+
+        Args:
+            preds: Predicted classes, shape (batch,).
+            target: True classes, shape (batch,).
+
+        """
         hits = (preds == target).long()
         for state, classes, count in ((self.tp, target, hits), (self.fp, preds, 1 - hits), (self.fn, target, 1 - hits)):
             assert isinstance(state, Tensor)
@@ -32,10 +42,17 @@ class MacroF1(MulticlassF1Score):
 
 
 class TopKAccuracy(MulticlassAccuracy):
-    """torchmetrics' share of samples whose class is among the k largest logits; makes no one-hot tables."""
+    """The top-k accuracy of torchmetrics, averaged over samples, without its one-hot tables."""
 
+    @override
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Counts a batch of logits, shape (batch, classes), and classes, shape (batch,)."""
+        """Counts a batch.
+
+        Args:
+            preds: Logits, shape (batch, classes).
+            target: True classes, shape (batch,).
+
+        """
         hits = (preds.topk(self.top_k, 1).indices == target[:, None]).any(1).sum()
         for state, count in ((self.tp, hits), (self.fp, len(target) - hits), (self.fn, len(target) - hits)):
             assert isinstance(state, Tensor)
@@ -46,18 +63,18 @@ def build_metrics(task: Task, num_classes: int, top_k: int | None) -> nn.ModuleD
     """New metrics by their names.
 
     Args:
-        task: ``"multiclass"``: the share of right samples, F1 averaged over classes, the share of samples whose class
-            is among the ``top_k``. ``"binary"``: accuracy, and F1 of the positive class. ``"multilabel"``: both for
-            each label, averaged.
+        task: ``"multiclass"``: accuracy (averaged over samples), F1 averaged over classes, top-k accuracy.
+            ``"binary"``: accuracy, and F1 of the positive class. ``"multilabel"``: accuracy and F1 of each label,
+            averaged over labels.
         num_classes: Number of classes or labels.
-        top_k: Left out if ``None``, or if there are not more classes.
+        top_k: k of the top-k accuracy. It is left out if ``None``, or if there are at most k classes.
 
     Example:
         >>> list(build_metrics("multiclass", 10, top_k=5))
         ['accuracy', 'f1', 'accuracy_top5']
 
     """
-    # Arguments are not validated: that looks at the values, and so waits for the device.
+    # `validate_args` would look at the values, which synchronizes with the device.
     if task == "binary":
         return nn.ModuleDict(
             {"accuracy": BinaryAccuracy(validate_args=False), "f1": BinaryF1Score(validate_args=False)}
@@ -79,13 +96,21 @@ def build_metrics(task: Task, num_classes: int, top_k: int | None) -> nn.ModuleD
 
 
 def update_metrics(metrics: nn.ModuleDict, task: Task, logits: Tensor, labels: Tensor) -> None:
-    """Counts a batch; nothing is computed and nothing waits for the device."""
+    """Counts a batch; no metric is computed.
+
+    Args:
+        metrics: What :func:`build_metrics` returns.
+        task: The task.
+        logits: As for :func:`~lightning_hp.module.losses.classification_loss`.
+        labels: Likewise.
+
+    """
     logits = logits.detach()
     if task == "multiclass":
         predicted = logits.argmax(1)
         target = labels.argmax(1) if labels.is_floating_point() else labels.long()
     else:
-        # Of logits that all lie between 0 and 1 torchmetrics would believe that they are probabilities.
+        # Decisions, not logits: torchmetrics takes logits that all lie between 0 and 1 for probabilities.
         predicted = (logits > 0).long()
         target = (labels.reshape(logits.shape) > 0.5).long()
     for name, metric in metrics.items():
@@ -94,7 +119,14 @@ def update_metrics(metrics: nn.ModuleDict, task: Task, logits: Tensor, labels: T
 
 
 def probabilities(task: Task, logits: Tensor) -> Tensor:
-    """What the logits say: a softmax over classes, or a sigmoid of each logit; (batch,) for ``"binary"``.
+    """The softmax over classes, or the sigmoid of each logit.
+
+    Args:
+        task: The task.
+        logits: Shape (batch, classes); (batch, 1) or (batch,) for ``"binary"``.
+
+    Returns:
+        Shape (batch, classes); (batch,) for ``"binary"``.
 
     Example:
         >>> import torch

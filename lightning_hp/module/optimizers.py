@@ -1,4 +1,4 @@
-"""Optimizers by the names that torch gives them, tried on one number before the training."""
+"""Optimizers by their names in ``torch.optim``, tried on one parameter before the training."""
 
 from __future__ import annotations
 
@@ -10,84 +10,104 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-# They want one group, sparse gradients, or matrices alone.
-_OTHERS = ("LBFGS", "SparseAdam", "Muon")
-_OWN = {"params": "the model", "lr": "`lr`", "weight_decay": "`weight_decay`"}
+from lightning_hp.functional.checks import check_str
+
+# They need a single group, sparse gradients, or only matrices.
+_EXCLUDED = ("LBFGS", "SparseAdam", "Muon")
+# Arguments of the optimizer that come from elsewhere, and from where.
+_RESERVED = {"params": "the parameters of the model", "lr": "`lr`", "weight_decay": "`weight_decay`"}
 
 
 def optimizer_class(name: Any) -> type[Optimizer]:
-    """The optimizer of ``torch.optim`` with this name, in any case.
+    """The optimizer of ``torch.optim`` with this name, in upper or lower case.
 
     Raises:
-        TypeError: If it is no name.
-        ValueError: If torch has none of this name, or it cannot train a whole model.
+        TypeError: If the name is no string.
+        ValueError: If torch has no such optimizer, or it cannot train a whole model.
 
     Example:
         >>> optimizer_class("adamw").__name__
         'AdamW'
 
     """
-    kind: type[Optimizer] = by_name(
-        "optimizer", name, torch.optim, Optimizer, _OTHERS, "Override `configure_optimizers` for another."
-    )
+    kind: type[Optimizer] = class_by_name("optimizer", name, torch.optim, Optimizer, _EXCLUDED)
     return kind
 
 
-def by_name(argument: str, name: Any, module: Any, base: type, left_out: tuple[str, ...], advice: str) -> Any:
-    """The subclass of ``base`` that ``module`` holds under this name, in any case."""
-    if not isinstance(name, str):
-        raise TypeError(f"Expected `{argument}` to be a name such as those of {module.__name__}, but got {name!r}.")
+def class_by_name(argument: str, name: Any, module: Any, base: type, excluded: tuple[str, ...]) -> Any:
+    """The subclass of ``base`` in ``module`` with this name, in upper or lower case.
+
+    Args:
+        argument: The argument that holds the name, for messages.
+        name: The name of the class.
+        module: Where to search.
+        base: The base class.
+        excluded: Names of classes that are not allowed.
+
+    Raises:
+        TypeError: If the name is no string.
+        ValueError: If there is no such class.
+
+    """
+    name = check_str(argument, name, what=f"a name of {module.__name__}")
     classes = {
         key.lower(): value
         for key, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, base) and value is not base and not key.startswith("_")
     }
-    for key in left_out:
+    for key in excluded:
         classes.pop(key.lower(), None)
     if name.lower() not in classes:
         close = difflib.get_close_matches(name.lower(), classes, n=3, cutoff=0.4) or list(classes)[:3]
         names = ", ".join(classes[key].__name__ for key in close)
         raise ValueError(
-            f"Expected `{argument}` to be a name of {module.__name__}, such as {names}, but got {name!r}. {advice}"
+            f"Expected `{argument}` to be a name of {module.__name__}, such as {names}, but got {name!r}. Override "
+            "`configure_optimizers` for another."
         )
     return classes[name.lower()]
 
 
 def build_optimizer(
-    name: str, groups: Any, lr: float, weight_decay: float | None, kwargs: Mapping[str, Any]
+    name: str, groups: Any, lr: float, weight_decay: float | None, options: Mapping[str, Any]
 ) -> Optimizer:
-    """The optimizer over parameter groups; ``weight_decay=None`` leaves the optimizer's own default."""
+    """The optimizer of these parameter groups; ``weight_decay=None`` keeps the optimizer's own default."""
     decay = {} if weight_decay is None else {"weight_decay": weight_decay}
-    options: Any = {"lr": lr, **decay, **kwargs}
-    return optimizer_class(name)(groups, **options)
+    arguments: Any = {"lr": lr, **decay, **options}
+    return optimizer_class(name)(groups, **arguments)
 
 
-def check_optimizer(name: Any, lr: float, weight_decay: float | None, kwargs: Mapping[str, Any]) -> Optimizer:
-    """Builds the optimizer for one number, to see that it takes its arguments.
+def check_optimizer(name: Any, lr: float, weight_decay: float | None, options: Mapping[str, Any]) -> Optimizer:
+    """Builds the optimizer of a single parameter, to check that it takes its arguments.
+
+    Args:
+        name: The name of the optimizer.
+        lr: The learning rate, > 0.
+        weight_decay: Weight decay, or ``None``.
+        options: Its other arguments.
 
     Returns:
-        That optimizer.
+        The optimizer of that parameter.
 
     Raises:
-        TypeError: If an argument is not of its kind.
-        ValueError: If the optimizer does not know or take an argument.
+        TypeError: If the name is no string.
+        ValueError: If the optimizer does not know or accept an argument.
 
     """
     kind = optimizer_class(name).__name__
-    for key, instead in _OWN.items():
-        if key in kwargs:
+    for key, origin in _RESERVED.items():
+        if key in options:
             raise ValueError(
-                f"Expected `optimizer_kwargs` without {key!r}, which is {instead}, but got {dict(kwargs)}."
+                f"Expected `optimizer_options` without {key!r}, which is {origin}, but got {dict(options)}."
             )
     try:
-        return build_optimizer(name, [nn.Parameter(torch.zeros(1, device="cpu"))], lr, weight_decay, kwargs)
-    except (TypeError, ValueError, RuntimeError) as error:
+        return build_optimizer(name, [nn.Parameter(torch.zeros(1, device="cpu"))], lr, weight_decay, options)
+    except Exception as error:
         raise ValueError(
-            f"Expected `weight_decay` and `optimizer_kwargs` to be arguments that {kind} takes, but got "
-            f"{weight_decay!r} and {dict(kwargs)}: {error}"
+            f"Expected `weight_decay` and `optimizer_options` to be arguments that {kind} takes, but got "
+            f"{weight_decay!r} and {dict(options)}: {error}"
         ) from error
 
 
-def decays(optimizer: Optimizer) -> bool:
-    """Whether its weight decay is on."""
+def has_weight_decay(optimizer: Optimizer) -> bool:
+    """Whether the optimizer applies weight decay."""
     return bool(optimizer.defaults.get("weight_decay", 0.0))

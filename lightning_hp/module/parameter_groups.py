@@ -1,39 +1,41 @@
-"""Parameter groups: a learning rate for each part of a model, and no weight decay on norms and biases."""
+"""Parameter groups: a learning rate for each part of a model, and no weight decay on normalisation and biases."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-# BatchNorm2d, RMSNorm, GroupNorm1, BatchNormAct2d, and what inherits from one.
-_NORM = re.compile(r"Norm(Act)?(\dd|\d)?$")
+from lightning_hp.functional.checks import check_number, check_options
+from lightning_hp.functional.norm_layers import norm_parameters
+from lightning_hp.nn.freezing.blocks import children_with_parameters
 
 
 def parameter_groups(
     module: nn.Module, lr: float, lr_ratios: Mapping[str, float] | None = None, decay: bool = True
 ) -> list[dict[str, Any]]:
-    """The parameters that are trained, for a torch optimizer.
+    """The trainable parameters of a model, as parameter groups of a torch optimizer.
 
     Args:
         module: The model. Parameters that do not require a gradient are left out.
         lr: The learning rate, > 0.
-        lr_ratios: Parts of the model that learn at a multiple of it, by the path of the part: of several that hold a
-            parameter, the longest path counts.
-        decay: Keep weight decay off the parameters of normalisation layers, off biases, and off all that are a vector
-            or one number.
+        lr_ratios: Factors on ``lr`` for parts of the model, by the path of the part. If several parts contain a
+            parameter, the longest path applies.
+        decay: Whether to make groups without weight decay, for the parameters of normalisation layers, biases, and all
+            parameters with at most one axis.
 
     Returns:
-        Groups with ``params``, ``lr``, a ``name`` for ``LearningRateMonitor``, and ``weight_decay`` = 0 where it is
-        off. The optimizer's own weight decay holds for the others.
+        Groups with ``params``, ``lr``, a ``name`` for ``LearningRateMonitor``, and ``weight_decay`` = 0 in groups
+        without weight decay. The optimizer's own weight decay applies to the other groups.
 
     Raises:
-        ValueError: If a path names nothing, or nothing is left to train.
+        ValueError: If a path contains no parameter, or no parameter requires a gradient.
 
-    Source: Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, for the decay; leaving norms and
-    biases out is common practice since He et al., *Bag of Tricks*, 2019, section 3.1.
+    References:
+        Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019. He et al., *Bag of Tricks for Image
+        Classification with Convolutional Neural Networks*, 2019, section 3.1: no weight decay on normalisation layers
+        and biases.
 
     Example:
         >>> model = nn.ModuleDict({"backbone": nn.Linear(4, 8), "head": nn.Linear(8, 2)})
@@ -47,12 +49,12 @@ def parameter_groups(
     """
     ratios = {path: float(ratio) for path, ratio in (lr_ratios or {}).items()}
     check_paths(module, ratios)
-    norms = {id(p) for layer in module.modules() if _is_norm(layer) for p in layer.parameters(recurse=False)}
+    norms = {id(parameter) for parameter in norm_parameters(module)}
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        path = max((path for path in ratios if _holds(path, name)), key=len, default="")
+        path = max((path for path in ratios if _contains(path, name)), key=len, default="")
         is_free = decay and (id(parameter) in norms or parameter.ndim <= 1 or "bias" in name.rpartition(".")[2])
         title = (path or ("rest" if ratios else "all")) + (", no decay" if is_free else "")
         if title not in groups:
@@ -66,20 +68,33 @@ def parameter_groups(
 
 
 def check_paths(module: nn.Module, paths: Mapping[str, float]) -> None:
-    """Raises ``ValueError`` for a path that holds no parameter of ``module``."""
+    """Raises ``ValueError`` for a path that contains no parameter of ``module``."""
     for path in paths:
-        if not any(_holds(path, name) for name, _ in module.named_parameters()):
-            children = ", ".join(
-                name for name, child in module.named_children() if any(True for _ in child.parameters())
-            )
+        if not any(_contains(path, name) for name, _ in module.named_parameters()):
+            children = ", ".join(children_with_parameters(module))
             raise ValueError(
                 f"Expected `lr_ratios` to name parts of the model, such as {children or 'a layer'}, but got {path!r}."
             )
 
 
-def _holds(path: str, name: str) -> bool:
+def _contains(path: str, name: str) -> bool:
     return name == path or name.startswith(f"{path}.")
 
 
-def _is_norm(layer: nn.Module) -> bool:
-    return any(_NORM.search(base.__name__) for base in type(layer).__mro__)
+def check_lr_ratios(lr_ratios: Any) -> dict[str, float]:
+    """A dictionary from paths of parts of a model to positive numbers.
+
+    Raises:
+        TypeError: If it is no mapping from strings to numbers.
+        ValueError: If a number is not finite and > 0.
+
+    """
+    ratios = check_options("lr_ratios", lr_ratios, "a dict from parts of the model to numbers")
+    return {path: _check_ratio(path, ratio) for path, ratio in ratios.items()}
+
+
+def _check_ratio(path: str, ratio: Any) -> float:
+    try:
+        return check_number(f"lr_ratios[{path!r}]", ratio, above=0)
+    except ValueError as error:
+        raise ValueError(f"{error} To keep a part as it is, freeze it: `requires_grad_(False)`.") from error

@@ -1,43 +1,54 @@
-"""Hyperparameters in plain types: they go into checkpoints that load safely, into YAML, and into the loggers."""
+"""Conversion of hyperparameters to plain Python types, for checkpoints that load safely, for YAML and for loggers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from lightning_hp.functional.checks import wrong_type
 from lightning_hp.nn.activations import activation_text
 
+_EXPECTED = "numbers, strings, lists and dictionaries"
 
-def plain(name: str, value: Any) -> Any:
-    """The value in numbers, texts, lists and dictionaries alone.
+
+def to_plain_types(name: str, value: Any) -> Any:
+    """The value as numbers, strings, lists and dictionaries.
 
     Args:
-        name: What the user calls it.
-        value: Also a tensor, an array, a number of NumPy, or an activation as an instance or a class, which becomes a
-            text such as ``"LeakyReLU(negative_slope=0.2)"``.
+        name: The argument, for messages.
+        value: Numbers, strings, bools, ``None``, tensors, arrays, and sequences and mappings of these. An activation,
+            as an instance or a class, becomes a string such as ``"LeakyReLU(negative_slope=0.2)"``.
+
+    Returns:
+        The same in Python's own types.
 
     Raises:
-        TypeError: If it is something else.
-        ValueError: If it is an activation that a text cannot say.
+        TypeError: If it is or contains something else.
+        ValueError: If it is an activation that a string cannot describe.
 
     Example:
-        >>> plain("head_options", {"n_hidden_units": np.int64(64), "activation_fn": nn.ReLU()})
+        >>> to_plain_types("head_options", {"n_hidden_units": np.int64(64), "activation_fn": nn.ReLU()})
         {'n_hidden_units': 64, 'activation_fn': 'ReLU'}
 
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
+    if isinstance(value, Tensor) and value.is_meta:
+        wrong_type(name, _EXPECTED, value)  # it has no data
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
-        return value.tolist()
+        return to_plain_types(name, value.tolist())
+    if isinstance(value, Real):
+        return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, nn.Module) or (isinstance(value, type) and issubclass(value, nn.Module)):
         return activation_text(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(f"{name}[{key!r}]", entry) for key, entry in value.items()}
+        return {str(key): to_plain_types(f"{name}[{key!r}]", entry) for key, entry in value.items()}
     if isinstance(value, str):
         return str(value)
-    if isinstance(value, Sequence):
-        return [plain(name, entry) for entry in value]
-    raise TypeError(f"Expected `{name}` to be numbers, texts, lists and dictionaries, but got {value!r}.")
+    if not isinstance(value, Sequence) or isinstance(value, (bytes, bytearray, memoryview)):
+        wrong_type(name, _EXPECTED, value)
+    return [to_plain_types(name, entry) for entry in value]

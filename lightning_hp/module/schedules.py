@@ -1,8 +1,7 @@
-"""Learning-rate schedules by the names that torch gives them, as long as the training, with a warm-up."""
+"""Learning-rate schedules by their names in ``torch.optim.lr_scheduler``, as long as the training, with a warm-up."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,17 +10,21 @@ from typing import Any, Literal
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
 
-from lightning_hp.functional.checks import is_number
-from lightning_hp.module.optimizers import by_name
+from lightning_hp.functional.checks import check_choice, check_options, check_str, is_number, wrong_type, wrong_value
+from lightning_hp.module.optimizers import class_by_name
 
 Interval = Literal["step", "epoch"]
 
-# What takes functions or other schedulers cannot be said in plain words.
-_NOT_PLAIN = ("ChainedScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR")
+# They take functions or other schedulers, which a configuration cannot express.
+_EXCLUDED = ("ChainedScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR")
+# The argument that is the length of the schedule.
 _LENGTH = {"CosineAnnealingLR": "T_max", "LinearLR": "total_iters", "PolynomialLR": "total_iters"}
-_PEAKED = ("CyclicLR", "OneCycleLR")
-# They compute each rate from the first one, so that what another scheduler did is forgotten.
-_NO_WARMUP = (*_PEAKED, "CosineAnnealingWarmRestarts")
+# Cycles: `max_lr` is the learning rate of each group.
+_CYCLES = ("CyclicLR", "OneCycleLR")
+# They compute each rate from the first one, so that the factor of a warm-up is lost.
+_NO_WARMUP = (*_CYCLES, "CosineAnnealingWarmRestarts")
+# Options that Lightning takes, not the scheduler.
+_LIGHTNING_OPTIONS = ("interval", "monitor")
 
 
 @dataclass(frozen=True)
@@ -29,54 +32,54 @@ class Schedule:
     """A schedule that is built when the length of the training is known.
 
     Args:
-        name: The name of a class in ``torch.optim.lr_scheduler``, in any case; ``None``: the rate stays.
-        kwargs: Its arguments. A length that is missing (``T_max``, ``total_iters``, ``total_steps``) is the training's.
-            Peaks of ``OneCycleLR`` and ``CyclicLR`` are the rates of the groups.
-        interval: Whether it moves every ``"step"`` or every ``"epoch"``. ``None``: each step where the length is
-            that of the training or the schedule is a cycle, else each epoch.
-        monitor: The logged value that ``ReduceLROnPlateau`` follows.
-        warmup_steps: Optimizer steps, or the share of the training (> 0 and < 1), over which the rate rises in a
-            straight line: what the schedule says is multiplied by it.
+        name: The name of a class in ``torch.optim.lr_scheduler``, in upper or lower case; ``None``: a constant rate.
+        options: Arguments of the scheduler, and two of Lightning's scheduler configuration. A missing length
+            (``T_max``, ``total_iters``, ``total_steps``) is that of the training. The peaks of ``OneCycleLR`` and
+            ``CyclicLR`` are the learning rates of the groups. ``"interval"``: ``"step"`` or ``"epoch"``; if missing,
+            each step for cycles and where the length is that of the training, otherwise each epoch. ``"monitor"``: the
+            logged value that ``ReduceLROnPlateau`` follows; if missing, ``"val_loss"``.
+        warmup_steps: Number of optimizer steps, or fraction of the training (> 0 and < 1), in which a factor on the
+            schedule rises linearly to 1; 0: no warm-up.
 
     Raises:
-        TypeError: If an argument is not of its kind.
-        ValueError: If it is out of its range, or the scheduler does not take it.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of range, or the scheduler cannot have it.
 
     """
 
     name: str | None
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    interval: Interval | None = None
-    monitor: str = "val_loss"
-    warmup_steps: int | float = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    warmup_steps: float = 0
 
     def __post_init__(self) -> None:
-        steps = self.warmup_steps
-        if not is_number(steps) or not (0 <= steps < 1 or (1 <= steps < math.inf and not steps % 1)):
-            raise ValueError(f"Expected `warmup_steps` to be an int >= 0 or a share < 1, but got {steps!r}.")
-        if self.interval not in ("step", "epoch", None):
-            raise ValueError(f"Expected `scheduler_interval` to be 'step', 'epoch' or None, but got {self.interval!r}.")
-        if not isinstance(self.monitor, str):
-            raise TypeError(f"Expected `monitor` to be the name of a logged value, but got {self.monitor!r}.")
+        steps = _check_warmup_steps(self.warmup_steps)
+        options = check_options("scheduler_options", self.options, "a dict of arguments of the scheduler")
+        object.__setattr__(self, "options", options)
+        object.__setattr__(self, "warmup_steps", steps)
+        interval = options.get("interval")
+        if "interval" in options:
+            check_choice("scheduler_options['interval']", interval, ("step", "epoch"))
+        if "monitor" in options:
+            check_str("scheduler_options['monitor']", options["monitor"], what="the name of a logged value")
         if self.name is None:
-            if self.kwargs or self.interval:
-                raise ValueError(f"Expected a `scheduler` for its arguments {dict(self.kwargs)}, but got None.")
+            if options:
+                raise ValueError(f"Expected a `scheduler` for `scheduler_options` {options}, but got None.")
             return
         kind = _scheduler_class(self.name).__name__
-        if kind in _PEAKED and "max_lr" in self.kwargs:
-            raise ValueError(
-                f"Expected `scheduler_kwargs` without 'max_lr', which is `lr`, but got {dict(self.kwargs)}."
-            )
-        if kind in _PEAKED and self.interval == "epoch":
-            raise ValueError(f"Expected `scheduler_interval` 'step' or None for {kind}, but got 'epoch'.")
+        if "optimizer" in options:
+            raise ValueError(f"Expected `scheduler_options` without 'optimizer', but got {options}.")
+        if kind in _CYCLES and "max_lr" in options:
+            raise ValueError(f"Expected `scheduler_options` without 'max_lr', which is `lr`, but got {options}.")
+        if kind in _CYCLES and interval == "epoch":
+            raise ValueError(f"Expected `scheduler_options` with the interval 'step' for {kind}, but got 'epoch'.")
         if kind in _NO_WARMUP and steps:
             raise ValueError(
-                f"Expected `warmup_steps` 0 for {kind}, which sets every rate itself, but got {steps!r}."
-                + (" It warms up by itself: see its `pct_start`." if kind == "OneCycleLR" else "")
+                f"Expected `warmup_steps` to be 0 for {kind}, which sets every rate itself, but got {steps:g}."
+                + (" It has a warm-up of its own: see its `pct_start`." if kind == "OneCycleLR" else "")
             )
 
     def check(self, optimizer: Optimizer) -> None:
-        """Builds it on an optimizer that is thrown away, to see that it takes its arguments.
+        """Builds the scheduler of a temporary optimizer, to check that it takes its arguments.
 
         Raises:
             ValueError: If it does not.
@@ -87,20 +90,23 @@ class Schedule:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._main(optimizer, lambda interval: 100)
-        except (TypeError, ValueError, KeyError) as error:
+                self._scheduler(optimizer, lambda interval: 100)
+        except Exception as error:
             kind = _scheduler_class(self.name).__name__
             raise ValueError(
-                f"Expected `scheduler_kwargs` to be arguments that {kind} takes with this optimizer, but got "
-                f"{dict(self.kwargs)}: {error}"
+                f"Expected `scheduler_options` to be arguments that {kind} takes with this optimizer, but got "
+                f"{dict(self.options)}: {error}"
             ) from error
 
     def build(self, optimizer: Optimizer, length: Callable[[Interval], int]) -> list[dict[str, Any]]:
-        """The schedulers of an optimizer, as Lightning takes them.
+        """The schedulers of an optimizer.
 
         Args:
             optimizer: The optimizer.
-            length: Gives the length of the training in steps or epochs. It is asked only where it is needed.
+            length: Returns the length of the training in steps or epochs. It is called only if the length is needed.
+
+        Returns:
+            Lightning's configurations of the warm-up and the schedule, as far as there are any.
 
         """
         steps = int(self.warmup_steps) if self.warmup_steps >= 1 else 0
@@ -111,32 +117,41 @@ class Schedule:
             warmup = LinearLR(optimizer, start_factor=1 / steps, total_iters=steps - 1)
             configs.append({"scheduler": warmup, "interval": "step", "name": "warmup"})
         if self.name is not None:
-            scheduler, interval = self._main(optimizer, length)
+            scheduler, interval = self._scheduler(optimizer, length)
             config: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
             if isinstance(scheduler, ReduceLROnPlateau):
-                config["monitor"] = self.monitor
+                config["monitor"] = self.options.get("monitor", "val_loss")
             configs.append(config)
         return configs
 
-    def _main(self, optimizer: Optimizer, length: Callable[[Interval], int]) -> tuple[Any, Interval]:
+    def _scheduler(self, optimizer: Optimizer, length: Callable[[Interval], int]) -> tuple[Any, Interval]:
         kind = _scheduler_class(self.name)
-        name, kwargs = kind.__name__, dict(self.kwargs)
-        interval: Interval = self.interval or "epoch"
-        if name in _PEAKED:
+        name = kind.__name__
+        arguments = {key: value for key, value in self.options.items() if key not in _LIGHTNING_OPTIONS}
+        interval: Interval = self.options.get("interval", "epoch")
+        if name in _CYCLES:
             interval = "step"
             peaks = [float(group["lr"]) for group in optimizer.param_groups]
-            kwargs["max_lr"] = peaks
+            arguments["max_lr"] = peaks
             if name == "CyclicLR":
-                # Smith: the largest rate is three or four times the smallest.
-                kwargs.setdefault("base_lr", [peak / 4 for peak in peaks])
-            elif not {"total_steps", "epochs", "steps_per_epoch"} & kwargs.keys():
-                kwargs["total_steps"] = length("step")
-        elif name in _LENGTH and _LENGTH[name] not in kwargs:
-            interval = self.interval or "step"
-            kwargs[_LENGTH[name]] = length(interval)
-        return kind(optimizer, **kwargs), interval
+                # Smith, 2017, section 3.3: the smallest rate is a third or a quarter of the largest.
+                arguments.setdefault("base_lr", [peak / 4 for peak in peaks])
+            elif not {"total_steps", "epochs", "steps_per_epoch"} & arguments.keys():
+                arguments["total_steps"] = length("step")
+        elif name in _LENGTH and _LENGTH[name] not in arguments:
+            interval = self.options.get("interval", "step")
+            arguments[_LENGTH[name]] = length(interval)
+        return kind(optimizer, **arguments), interval
+
+
+def _check_warmup_steps(steps: Any) -> float:
+    expected = "an int >= 0, or a fraction of the training < 1"
+    if not is_number(steps):
+        wrong_type("warmup_steps", expected, steps)
+    if not (0 <= steps < 1 or (1 <= steps < 2**63 and not steps % 1)):
+        wrong_value("warmup_steps", expected, steps)
+    return float(steps)
 
 
 def _scheduler_class(name: Any) -> Any:
-    advice = "Override `configure_optimizers` for another."
-    return by_name("scheduler", name, lr_scheduler, LRScheduler, _NOT_PLAIN, advice)
+    return class_by_name("scheduler", name, lr_scheduler, LRScheduler, _EXCLUDED)

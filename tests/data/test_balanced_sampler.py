@@ -1,4 +1,4 @@
-"""The batches counted by hand: the guarantee, the epoch, the ranks, the resume, and what the peers do not keep."""
+"""Batches are counted by hand: guarantee, epoch, ranks, resuming, and what similar samplers do not guarantee."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader, SequentialSampler, Subset, TensorDatase
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_hp import ClassBalancedBatchSampler
-from lightning_hp.data.balanced_epoch import in_turn, share_out
+from lightning_hp.data.balanced_epoch import draw_in_turn, draws_per_class
 from tests.callbacks.contract import Rehearse
+from tests.data.wrong_values import WRONG_IDS, WRONG_VALUES
 
 
 def random_case(seed):
-    """Some classes of very different sizes, in random order, and a batch with some room."""
+    """Classes of very different sizes in random order, and a batch size with some room for other samples."""
     rng = np.random.default_rng(seed)
     classes, least = int(rng.integers(1, 9)), int(rng.integers(1, 4))
     sizes = np.maximum(1, rng.geometric(0.03, size=classes) if seed % 2 else rng.integers(1, 60, size=classes))
@@ -48,14 +49,14 @@ def epoch_of(sampler, epoch):
 def test_every_batch_is_full_and_holds_every_class(seed, drop_last):
     labels, sizes, batch_size, least = random_case(seed)
     sampler = ClassBalancedBatchSampler(labels, batch_size, least, drop_last=drop_last, seed=seed)
-    plain = len(labels) // batch_size if drop_last else math.ceil(len(labels) / batch_size)
-    if not plain:
+    num_batches = len(labels) // batch_size if drop_last else math.ceil(len(labels) / batch_size)
+    if not num_batches:
         with pytest.raises(ValueError, match="no batch is left"):
             list(sampler)
         return
     batches = [batch for epoch in range(3) for batch in epoch_of(sampler, epoch)]
-    assert len(sampler) == plain
-    assert len(batches) == 3 * plain
+    assert len(sampler) == num_batches
+    assert len(batches) == 3 * num_batches
     for batch in batches:
         assert len(batch) == batch_size
         held = Counter(labels[batch].tolist())
@@ -95,7 +96,7 @@ def test_labels_need_not_be_dense_nor_start_at_zero():
 # --- the epoch
 
 
-def test_balanced_classes_are_a_plain_shuffled_epoch():
+def test_balanced_classes_are_an_ordinary_shuffled_epoch():
     """Each sample comes exactly once."""
     sampler = ClassBalancedBatchSampler(np.arange(120) % 4, batch_size=12, min_per_class=2)
     for epoch in range(3):
@@ -104,14 +105,14 @@ def test_balanced_classes_are_a_plain_shuffled_epoch():
         assert drawn != sorted(drawn)
 
 
-def test_a_mild_imbalance_is_a_plain_shuffled_epoch_too():
+def test_a_mild_imbalance_is_an_ordinary_shuffled_epoch_too():
     labels = np.repeat(np.arange(3), [200, 60, 40])
     sampler = ClassBalancedBatchSampler(labels, batch_size=20, min_per_class=2)
     assert sorted(flat(sampler)) == list(range(300))
 
 
 def test_what_fills_a_batch_is_random():
-    """The pool is drawn from without replacement: in any batch, the mean and variance of the hypergeometric."""
+    """The pool is drawn without replacement: in each batch the mean and variance are hypergeometric."""
     labels = np.repeat(np.arange(3), [200, 60, 40])
     sampler = ClassBalancedBatchSampler(labels, batch_size=20, min_per_class=2)
     counts = np.array([[(labels[batch] == 0).sum() for batch in epoch_of(sampler, epoch)] for epoch in range(400)])
@@ -123,7 +124,7 @@ def test_what_fills_a_batch_is_random():
 
 
 def test_a_class_has_no_place_of_its_own_in_a_batch():
-    """What is split by position (gradient accumulation, parts for several devices) stays mixed."""
+    """Parts of a batch by position (for accumulation or several devices) have mixed classes."""
     batches = np.array(list(ClassBalancedBatchSampler(np.arange(3000) % 3, batch_size=6)))
     for place in range(6):
         assert np.bincount(batches[:, place] % 3, minlength=3) / 500 == pytest.approx(np.full(3, 1 / 3), abs=0.11)
@@ -152,7 +153,7 @@ def test_rare_classes_are_repeated_and_common_ones_make_room():
 
 @pytest.mark.parametrize("seed", range(40))
 def test_shares_against_a_search_for_the_rate(seed):
-    """The rate that gives each class max(least, rate * samples) is found here by bisection in floats."""
+    """The rate in max(minimum, rate * samples) is found here by bisection in floats."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 200, size=rng.integers(1, 12))
     least = int(rng.integers(1, 20))
@@ -161,7 +162,7 @@ def test_shares_against_a_search_for_the_rate(seed):
     for _ in range(200):
         middle = (low + high) / 2
         low, high = (middle, high) if np.maximum(least, middle * counts).sum() < total else (low, middle)
-    found = share_out(total, counts, least)
+    found = draws_per_class(total, counts, least)
     assert found.sum() == total
     assert found.min() >= least
     assert np.abs(found - np.maximum(least, high * counts)).max() < 1 + 1e-6
@@ -172,7 +173,7 @@ def test_turns_repeat_nothing_before_all_have_come(members, draws):
     own, rng = np.arange(100, 100 + members), np.random.default_rng(0)
     seen = Counter()
     for epoch in range(9):
-        drawn = in_turn(own, draws, epoch * draws, rng).tolist()
+        drawn = draw_in_turn(own, draws, epoch * draws, rng).tolist()
         assert len(drawn) == draws
         for first in range(draws):
             window = drawn[first : first + members]
@@ -299,12 +300,12 @@ def test_ranks_divide_a_balanced_epoch():
 def test_ranks_are_asked_of_torch_when_the_epoch_begins(monkeypatch):
     sampler = ClassBalancedBatchSampler(np.arange(240) % 4, 12)
     assert len(sampler) == 20
-    alone = [epoch_of(ClassBalancedBatchSampler(np.arange(240) % 4, 12, num_replicas=2, rank=r), 0) for r in range(2)]
+    on_rank_1 = epoch_of(ClassBalancedBatchSampler(np.arange(240) % 4, 12, num_replicas=2, rank=1), 0)
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
     assert len(sampler) == 10
-    assert list(sampler) == alone[1]
+    assert list(sampler) == on_rank_1
 
 
 # --- Lightning
@@ -352,12 +353,12 @@ def test_lightning_sets_the_epoch_and_a_resumed_run_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_rehearsal_leaves_the_order_alone(num_workers):
-    """What it draws before the first epoch (9 steps of the 5 in an epoch, twice) is not missing from it."""
+def test_a_rehearsal_does_not_change_the_order(num_workers):
+    """The batches of a rehearsal before the first epoch (twice 9 steps; an epoch has 5) are not missing from it."""
     sampler = ClassBalancedBatchSampler(numbered(), 12)
     module, _ = fit(sampler, numbered(), num_workers=num_workers, max_epochs=2, callbacks=[Rehearse()])
-    alone = ClassBalancedBatchSampler(numbered(), 12)
-    assert {epoch: seen[-5:] for epoch, seen in module.seen.items()} == {e: epoch_of(alone, e) for e in range(2)}
+    expected = ClassBalancedBatchSampler(numbered(), 12)
+    assert {epoch: seen[-5:] for epoch, seen in module.seen.items()} == {e: epoch_of(expected, e) for e in range(2)}
 
 
 def test_a_run_that_overfits_some_batches_works():
@@ -366,7 +367,7 @@ def test_a_run_that_overfits_some_batches_works():
 
 
 def test_lightning_that_passes_its_own_sampler_is_told_what_to_do():
-    """It re-creates a batch sampler as `type(it)(sampler, batch_size=..., drop_last=...)`."""
+    """Lightning re-creates a batch sampler as `type(it)(sampler, batch_size=..., drop_last=...)`."""
     from pytorch_lightning.utilities.data import _update_dataloader
 
     loader = DataLoader(numbered(), batch_sampler=ClassBalancedBatchSampler(numbered(), 12))
@@ -374,11 +375,11 @@ def test_lightning_that_passes_its_own_sampler_is_told_what_to_do():
         _update_dataloader(loader, torch.utils.data.DistributedSampler(numbered(), num_replicas=2, rank=0))
 
 
-# --- faults of others
+# --- arguments that similar samplers accept without a word
 
 
 def test_a_batch_that_cannot_hold_the_classes_is_refused():
-    """MPerClassSampler chooses batch_size / m classes without a word; here that has to be asked for."""
+    """MPerClassSampler silently uses batch_size / m classes; here `classes_per_batch` has to say so."""
     with pytest.raises(ValueError, match=r"`batch_size` >= 20, 2 samples of each of 10 classes, but got 16.*at most 8"):
         ClassBalancedBatchSampler(np.arange(100) % 10, 16)
     sampler = ClassBalancedBatchSampler(np.arange(100) % 10, 32)
@@ -388,7 +389,7 @@ def test_a_batch_that_cannot_hold_the_classes_is_refused():
 
 
 def test_a_batch_need_not_be_a_multiple_of_anything():
-    """MPerClassSampler asks for a multiple of m."""
+    """MPerClassSampler requires a multiple of m."""
     assert all(len(batch) == 23 for batch in ClassBalancedBatchSampler(np.arange(230) % 10, 23))
 
 
@@ -407,25 +408,61 @@ def test_an_epoch_without_a_batch_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("kwargs", "error", "message"),
     [
-        ({"labels": [0, 1, -1, 0]}, "1 negative labels"),
-        ({"labels": []}, "There are no labels"),
-        ({"labels": [0.5, 1.0]}, "real numbers"),
-        ({"labels": [[1, 1], [0, 1]]}, "several labels for a sample"),
-        ({"labels": np.zeros((4, 3, 3))}, "a mask or several targets"),
-        ({"labels": TensorDataset(torch.rand(4, 2))}, "TensorDataset has no attribute with a label"),
-        ({"min_per_class": 0}, "`min_per_class` to be an int >= 1"),
-        ({"batch_size": 2.5}, "`batch_size` to be an int >= 1"),
-        ({"seed": -1}, "`seed` to be an int >= 0"),
-        ({"classes_per_batch": 3}, "`classes_per_batch` <= 2 classes"),
-        ({"classes_per_batch": 0}, "`classes_per_batch` to be an int >= 1"),
-        ({"rank": 1}, "0 <= `rank` < `num_replicas`, or neither"),
-        ({"rank": 2, "num_replicas": 2}, "0 <= `rank` < `num_replicas`"),
+        ({"labels": [0, 1, -1, 0]}, ValueError, "1 negative labels"),
+        ({"labels": []}, ValueError, "There are no labels"),
+        ({"labels": [0.5, 1.0]}, ValueError, "real numbers"),
+        ({"labels": [[1, 1], [0, 1]]}, ValueError, "several labels for a sample"),
+        ({"labels": np.zeros((4, 3, 3))}, ValueError, "a mask or several targets"),
+        ({"labels": TensorDataset(torch.rand(4, 2))}, ValueError, "TensorDataset has no attribute with a label"),
+        ({"min_per_class": 0}, ValueError, "`min_per_class` to be an int >= 1"),
+        ({"batch_size": 2.5}, TypeError, "`batch_size` to be an int >= 1"),
+        ({"seed": -1}, ValueError, "`seed` to be an int >= 0"),
+        ({"drop_last": 1}, TypeError, "`drop_last` to be True or False"),
+        ({"classes_per_batch": 3}, ValueError, "`classes_per_batch` <= 2 classes"),
+        ({"classes_per_batch": 0}, ValueError, "`classes_per_batch` to be an int >= 1, or None"),
+        ({"rank": 1}, ValueError, "0 <= `rank` < `num_replicas`, or neither"),
+        ({"rank": 2, "num_replicas": 2}, ValueError, "0 <= `rank` < `num_replicas`"),
+        ({"rank": 0, "num_replicas": 0}, ValueError, "`num_replicas` to be an int >= 1"),
+        ({"rank": 0.0, "num_replicas": 2}, TypeError, "`rank` to be an int >= 0"),
     ],
 )
-def test_bad_input_gets_one_clear_error(kwargs, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_input_gets_one_clear_error(kwargs, error, message):
+    with pytest.raises(error, match=message):
         ClassBalancedBatchSampler(**{"labels": [0, 1, 1, 0], "batch_size": 4, **kwargs})
     with pytest.raises(TypeError, match="got a SequentialSampler"):
         ClassBalancedBatchSampler(SequentialSampler([1, 2]), batch_size=4)
+
+
+@pytest.mark.parametrize("argument", ["batch_size", "min_per_class", "classes_per_batch", "drop_last", "seed"])
+@pytest.mark.parametrize("value", WRONG_VALUES, ids=WRONG_IDS)
+def test_every_argument_is_checked(argument, value):
+    allowed = {"classes_per_batch": None, "drop_last": True, "seed": 10**400}
+    if argument in allowed and type(value) is type(allowed[argument]) and value == allowed[argument]:
+        return
+    with pytest.raises((TypeError, ValueError), match=f"Expected `{argument}` to be"):
+        ClassBalancedBatchSampler(**{"labels": [0, 1, 1, 0], "batch_size": 4, argument: value})
+
+
+@pytest.mark.parametrize("argument", ["rank", "num_replicas"])
+@pytest.mark.parametrize("value", WRONG_VALUES, ids=WRONG_IDS)
+def test_ranks_are_checked(argument, value):
+    with pytest.raises((TypeError, ValueError), match="Expected "):
+        ClassBalancedBatchSampler([0, 1, 1, 0], 4, **{"rank": 0, "num_replicas": 1, argument: value})
+
+
+@pytest.mark.parametrize(
+    "value", [*WRONG_VALUES, DataLoader([1, 2]), {1, 2}, list], ids=lambda value: type(value).__name__
+)
+def test_labels_are_checked(value):
+    with pytest.raises((TypeError, ValueError), match="Expected `labels` to be"):
+        ClassBalancedBatchSampler(value, 4)
+
+
+def test_numbers_of_numpy_become_those_of_python():
+    sampler = ClassBalancedBatchSampler(
+        [0, 1, 1, 0], np.int64(4), np.int32(1), drop_last=np.bool_(True), seed=np.uint8(3)
+    )
+    kinds = [type(value) for value in (sampler.batch_size, sampler.min_per_class, sampler.drop_last, sampler.seed)]
+    assert kinds == [int, int, bool, int]

@@ -1,4 +1,4 @@
-"""Class frequencies against counting every sample by hand, through every wrapper, sampler and kind of label."""
+"""Class frequencies, compared with counting every sample, for every wrapper, sampler and kind of label."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import functools
 import pickle
 import random
+import re
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -36,13 +37,14 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from torchvision import datasets, transforms
 
 from lightning_hp import ClassBalancedBatchSampler
-from lightning_hp.data import ClassCounts, NoClasses, class_counts
+from lightning_hp.data import ClassCounts, UnknownClasses, class_counts
 from lightning_hp.functional import coverage_probability
+from tests.data.wrong_values import WRONG_IDS, WRONG_VALUES
 from tests.test_public_api import run_fresh
 
 
 def by_hand(dataset):
-    """One sample after the other."""
+    """Counts one sample after the other."""
     return Counter(int(dataset[i][1]) for i in range(len(dataset)))
 
 
@@ -52,12 +54,12 @@ def counted(found):
 
 
 def reason(found):
-    assert isinstance(found, NoClasses), found
+    assert isinstance(found, UnknownClasses), found
     return found.reason
 
 
 def bare(kind, **attributes):
-    """A torchvision dataset as its constructor leaves it, without the download."""
+    """A torchvision dataset with the attributes that its constructor sets, without the download."""
     made = kind.__new__(kind)
     for name, value in {"transform": None, "target_transform": None, "transforms": None, **attributes}.items():
         setattr(made, name, value)
@@ -74,8 +76,8 @@ def small_mnist(**attributes):
     return bare(datasets.MNIST, data=data, targets=torch.tensor(labels[keep]), **attributes)
 
 
-class Plain(Dataset):
-    """Carries nothing but samples."""
+class NoAttribute(Dataset):
+    """A dataset without an attribute for its labels."""
 
     def __init__(self, labels):
         self.hidden = list(labels)
@@ -184,7 +186,7 @@ def test_subsets_of_subsets_and_joined_datasets():
 
 
 class Reversed(Dataset):
-    """A wrapper that reorders, and looks as if it had the labels."""
+    """A wrapper that reorders the samples but not its `targets`."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -223,7 +225,7 @@ def test_a_wrapper_that_reorders_or_relabels_is_not_believed():
 
 
 class TransformSubset(Subset):
-    """What many write to give a split transforms of its own."""
+    """A common way to give a split its own transforms."""
 
     def __getitem__(self, index):
         image, label = super().__getitem__(index)
@@ -255,7 +257,7 @@ def test_tensors_stacks_and_lists():
 
 
 class Columns:
-    """The shape of a Hugging Face dataset: columns by name, samples by number, through a selection of rows."""
+    """The interface of a Hugging Face dataset: columns by name, samples by index, through a selection of rows."""
 
     def __init__(self, columns, rows):
         self.columns, self.rows, self.column_names = columns, rows, list(columns)
@@ -297,14 +299,14 @@ def test_columns_through_their_selection():
     ],
 )
 def test_kinds_of_labels(labels):
-    assert counted(class_counts(Plain("------"), labels=labels)) == {0: 2, 1: 3, 2: 1}
+    assert counted(class_counts(NoAttribute("------"), labels=labels)) == {0: 2, 1: 3, 2: 1}
 
 
 def test_names_and_booleans():
-    found = class_counts(Plain(["dog", "cat", "dog", "dog"]), allow_pass=True)
+    found = class_counts(NoAttribute(["dog", "cat", "dog", "dog"]), allow_pass=True)
     assert counted(found) == {"cat": 1, "dog": 3}
-    assert counted(class_counts(Plain([True, False, True, True]), allow_pass=True)) == {0: 1, 1: 3}
-    padded = class_counts(Plain(["dog", "cat"]), 3, allow_pass=True)
+    assert counted(class_counts(NoAttribute([True, False, True, True]), allow_pass=True)) == {0: 1, 1: 3}
+    padded = class_counts(NoAttribute(["dog", "cat"]), 3, allow_pass=True)
     assert padded.counts.tolist() == [1, 1, 0]
     assert padded.empty == ("(never seen 1)",)
 
@@ -329,16 +331,16 @@ def test_several_labels_a_sample_are_counted_but_have_no_coverage():
     ],
 )
 def test_what_is_no_class_is_said(labels, message):
-    assert message in reason(class_counts(Plain(range(40)), labels=labels))
+    assert message in reason(class_counts(NoAttribute(range(40)), labels=labels))
     if isinstance(labels, torch.Tensor):
         assert message in reason(class_counts(TensorDataset(torch.rand(40, 2), labels)))
 
 
 def test_labels_of_no_common_form():
     boxes = [{"boxes": torch.rand(1, 4)} for _ in range(40)]
-    assert "no common form" in reason(class_counts(Plain(boxes), allow_pass=True))
-    assert "no common form" in reason(class_counts(Plain([[0], [1, 2]] * 9), allow_pass=True))
-    assert "no common form" in reason(class_counts(Plain([None] * 9), allow_pass=True))
+    assert "no common form" in reason(class_counts(NoAttribute(boxes), allow_pass=True))
+    assert "no common form" in reason(class_counts(NoAttribute([[0], [1, 2]] * 9), allow_pass=True))
+    assert "no common form" in reason(class_counts(NoAttribute([None] * 9), allow_pass=True))
 
 
 def test_classes_that_never_come_are_reported():
@@ -346,7 +348,7 @@ def test_classes_that_never_come_are_reported():
     assert found.counts.tolist() == [14, 0, 13, 0, 13, 0]
     assert found.empty == (1, 3, 5)
     assert found.present.tolist() == [14, 13, 13]
-    assert "3 of them never come, so no batch can hold them: 1, 3, 5." in str(found)
+    assert "3 of them never occur, so no batch can contain them: 1, 3, 5." in str(found)
 
 
 def test_ignore_index_is_no_class():
@@ -362,17 +364,17 @@ def test_a_label_beyond_num_classes_is_an_error():
     with pytest.raises(ValueError, match="rows of num_classes = 4"):
         class_counts(TensorDataset(torch.rand(3, 2), torch.eye(3)), num_classes=4)
     with pytest.raises(ValueError, match="at most num_classes = 1 names"):
-        class_counts(Plain(["a", "b"]), num_classes=1, allow_pass=True)
+        class_counts(NoAttribute(["a", "b"]), num_classes=1, allow_pass=True)
     with pytest.raises(ValueError, match="one for each of the 6 samples, but got 2 labels"):
         class_counts(dataset, labels=[0, 1])
     with pytest.raises(ValueError, match="`num_classes` to be an int >= 1"):
         class_counts(dataset, num_classes=0)
 
 
-def test_num_classes_alone_are_equally_frequent():
-    found = class_counts(Plain([0, 1] * 5), num_classes=10)
+def test_num_classes_without_labels_are_equally_frequent():
+    found = class_counts(NoAttribute([0, 1] * 5), num_classes=10)
     assert coverage_probability(30, found.counts, 2, replacement=found.replacement) == coverage_probability(30, 10, 2)
-    assert found.source.startswith("num_classes alone, taken to be equally frequent (Plain has no attribute")
+    assert found.source.startswith("num_classes alone, taken to be equally frequent (NoAttribute has no attribute")
 
 
 def test_what_has_no_length():
@@ -382,7 +384,7 @@ def test_what_has_no_length():
 
     assert "no length" in reason(class_counts(Stream()))
     assert "no length" in reason(class_counts(DataLoader(Stream()), allow_pass=True))
-    assert "is empty" in reason(class_counts(Plain([])))
+    assert "is empty" in reason(class_counts(NoAttribute([])))
 
 
 # --- samplers
@@ -483,21 +485,21 @@ def test_a_batch_sampler_by_hand_has_its_own_sampler():
     assert class_counts(DataLoader(skewed(), batch_sampler=batches)).replacement
 
 
-def test_our_own_batches_cover_the_classes_for_certain():
+def test_class_balanced_batches_cover_the_classes_with_certainty():
     found = class_counts(DataLoader(skewed(), batch_sampler=ClassBalancedBatchSampler(skewed(), 12, 3)))
     assert found.guaranteed == 3
-    assert "for certain" in found.no_coverage
+    assert "with certainty" in found.no_coverage
     few = ClassBalancedBatchSampler(skewed(), 12, 3, classes_per_batch=2)
     found = class_counts(DataLoader(skewed(), batch_sampler=few))
     assert found.guaranteed == 0
-    assert "2 classes into a batch, in turn" in found.no_coverage
+    assert "contain 2 classes, in turn" in found.no_coverage
 
 
 # --- no trace
 
 
 class Remembers(Dataset):
-    """Draws from every random stream, counts, and remembers."""
+    """Draws from every random generator, and changes its own attributes."""
 
     def __init__(self, fail_at=None):
         self.targets = [i % 3 for i in range(30)]
@@ -551,11 +553,11 @@ def test_an_error_of_the_dataset_comes_through_and_leaves_no_trace(fail_at):
 
 
 def test_no_more_than_eight_samples_are_read():
-    dataset = Plain([0, 1, 2] * 100)
+    dataset = NoAttribute([0, 1, 2] * 100)
     dataset.targets = dataset.hidden
-    calls, read = [], Plain.__getitem__
+    calls, read = [], NoAttribute.__getitem__
 
-    class Watched(Plain):
+    class Watched(NoAttribute):
         def __getitem__(self, index):
             calls.append(index)
             return read(self, index)
@@ -576,7 +578,7 @@ def test_a_pass_over_too_many_is_refused_before_it_begins():
 
 
 def test_a_pass_that_takes_too_long_is_stopped():
-    class Slow(Plain):
+    class Slow(NoAttribute):
         def __getitem__(self, index):
             time.sleep(0.002)
             return super().__getitem__(index)
@@ -588,15 +590,15 @@ def test_a_pass_that_takes_too_long_is_stopped():
 
 
 def test_where_the_label_is_in_a_sample():
-    class Triples(Plain):
+    class Triples(NoAttribute):
         def __getitem__(self, index):
             return index, torch.zeros(2), self.hidden[index]
 
-    class Dicts(Plain):
+    class Dicts(NoAttribute):
         def __getitem__(self, index):
             return {"image": torch.zeros(2), "kind": self.hidden[index]}
 
-    class Objects(Plain):
+    class Objects(NoAttribute):
         def __getitem__(self, index):
             return SimpleNamespace(kind=self.hidden[index])
 
@@ -613,13 +615,13 @@ def test_where_the_label_is_in_a_sample():
 
 
 def test_an_attribute_that_cannot_be_compared_is_not_believed():
-    class Alone(Plain):
+    class NoLabel(NoAttribute):
         def __getitem__(self, index):
             return torch.zeros(2)
 
-    dataset = Alone([0, 1, 1, 0, 1])
+    dataset = NoLabel([0, 1, 1, 0, 1])
     dataset.targets = dataset.hidden
-    assert "Alone.targets cannot be compared with the samples" in reason(class_counts(dataset))
+    assert "NoLabel.targets cannot be compared with the samples" in reason(class_counts(dataset))
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -635,7 +637,7 @@ def test_random_nests_of_wrappers(seed):
     assert counted(class_counts(dataset, num_classes=5)) == {label: by_hand(dataset)[label] for label in range(5)}
 
 
-def test_what_was_found_is_plain_data():
+def test_class_counts_are_copied_and_pickled():
     found = class_counts(skewed())
     for copied in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
         assert str(copied) == str(found)
@@ -651,3 +653,27 @@ assert len(list(sampler)) == 4
 print({'lightning', 'pytorch_lightning'} & sys.modules.keys())
 """
     assert run_fresh(code) == "set()"
+
+
+@pytest.mark.parametrize(
+    "argument", ["num_classes", "labels", "label", "allow_pass", "max_items", "max_seconds", "ignore_index"]
+)
+@pytest.mark.parametrize("value", WRONG_VALUES, ids=WRONG_IDS)
+def test_every_argument_is_checked(argument, value):
+    """Each value either works or is rejected with one sentence."""
+    try:
+        found = class_counts(skewed(), **{argument: value})
+    except (TypeError, ValueError) as error:
+        assert re.match("Expected `(data|" + argument + ")` to be", str(error))  # noqa: PT017
+    else:
+        assert isinstance(found, (ClassCounts, UnknownClasses))
+
+
+@pytest.mark.parametrize("value", WRONG_VALUES, ids=WRONG_IDS)
+def test_data_without_samples_is_said(value):
+    try:
+        assert isinstance(class_counts(value, allow_pass=True), UnknownClasses)
+    except LookupError as error:  # it has samples, which hold no label
+        assert re.match(r"Expected a sample \(x, label\)", str(error))  # noqa: PT017
+    with pytest.raises(TypeError, match="Expected `data` to be a dataset with a length"):
+        class_counts(3, labels=[1, 2])

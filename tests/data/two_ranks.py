@@ -44,22 +44,22 @@ def fit(**kwargs: Any) -> list[torch.Tensor]:
 
 
 def divided() -> None:
-    """Both ranks hold every class in every batch, divide each epoch, and it is what the ranks alone would draw."""
+    """Both ranks have every class in every batch, divide each epoch, and draw what samplers with their rank draw."""
     seen = torch.stack(fit(use_distributed_sampler=False))
     both = [torch.zeros_like(seen) for _ in range(2)]
     dist.all_gather(both, seen)
     for rank, drawn in enumerate(both):
         assert drawn.shape == (EPOCHS * 4, BATCH_SIZE)
         assert all(torch.bincount(LABELS[batch], minlength=3).min() >= 2 for batch in drawn)
-        alone = ClassBalancedBatchSampler(LABELS, BATCH_SIZE, num_replicas=2, rank=rank)
-        assert drawn.tolist() == [batch for _ in range(EPOCHS) for batch in alone]
+        expected = ClassBalancedBatchSampler(LABELS, BATCH_SIZE, num_replicas=2, rank=rank)
+        assert drawn.tolist() == [batch for _ in range(EPOCHS) for batch in expected]
     for epoch in torch.stack(both).unflatten(1, (EPOCHS, 4)).unbind(1):
         common = epoch[LABELS[epoch] == 0]
         assert common.unique().numel() == common.numel()
 
 
 def balanced() -> None:
-    """With Lightning's own sampler the run ends at once, on both ranks, and says what to do; then it is done."""
+    """With Lightning's own sampler the run ends at once on both ranks, and the message says what to do."""
     with pytest.raises(TypeError, match="use_distributed_sampler=False"):
         fit()
     divided()

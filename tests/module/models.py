@@ -1,4 +1,4 @@
-"""Data and models of the classifier's tests: small, and trained the same way by hand."""
+"""Small data and models for the tests of the classifier."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.training import NUM_CLASSES, NUM_FEATURES, make_samples
 
 FEATURES = 12
 
-#: As the article prints it.
+#: The options of the article that this library implements.
 NN_OPTIONS_DICT = {
     "n_hidden_layers": 1,
     "n_hidden_units": 64,
@@ -25,14 +25,14 @@ NN_OPTIONS_DICT = {
 
 
 def body() -> nn.Module:
-    """Features with a norm and a dropout; without a head."""
+    """A model that returns features, with batch normalisation."""
     return nn.Sequential(
         nn.Linear(NUM_FEATURES, FEATURES), nn.BatchNorm1d(FEATURES), nn.ReLU(), nn.Linear(FEATURES, FEATURES), nn.Tanh()
     )
 
 
 class Body(nn.Sequential):
-    """The same as a class, for YAML."""
+    """The same model as a class, for YAML."""
 
     def __init__(self) -> None:
         super().__init__(*body())
@@ -52,7 +52,7 @@ def loader(batch_size: int = 16, shuffle: bool = False, **kwargs: Any) -> DataLo
 
 
 class Mappings(Dataset):
-    """Samples in the form of Hugging Face: token ids, a mask, labels."""
+    """Samples as Hugging Face makes them: token ids, a mask, labels."""
 
     def __init__(self, num_samples: int = 32) -> None:
         generator = torch.Generator().manual_seed(5)
@@ -68,7 +68,7 @@ class Mappings(Dataset):
 
 
 class DataModule(pl.LightningDataModule):
-    """Loaders that follow its batch size."""
+    """A datamodule whose loaders use its batch size."""
 
     def __init__(self, batch_size: int = 16, num_samples: int = 96) -> None:
         super().__init__()

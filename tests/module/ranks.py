@@ -15,14 +15,14 @@ from tests.training import NUM_CLASSES
 
 
 def ddp() -> None:
-    """What is logged for an epoch is that of the samples of both processes."""
+    """The logged values of an epoch are over the samples of both processes."""
     pl.seed_everything(1)
     model = Classifier(body(), NUM_CLASSES, lr=0.05, top_k=2)
     strategy = DDPStrategy(process_group_backend="gloo")
     trainer = pl.Trainer(strategy=strategy, **quiet(devices=2, max_epochs=1))
     trainer.fit(model, loader(shuffle=True), loader(batch_size=7))
     x, y = pairs().tensors
-    # Not the module's own metrics: the logits of all samples, with weights that are the same on both.
+    # Computed from the logits of all samples; the weights are the same on both processes.
     logits = model.eval()(x).detach()
     expected = {
         "val_loss": nn.functional.cross_entropy(logits, y),

@@ -1,8 +1,9 @@
-"""Classifier: its configuration in checkpoints and YAML, its backbones, the suite by its arguments."""
+"""Classifier: its configuration in checkpoints and YAML, its backbones, the callbacks of its arguments."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
 import sys
@@ -19,9 +20,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_hp
-from lightning_hp import Backbone, BatchSizeScaler, Classifier, ClassifierHead, LRFinder
-from lightning_hp.module.plain_types import plain
+from lightning_hp import SAM, Backbone, BatchSizeScaler, Classifier, ClassifierHead, LRFinder
+from lightning_hp.module.classifier import _CALLBACKS
+from lightning_hp.module.plain_types import to_plain_types
 from lightning_hp.nn.activations import activation_text, new_activation
+from tests.data.wrong_values import WRONG_IDS, WRONG_VALUES
 from tests.distributed.test_two_ranks import two_ranks
 from tests.module.models import FEATURES, NN_OPTIONS_DICT, DataModule, Mappings, body, loader, pairs, quiet
 from tests.test_public_api import run_fresh
@@ -53,7 +56,7 @@ def test_it_is_its_two_halves():
     assert torch.equal(model.eval()(x), head.eval()(backbone.eval()(x)))
 
 
-def test_hyperparameters_are_plain_whatever_was_given():
+def test_hyperparameters_are_of_plain_types_whatever_was_given():
     model = Classifier(
         torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1,
         num_classes=np.int64(3),
@@ -62,6 +65,8 @@ def test_hyperparameters_are_plain_whatever_was_given():
         lr=np.float64(0.1),
         lr_ratios={"backbone": np.float32(0.5)},
         class_weights=np.array([1.0, 2.0, 3.0]),
+        scheduler="StepLR",
+        scheduler_options={"step_size": np.int32(3), "monitor": "val_f1"},
     )
     hparams = dict(model.hparams)
     assert json.loads(json.dumps(hparams)) == hparams
@@ -69,7 +74,8 @@ def test_hyperparameters_are_plain_whatever_was_given():
     assert hparams["backbone"] == "SqueezeNet1_1_Weights.IMAGENET1K_V1"
     assert hparams["head_options"]["activation_fn"] == "LeakyReLU(negative_slope=0.2)"
     assert hparams["head_options"]["class_prior"] == [1, 2, 1]
-    assert classifier().hparams.pretrained is False  # where a module has its weights from, nobody knows
+    assert hparams["scheduler_options"] == {"step_size": 3, "monitor": "val_f1"}
+    assert classifier().hparams.pretrained is False  # a module may have its weights from anywhere
     again = Classifier(**hparams)
     again.load_state_dict(model.state_dict())
     x = torch.randn(2, 3, 32, 32)
@@ -85,7 +91,7 @@ def test_activations_survive_as_text(activation):
     z = torch.randn(4, 2)
     original = activation() if isinstance(activation, type) else activation
     assert torch.equal(new_activation(text)(z), original(z))
-    assert plain("x", {"activation_fn": activation}) == {"activation_fn": text}
+    assert to_plain_types("x", {"activation_fn": activation}) == {"activation_fn": text}
 
 
 def test_activations_without_a_text_are_refused():
@@ -97,12 +103,12 @@ def test_activations_without_a_text_are_refused():
     trained.weight.data += 1
     for activation in (Mine(), Mine, trained, nn.Softmax(-1)):
         with pytest.raises(ValueError, match=r"an activation of torch\.nn that has not been trained"):
-            plain("head_options", {"activation_fn": activation})
+            to_plain_types("head_options", {"activation_fn": activation})
     for text in ("LeakyReLU(", "LeakyReLU(x)", "LeakyReLU(0.1, 2, 3)", "ReLU(print(1))", "ReLU()()"):
         with pytest.raises(ValueError, match="a name with arguments that it takes"):
             new_activation(text)
-    with pytest.raises(TypeError, match=r"Expected `head_options\['x'\]` to be numbers, texts"):
-        plain("head_options", {"x": object()})
+    with pytest.raises(TypeError, match=r"Expected `head_options\['x'\]` to be numbers, strings"):
+        to_plain_types("head_options", {"x": object()})
 
 
 def test_checkpoint_is_loaded_safely_in_a_fresh_process(tmp_path):
@@ -188,7 +194,7 @@ def test_learning_rate_and_batch_size_are_hyperparameters_and_nothing_beside_the
     assert model.batch_size == 4
 
 
-SGD = {"lr_ratios": {"backbone": 0.1}, "optimizer": "SGD", "optimizer_kwargs": {"momentum": 0.9}}
+SGD = {"lr_ratios": {"backbone": 0.1}, "optimizer": "SGD", "optimizer_options": {"momentum": 0.9}}
 
 
 @pytest.mark.parametrize("scheduler", [None, "OneCycleLR", "CosineAnnealingLR", "ReduceLROnPlateau"])
@@ -211,17 +217,17 @@ def test_ratios_are_kept_when_a_rate_is_found(scheduler):
 
 
 def test_a_rehearsal_leaves_no_trace():
-    plain_run = train(classifier(**SGD), loader=loader(shuffle=True), val_loader=loader())
+    unobserved = train(classifier(**SGD), loader=loader(shuffle=True), val_loader=loader())
     finder = LRFinder(min_lr=1e-4, num_training_steps=70, update_attr=False)
-    scaler = BatchSizeScaler(max_val=32, min_steps_per_epoch=1, min_training_steps=1, update_attr=False)
+    scaler = BatchSizeScaler(max_val=32, limits={"min_steps_per_epoch": 1, "min_training_steps": 1}, update_attr=False)
     watched = train(classifier(**SGD), [scaler, finder], loader(shuffle=True), val_loader=loader())
     assert finder.result is not None
     assert scaler.result is not None
-    assert_same_training(plain_run, watched)
+    assert_same_training(unobserved, watched)
 
 
 def test_batch_size_is_found_in_the_datamodule_and_in_the_model():
-    scaler = BatchSizeScaler(min_per_class=8, max_val=24, min_steps_per_epoch=1, min_training_steps=1)
+    scaler = BatchSizeScaler(min_per_class=8, max_val=24, limits={"min_steps_per_epoch": 1, "min_training_steps": 1})
     model, datamodule = classifier(batch_size=16), DataModule(batch_size=16)
     train(model, [scaler], datamodule=datamodule)
     assert scaler.optimal_batch_size == model.batch_size == datamodule.hparams.batch_size == 24
@@ -233,14 +239,14 @@ def test_batch_size_that_is_used_is_recorded(given):
     model = classifier(batch_size=given)
     train(model, loader=loader(batch_size=12), val_loader=loader())
     assert model.batch_size == 12
-    model = classifier(batch_size=given)  # a datamodule of another opinion is no error, as it is in Lightning
+    model = classifier(batch_size=given)  # a datamodule with another batch size is no error, as it is in Lightning
     train(model, datamodule=DataModule(batch_size=8))
     assert model.batch_size == 8
 
 
-def test_the_suite_by_arguments():
+def test_arguments_do_the_same_as_callbacks():
     small = {"min_lr": 1e-4, "num_training_steps": 70}
-    few = {"min_per_class": 8, "max_val": 24, "min_steps_per_epoch": 1, "min_training_steps": 1}
+    few = {"min_per_class": 8, "max_val": 24, "limits": {"min_steps_per_epoch": 1, "min_training_steps": 1}}
     by_argument = train(
         classifier(find_batch_size=few, find_lr=small, **SGD), loader=loader(shuffle=True), val_loader=loader()
     )
@@ -253,12 +259,13 @@ def test_the_suite_by_arguments():
     assert_identical(by_argument.weights, by_callback.weights, "weights")
 
 
-def test_callbacks_are_looked_up_by_name(monkeypatch):
-    class Sharp(pl.Callback):
+def test_callbacks_of_the_arguments(monkeypatch):
+    class Sharp(SAM):
         def __init__(self, rho=0.05):
+            super().__init__(rho)
             self.rho = rho
 
-    monkeypatch.setattr(lightning_hp, "SAM", Sharp, raising=False)
+    monkeypatch.setitem(_CALLBACKS, "sam", Sharp)
     callbacks = classifier(find_lr=True, sam={"rho": 0.1}).configure_callbacks()
     assert [type(callback) for callback in callbacks] == [LRFinder, Sharp]
     assert callbacks[1].rho == 0.1
@@ -298,9 +305,11 @@ model:
   head_options: {{n_hidden_units: 16, activation_fn: LeakyReLU(0.2)}}
   lr: 1e-2
   optimizer: SGD
-  optimizer_kwargs: {{momentum: 0.9}}
+  optimizer_options: {{momentum: 0.9}}
   lr_ratios: {{backbone: 0.1}}
   scheduler: OneCycleLR
+  scheduler_options: {{pct_start: 0.4, interval: step}}
+  backbone_options: {{pooling: auto}}
   find_lr: {{min_lr: 1e-4, num_training_steps: 70}}
 data:
   batch_size: 16
@@ -325,7 +334,9 @@ def test_lightning_cli_builds_it_from_yaml(tmp_path):
     )
     assert cli.trainer.global_step == 3
     assert cli.model.head.hidden[1].negative_slope == 0.2
-    assert cli.model.hparams.optimizer_kwargs == {"momentum": 0.9}
+    assert cli.model.hparams.optimizer_options == {"momentum": 0.9}
+    assert cli.model.hparams.scheduler_options == {"pct_start": 0.4, "interval": "step"}
+    assert cli.model.hparams.backbone_options == {"pooling": "auto"}
     assert cli.model.hparams.backbone == "<Body>"
     assert cli.model.batch_size == 16
     finder = next(callback for callback in cli.trainer.callbacks if isinstance(callback, LRFinder))
@@ -372,17 +383,25 @@ def test_texts_of_hugging_face():
         (
             {"head_options": {"n_hiden_units": 3}},
             ValueError,
-            "out of .*n_hidden_units, .* but got {'n_hiden_units': 3}",
+            "with keys from .*n_hidden_units, .* but got the key 'n_hiden_units'",
         ),
-        ({"head_options": {"task": "binary"}}, ValueError, "out of n_hidden_layers, .* but got {'task': 'binary'}"),
-        ({"head_options": [1]}, ValueError, "Expected `head_options` to be options of ClassifierHead"),
+        ({"head_options": {"task": "binary"}}, ValueError, "with keys from n_hidden_layers, .* but got the key 'task'"),
+        ({"head_options": [1]}, TypeError, "Expected `head_options` to be a dict of arguments of ClassifierHead"),
+        (
+            {"backbone_options": {"pool": "max"}},
+            ValueError,
+            "with keys from head, pooling, feature_dim, but got the key 'pool'",
+        ),
+        ({"backbone_options": "max"}, TypeError, "Expected `backbone_options` to be a dict of arguments of Backbone"),
         ({"lr_ratios": {"body": 0.1}}, ValueError, "such as backbone, head, but got 'body'"),
-        ({"find_lr": {"min_lr": -1}}, ValueError, "`find_lr` is for LRFinder: .*min_lr"),
-        ({"sam": {"rhoo": 1}}, TypeError, "`sam` is for SAM: .*'rhoo'"),
-        ({"find_lr": 3}, TypeError, "`find_lr` to be True, False or a dictionary of arguments, but got 3"),
+        ({"find_lr": {"min_lr": -1}}, ValueError, "`find_lr` to be arguments of LRFinder, but got .*: .*min_lr"),
+        ({"sam": {"rhoo": 1}}, TypeError, "`sam` to be arguments of SAM, but got .*'rhoo'"),
+        ({"find_lr": 3}, TypeError, "`find_lr` to be True, False or a dictionary of arguments of LRFinder, but got 3"),
         ({"batch_size": 0}, ValueError, "`batch_size` to be an int >= 1"),
+        ({"pretrained": "no"}, TypeError, "`pretrained` to be True or False, but got 'no'"),
         ({"optimizer": "AdamWW"}, ValueError, "`optimizer` to be a name of torch.optim, such as AdamW"),
         ({"backbone": "<Net>"}, ValueError, "whose backbone was a module"),
+        ({"backbone": 3}, TypeError, "`backbone` to be the name of a model"),
     ],
 )
 def test_arguments_are_refused_before_the_backbone_is_made(arguments, error, message, monkeypatch):
@@ -390,6 +409,70 @@ def test_arguments_are_refused_before_the_backbone_is_made(arguments, error, mes
         monkeypatch.setattr("lightning_hp.nn.backbone.backbone.load", lambda *args: pytest.fail("loaded"))
     with pytest.raises(error, match=message):
         Classifier(**{"backbone": NET, "num_classes": 3, "pretrained": False, **arguments})
+
+
+#: Values of `WRONG_VALUES` that are right for some arguments, by the beginnings of their names.
+ALLOWED = {
+    "batch_size": ("NoneType", "Tensor", "ndarray-14"),
+    "class_weights": ("NoneType",),
+    "find_batch_size": ("bool", "dict"),
+    "find_lr": ("bool", "dict"),
+    "head_options": ("NoneType", "dict"),
+    "lr": ("float-3", "Fraction", "Tensor", "ndarray-14"),
+    "num_classes": ("Tensor", "ndarray-14"),
+    "pretrained": ("bool",),
+    "sam": ("bool", "dict"),
+    "scheduler": ("NoneType",),
+    "top_k": ("NoneType", "Tensor", "ndarray-14"),
+    "warmup_steps": ("Tensor", "ndarray-14"),
+    "weight_decay": ("NoneType", "float-3", "Fraction", "Tensor", "ndarray-14"),
+} | dict.fromkeys(("backbone_options", "lr_ratios", "optimizer_options", "scheduler_options"), ("NoneType", "dict"))
+
+
+@pytest.mark.parametrize(("value", "name"), [*zip(WRONG_VALUES, WRONG_IDS, strict=True)], ids=WRONG_IDS)
+@pytest.mark.parametrize("argument", inspect.signature(Classifier).parameters)
+def test_every_argument_is_checked(argument, value, name):
+    arguments = {"backbone": body(), "num_classes": NUM_CLASSES, argument: value}
+    if name.startswith(ALLOWED.get(argument, ("never",))):
+        model = Classifier(**arguments)
+        assert json.loads(json.dumps(dict(model.hparams))) == model.hparams
+        return
+    with pytest.raises((TypeError, ValueError), match="Expected ") as caught:
+        Classifier(**arguments)
+    if argument != "backbone" or not isinstance(value, str):  # the message of Backbone: no such model
+        assert f"`{argument}`" in str(caught.value)
+
+
+def test_assigned_values_are_checked():
+    model = classifier()
+    with pytest.raises(ValueError, match="Expected `lr` to be a finite number > 0, but got 0"):
+        model.lr = 0
+    with pytest.raises(TypeError, match="Expected `batch_size` to be an int >= 1, or None, but got 3"):
+        model.batch_size = 3.0
+    model.lr, model.batch_size = np.float64(0.5), np.int64(8)
+    assert [type(model.hparams.lr), type(model.hparams.batch_size)] == [float, int]
+
+
+def test_options_of_the_backbone():
+    mine = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+    model = Classifier(mine, 3, backbone_options={"head": None, "pooling": "max"})
+    assert model.backbone.pooling == "max"
+    assert model.hparams.backbone_options == {"head": None, "pooling": "max"}
+    with pytest.raises(ValueError, match="Expected no `backbone_options` for a Backbone that is built already"):
+        Classifier(model.backbone, 3, backbone_options={"pooling": "max"})
+
+
+def test_the_usual_arguments_come_first():
+    usual = ["backbone", "num_classes", "head_options", "lr", "batch_size", "optimizer", "weight_decay", "scheduler"]
+    assert list(inspect.signature(Classifier).parameters)[: len(usual)] == usual
+
+
+def test_the_package_of_the_classifier_exports_it():
+    assert lightning_hp.module.Classifier is Classifier
+    assert lightning_hp.module.ClassifierMixin is lightning_hp.ClassifierMixin
+    assert set(lightning_hp.module.__all__) <= set(dir(lightning_hp.module))
+    with pytest.raises(AttributeError, match="no attribute 'Classifer'"):
+        _ = lightning_hp.module.Classifer
 
 
 @pytest.mark.parametrize(("task", "count", "outputs"), [("binary", 2, 1), ("multilabel", 3, 3)])
@@ -406,7 +489,7 @@ def test_two_processes_log_the_values_of_both(tmp_path):
         assert code == 0, output
 
 
-def test_building_it_uses_no_dice_but_those_of_its_layers():
+def test_building_it_draws_random_numbers_for_its_layers_only():
     mine = body()
     torch.manual_seed(1)
     Classifier(mine, 3, find_lr=True, scheduler="OneCycleLR")

@@ -1,9 +1,10 @@
-"""Losses against their formulas, metrics against torchmetrics on all predictions at once, batches of every form."""
+"""Losses against their formulas, metrics against torchmetrics on all predictions, and the forms of a batch."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -72,10 +73,23 @@ def test_labels_that_do_not_fit_are_refused(task, logits, labels):
         classification_loss(task, torch.zeros(logits), labels)
 
 
-@pytest.mark.parametrize("weights", [[1.0, 2.0], [1.0, 0.0, 1.0], [1.0, float("nan"), 1.0], 2.0])
+@pytest.mark.parametrize("weights", [[1.0, 2.0], [1.0, 0.0, 1.0], [1.0, float("nan"), 1.0], [1.0, 1e300, 1.0], 2.0])
 def test_class_weights_are_checked(weights):
     with pytest.raises(ValueError, match=r"Expected `class_weights` to be 3 finite number\(s\)"):
         class_weights_tensor("multiclass", 3, weights)
+
+
+def test_class_weights_of_every_kind():
+    for weights in (
+        [1, 2, 3],
+        np.array([1.0, 2.0, 3.0]),
+        torch.tensor([1, 2, 3]),
+        torch.tensor([1.0, 2, 3]).bfloat16(),
+    ):
+        assert class_weights_tensor("multiclass", 3, weights).tolist() == [1.0, 2.0, 3.0]
+    for weights in ("balanced", [True] * 3, ["a"] * 3, {0: 1.0}):
+        with pytest.raises(TypeError, match=r"Expected `class_weights` to be 3 finite number\(s\)"):
+            class_weights_tensor("multiclass", 3, weights)
 
 
 def _functional(task, logits, labels, num_classes):
@@ -214,7 +228,8 @@ def test_batches_of_another_form_are_refused(batch, got):
         ("multilabel", 3, torch.full((4, 3), 5.0), "labels from 0 to 1 for task 'multilabel'"),
         ("multiclass", 3, torch.full((4, 3), 5.0), "labels from 0 to 1 for task 'multiclass'"),
         ("multiclass", 3, torch.tensor([1, 2, 3, 1]), "classes from 0 to 2 for task 'multiclass' .* from 1 to 3"),
-        ("multiclass", 3, torch.tensor([-1, 2, 0, 1]), "from -1 to 2"),
+        ("multiclass", 3, torch.tensor([1, 2, 3, 1]), "Number the classes from 0 .subtract 1 if they start at 1"),
+        ("multiclass", 3, torch.tensor([-1, 2, 0, 1]), "from -1 to 2. Leave out samples without a label"),
     ],
 )
 def test_labels_of_another_kind_are_refused_with_the_first_batch(task, num_classes, labels, message):
@@ -222,3 +237,24 @@ def test_labels_of_another_kind_are_refused_with_the_first_batch(task, num_class
     model = Classifier(net, num_classes, task=task, top_k=None)
     with pytest.raises(ValueError, match=message):
         model.training_step((torch.randn(4, 2), labels), 0)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")  # there is no Trainer
+@pytest.mark.parametrize("wrong", [3, -1, -100])
+def test_a_wrong_label_in_a_later_batch_is_the_same_sentence_on_the_cpu(wrong):
+    model = Classifier(torch.nn.Sequential(torch.nn.Linear(2, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3)), 3)
+    x, labels = torch.randn(4, 2), torch.tensor([0, 1, 2, 0])
+    model.training_step((x, labels), 0)
+    with pytest.raises(ValueError, match=f"Expected classes from 0 to 2 for task 'multiclass' .*{wrong}"):
+        model.training_step((x, torch.tensor([0, 1, wrong, 0])), 1)
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], [0, 1], None, torch.zeros(2, dtype=torch.complex64)])
+def test_labels_that_are_no_tensor_of_numbers_are_refused(labels):
+    model = Classifier(torch.nn.Sequential(torch.nn.Linear(2, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3)), 3)
+    for use in (
+        lambda: model.training_step((torch.randn(2, 2), labels), 0),
+        lambda: classification_loss("multiclass", torch.zeros(2, 3), labels),
+    ):
+        with pytest.raises(TypeError, match="Expected the labels of a batch to be a tensor of numbers, but got a "):
+            use()

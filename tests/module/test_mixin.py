@@ -1,8 +1,10 @@
-"""ClassifierMixin on modules of one's own, in both Lightnings, against trainings that are written out."""
+"""ClassifierMixin in custom modules, in both namespaces of Lightning, against trainings that are written by hand."""
 
 from __future__ import annotations
 
 import copy
+import inspect
+from fractions import Fraction
 
 import lightning.pytorch
 import pytest
@@ -14,6 +16,7 @@ from torchmetrics.functional import classification as tmf
 
 import lightning_hp
 from lightning_hp import ClassifierMixin, LRFinder
+from tests.data.wrong_values import WRONG_IDS, WRONG_VALUES
 from tests.module.models import FEATURES, Mappings, body, loader, pairs, quiet
 from tests.test_public_api import run_fresh
 from tests.training import NUM_CLASSES, assert_identical, train
@@ -30,7 +33,7 @@ class Mine(ClassifierMixin, pl.LightningModule):
 
 
 class WrittenOut(pl.LightningModule):
-    """What `Mine` should do with these arguments, without a line of ours."""
+    """What `Mine` should do with the arguments `RECIPE`, without this library."""
 
     def __init__(self):
         super().__init__()
@@ -62,7 +65,7 @@ class WrittenOut(pl.LightningModule):
 
 
 RECIPE = {
-    "optimizer_kwargs": {"momentum": 0.9},
+    "optimizer_options": {"momentum": 0.9},
     "weight_decay": 0.1,
     "lr_ratios": {"backbone": 0.1},
     "scheduler": "CosineAnnealingLR",
@@ -243,23 +246,66 @@ def test_the_mixin_behind_lightning_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        ({"lr": 0.0}, "`lr` to be a finite number > 0, but got 0.0"),
-        ({"lr": "0.1"}, "`lr` to be a finite number > 0, but got '0.1'"),
-        ({"label_smoothing": 1.0}, "`label_smoothing` to be a number >= 0 and < 1"),
-        ({"lr_ratios": {"backbone": 0.0}}, "but got 0.0 for 'backbone'. To keep a part as it is, freeze it"),
-        ({"optimizer": "SDG"}, "`optimizer` to be a name of torch.optim, such as SGD"),
-        ({"scheduler": "Cosine"}, "`scheduler` to be a name of torch.optim.lr_scheduler"),
-        ({"task": "regression"}, "`task` to be one of multiclass, binary, multilabel"),
-        ({"num_classes": 1}, "`num_classes` >= 2"),
-        ({"top_k": 0}, "`top_k` to be an int >= 1"),
-        ({"class_weights": [1.0]}, "`class_weights` to be 3"),
+        ({"lr": 0.0}, ValueError, "`lr` to be a finite number > 0, but got 0.0"),
+        ({"lr": "0.1"}, TypeError, "`lr` to be a finite number > 0, but got '0.1'"),
+        ({"label_smoothing": 1.0}, ValueError, "`label_smoothing` to be a number >= 0 and < 1"),
+        (
+            {"lr_ratios": {"backbone": 0.0}},
+            ValueError,
+            "`lr_ratios.*backbone.* but got 0.0. To keep a part .* freeze it",
+        ),
+        ({"lr_ratios": [1]}, TypeError, "`lr_ratios` to be a dict from parts of the model to numbers, or None"),
+        ({"lr_ratios": {1: 0.1}}, TypeError, "`lr_ratios` to be a dict"),
+        ({"lr_ratios": {"head": "0.1"}}, TypeError, r"`lr_ratios\['head'\]` to be a finite number > 0"),
+        ({"optimizer": "SDG"}, ValueError, "`optimizer` to be a name of torch.optim, such as SGD"),
+        ({"optimizer": None}, TypeError, "`optimizer` to be a name of torch.optim, but got None"),
+        ({"optimizer_options": [1]}, TypeError, "`optimizer_options` to be a dict of arguments of the optimizer"),
+        ({"weight_decay": -1}, ValueError, "`weight_decay` to be a finite number >= 0, or None"),
+        ({"scheduler": "Cosine"}, ValueError, "`scheduler` to be a name of torch.optim.lr_scheduler"),
+        ({"scheduler": 1}, TypeError, "`scheduler` to be a name of torch.optim.lr_scheduler"),
+        ({"scheduler_options": "step"}, TypeError, "`scheduler_options` to be a dict of arguments of the scheduler"),
+        ({"warmup_steps": "5"}, TypeError, "`warmup_steps` to be an int >= 0, or a fraction"),
+        ({"task": "regression"}, ValueError, "`task` to be one of 'multiclass', 'binary', 'multilabel'"),
+        ({"num_classes": 1}, ValueError, "`num_classes`.* >= 2"),
+        ({"top_k": 0}, ValueError, "`top_k` to be an int >= 1"),
+        ({"class_weights": [1.0]}, ValueError, "`class_weights` to be 3"),
+        ({"class_weights": "balanced"}, TypeError, "`class_weights` to be 3"),
     ],
 )
-def test_arguments_are_refused_with_one_sentence(arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_arguments_are_refused_with_one_sentence(arguments, error, message):
+    with pytest.raises(error, match=message):
         Mine(**arguments)
+
+
+#: Values of `WRONG_VALUES` that are right for some arguments.
+ALLOWED = {
+    "lr": (3.5, Fraction(7, 2)),
+    "weight_decay": (None, 3.5, Fraction(7, 2)),
+    "scheduler": (None,),
+    "label_smoothing": (),
+    "class_weights": (None,),
+    "top_k": (None,),
+}
+
+
+@pytest.mark.parametrize("value", WRONG_VALUES, ids=WRONG_IDS)
+@pytest.mark.parametrize("argument", sorted(inspect.signature(ClassifierMixin).parameters.keys() - {"args", "kwargs"}))
+def test_every_argument_is_checked(argument, value):
+    is_dict_or_none = argument.endswith(("options", "ratios")) and (value is None or isinstance(value, dict))
+    if is_dict_or_none or any(type(one) is type(value) and one == value for one in ALLOWED.get(argument, ())):
+        Mine(**{argument: value})
+        return
+    with pytest.raises((TypeError, ValueError), match=f"Expected `{argument}` to be"):
+        Mine(**{argument: value})
+
+
+def test_a_learning_rate_of_zero_is_refused_by_its_name():
+    model = Mine()
+    model.lr = 0
+    with pytest.raises(ValueError, match="Expected `lr` to be a finite number > 0, but got 0"):
+        pl.Trainer(**quiet()).fit(model, loader(), loader())
 
 
 def test_what_goes_wrong_in_fit_is_one_sentence():

@@ -1,4 +1,4 @@
-"""Parameter groups against a listing, schedules against a formula, and one error for what is not known."""
+"""Parameter groups against a listing, schedules against their formulas, and one error for unknown names."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_longest_path_counts_and_what_is_frozen_is_left_out():
     assert all("weight_decay" not in group for group in groups)
 
 
-def test_norms_are_known_by_their_kind():
+def test_norms_are_known_by_their_class():
     class Normalized(nn.Linear):
         pass
 
@@ -111,14 +111,20 @@ def test_optimizers_are_refused_with_one_sentence(arguments, error, message):
         ({"name": "CosineAnealing"}, "such as Cosine.*, but got 'CosineAnealing'"),
         ({"name": "LambdaLR"}, "but got 'LambdaLR'"),
         ({"name": "StepLR"}, "arguments that StepLR takes.*step_size"),
-        ({"name": "StepLR", "kwargs": {"step_sise": 3}}, "arguments that StepLR takes.*step_sise"),
-        ({"name": "OneCycleLR", "kwargs": {"max_lr": 1.0}}, "without 'max_lr', which is `lr`"),
-        ({"name": "OneCycleLR", "interval": "epoch"}, "'step' or None for OneCycleLR"),
-        ({"name": "OneCycleLR", "warmup_steps": 5}, "`warmup_steps` 0 for OneCycleLR, .* see its `pct_start`"),
-        ({"name": None, "kwargs": {"T_max": 3}}, "a `scheduler` for its arguments"),
-        ({"name": None, "warmup_steps": -1}, "`warmup_steps` to be an int >= 0 or a share < 1, but got -1"),
+        ({"name": "StepLR", "options": {"step_sise": 3}}, "arguments that StepLR takes.*step_sise"),
+        ({"name": "OneCycleLR", "options": {"max_lr": 1.0}}, "without 'max_lr', which is `lr`"),
+        ({"name": "OneCycleLR", "options": {"interval": "epoch"}}, "the interval 'step' for OneCycleLR"),
+        ({"name": "OneCycleLR", "warmup_steps": 5}, "`warmup_steps` to be 0 for OneCycleLR, .* see its `pct_start`"),
+        ({"name": None, "options": {"T_max": 3}}, "a `scheduler` for `scheduler_options` .*T_max"),
+        (
+            {"name": None, "warmup_steps": -1},
+            "`warmup_steps` to be an int >= 0, or a fraction of the training < 1, but got -1",
+        ),
         ({"name": None, "warmup_steps": 2.5}, "but got 2.5"),
-        ({"name": "StepLR", "kwargs": {"step_size": 1}, "interval": "batch"}, "`scheduler_interval` .* 'batch'"),
+        (
+            {"name": "StepLR", "options": {"step_size": 1, "interval": "batch"}},
+            "'interval'.* 'step', 'epoch', but got 'batch'",
+        ),
     ],
 )
 def test_schedules_are_refused_with_one_sentence(arguments, message):
@@ -147,7 +153,7 @@ def test_cosine_over_the_training_with_warmup_is_its_formula():
         assert row == pytest.approx([0.1 * factor, 0.02 * factor], rel=1e-9)
 
 
-def test_warmup_alone_and_as_a_share():
+def test_warmup_without_a_schedule_and_as_a_fraction():
     rates, _ = _rates(Schedule(None, warmup_steps=0.1), 50)
     assert [row[0] for row in rates[:7]] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1, 0.1])
 
@@ -167,12 +173,12 @@ def test_cyclic_swings_up_to_the_rate_of_each_group():
 
 def test_lengths_and_intervals():
     assert _rates(Schedule("CosineAnnealingLR", {"T_max": 7}), 9)[1][0]["interval"] == "epoch"
-    config = _rates(Schedule("CosineAnnealingLR", interval="epoch"), 9)[1][0]
+    config = _rates(Schedule("CosineAnnealingLR", {"interval": "epoch"}), 9)[1][0]
     assert config["interval"] == "epoch"
     assert config["scheduler"].T_max == 4
     assert _rates(Schedule("LinearLR", {"start_factor": 1.0, "end_factor": 0.0}), 9)[1][0]["scheduler"].total_iters == 9
     assert _rates(Schedule("ExponentialLR", {"gamma": 0.5}), 2)[1][0]["interval"] == "epoch"
     optimizer = check_optimizer("SGD", 0.1, None, {})
-    config = Schedule("ReduceLROnPlateau", {"mode": "max"}, monitor="val_f1").build(optimizer, dict.__getitem__)[0]
+    config = Schedule("ReduceLROnPlateau", {"mode": "max", "monitor": "val_f1"}).build(optimizer, dict.__getitem__)[0]
     assert config["monitor"] == "val_f1"
     assert config["scheduler"].mode == "max"
