@@ -1,7 +1,7 @@
-"""A named hyperparameter of a user's module or datamodule: in how many places it is kept, read, written.
+"""Reads and writes a named hyperparameter of a user's module or datamodule, in all places where it is kept.
 
-The same number is often kept twice, as an attribute and in ``hparams``, and sometimes in the datamodule as well. All
-of these places are one hyperparameter: they are read together and written together.
+The same number is often kept twice, as an attribute and in ``hparams``, and sometimes in the datamodule as well. These
+places are one hyperparameter: they are read and written together.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_hp.trainer import logged_hparams
+
 _MISSING = object()
 
 
@@ -23,9 +25,9 @@ class Place:
     """One place where a value is kept.
 
     Args:
-        owner_name: What the user calls the owner: ``"model"``, ``"datamodule"``.
+        owner_name: The user's word for the owner: ``"model"``, ``"datamodule"``.
         owner: The module or datamodule.
-        path: Dotted way from the owner to the value: ``"lr"``, ``"hparams.optim.lr"``.
+        path: Dotted path from the owner to the value: ``"lr"``, ``"hparams.optim.lr"``.
 
     """
 
@@ -38,15 +40,15 @@ class Place:
 
     def exists(self) -> bool:
         """Whether there is a value that can be read and written."""
-        return _find(self.owner, self.path) is not None
+        return _find_holder(self.owner, self.path) is not None
 
     def read(self) -> Any:
-        """The value that is there."""
-        holder, key = _resolve(self.owner, self.path)
-        return _get(holder, key)
+        """Returns the value."""
+        holder, name = _resolve(self.owner, self.path)
+        return _get(holder, name)
 
     def write(self, value: Any) -> None:
-        """Puts a value there.
+        """Replaces the value.
 
         Raises:
             ValueError: If the place cannot be written (a frozen dataclass, a read-only configuration).
@@ -58,15 +60,15 @@ class Place:
             raise ValueError(f"Expected a place that can be written, got `{self}`: {error}") from error
 
     def write_logged(self, value: Any) -> None:
-        """Puts a value into the copy of ``hparams`` that Lightning made when they were saved, and logs."""
-        logged = getattr(self.owner, "_hparams_initial", None)
-        way, _, rest = self.path.partition(".")
-        if way == "hparams" and logged is not None and (found := _find(logged, rest)) is not None:
+        """Replaces the value in the copy of ``hparams`` that Lightning logs and made when they were saved."""
+        logged = logged_hparams(self.owner)
+        first, _, rest = self.path.partition(".")
+        if first == "hparams" and logged is not None and (found := _find_holder(logged, rest)) is not None:
             _set(*found, value)
 
 
 class NamedAttribute:
-    """A hyperparameter by its name, wherever it is kept.
+    """A hyperparameter with all places where it is kept.
 
     Args:
         name: Its name, possibly dotted.
@@ -86,20 +88,20 @@ class NamedAttribute:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The dotted ways from the owner to each place, for a record of where the value was."""
+        """The dotted path from the owner to each place."""
         return tuple(place.path for place in self.places)
 
     @property
     def agrees(self) -> bool:
         """Whether all places hold the same value."""
         values = [place.read() for place in self.places]
-        return all(_same(values[0], other) for other in values[1:])
+        return all(_is_same(values[0], other) for other in values[1:])
 
     def read(self) -> Any:
-        """The value.
+        """Returns the value.
 
         Raises:
-            ValueError: If two places hold different values: which one is meant cannot be known.
+            ValueError: If two places hold different values: it is unknown which one is meant.
 
         """
         if not self.agrees:
@@ -120,17 +122,19 @@ class NamedAttribute:
 
 
 def find_attribute(name: str, **owners: Any) -> NamedAttribute:
-    """Finds every place where a hyperparameter is kept: attribute or ``hparams``, of each owner.
-
-    ``hparams`` may be a dict, Lightning's ``AttributeDict``, an OmegaConf-like mapping or hold a ``Namespace``. A
-    property without a setter is no place, and neither is a method or a submodule of that name.
+    """Finds every place where a hyperparameter is kept: as an attribute and in ``hparams``, of each owner.
 
     Args:
-        name: Its name; dots reach into nested objects and mappings (``"optim.lr"``, ``"hparams.lr"``).
-        **owners: Who may have it, by the name that a user knows: ``model=..., datamodule=...``. ``None`` is skipped.
+        name: The name; dots reach into nested objects and mappings (``"optim.lr"``, ``"hparams.lr"``).
+        **owners: The objects to search, by the user's word for each: ``model=..., datamodule=...``. ``None`` is
+            skipped.
 
     Returns:
-        The attribute; falsy if it was found nowhere.
+        The attribute; falsy if it was not found.
+
+    Note:
+        ``hparams`` may be a dict, Lightning's ``AttributeDict`` or an OmegaConf-like mapping, and may hold a
+        ``Namespace``. A property without a setter, a method and a submodule are not places.
 
     Example:
         >>> from types import SimpleNamespace
@@ -148,14 +152,18 @@ def find_attribute(name: str, **owners: Any) -> NamedAttribute:
     places: dict[tuple[int, str], Place] = {}
     for owner_name, owner in owners.items():
         for path in (name, f"hparams.{name}"):
-            found = _find(owner, path) if owner is not None else None
+            found = _find_holder(owner, path) if owner is not None else None
             if found is not None:
-                places.setdefault((id(found[0]), found[1]), Place(owner_name, owner, path))
+                holder, key = found
+                places.setdefault((id(holder), key), Place(owner_name, owner, path))  # one object, one place
     return NamedAttribute(name, tuple(places.values()))
 
 
 def as_number(value: Any) -> float | None:
-    """A number as a float: from an int, a float, a NumPy or one-element torch value, or its text (YAML's ``1e-3``).
+    """Converts an int, a float, a NumPy number, a tensor of one element or a numeric str (YAML's ``1e-3``) to a float.
+
+    Returns:
+        The number; ``None`` for everything else, and for infinity and NaN.
 
     Example:
         >>> as_number(32), as_number("1e-3"), as_number(None), as_number(True)
@@ -168,49 +176,49 @@ def as_number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
 
-def _find(owner: Any, path: str) -> tuple[Any, str] | None:
-    """The object or mapping that holds the last name of ``path``, and that name, if there is such a value."""
+def _find_holder(owner: Any, path: str) -> tuple[Any, str] | None:
+    """The object or mapping that holds the last name of ``path``, and that name; ``None`` if it holds no such value."""
     try:
-        holder, key = _resolve(owner, path)
+        holder, name = _resolve(owner, path)
     except (AttributeError, KeyError):
         return None
-    value = _get(holder, key, _MISSING)
-    described = getattr(type(holder), key, None)
-    read_only = isinstance(described, property) and described.fset is None
-    if value is _MISSING or callable(value) or isinstance(value, nn.Parameter) or read_only:
+    value = _get(holder, name, _MISSING)
+    descriptor = getattr(type(holder), name, None)
+    is_read_only = isinstance(descriptor, property) and descriptor.fset is None
+    if value is _MISSING or callable(value) or isinstance(value, nn.Parameter) or is_read_only:
         return None
-    return holder, key
+    return holder, name
 
 
 def _resolve(owner: Any, path: str) -> tuple[Any, str]:
-    *way, key = path.split(".")
-    for name in way:
-        owner = _get(owner, name)
-    return owner, key
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = _get(owner, parent)
+    return owner, name
 
 
-def _get(holder: Any, key: str, *default: Any) -> Any:
+def _get(holder: Any, name: str, *default: Any) -> Any:
     if isinstance(holder, Mapping):
-        return holder.get(key, *default) if default else holder[key]
-    return getattr(holder, key, *default)
+        return holder.get(name, *default) if default else holder[name]
+    return getattr(holder, name, *default)
 
 
-def _set(holder: Any, key: str, value: Any) -> None:
-    old = _get(holder, key)
-    if isinstance(old, Tensor):  # of the same kind, but another object: others may hold the old one
-        value = torch.full_like(old, float(value)) if not isinstance(value, Tensor) else value
+def _set(holder: Any, name: str, value: Any) -> None:
+    old = _get(holder, name)
+    if isinstance(old, Tensor) and not isinstance(value, Tensor):
+        value = torch.full_like(old, float(value))  # a new tensor, since others may hold the old one
     if isinstance(holder, MutableMapping):
-        holder[key] = value
+        holder[name] = value
     else:
-        setattr(holder, key, value)
+        setattr(holder, name, value)
 
 
-def _same(left: Any, right: Any) -> bool:
+def _is_same(left: Any, right: Any) -> bool:
     if left is right:
         return True
     numbers = as_number(left), as_number(right)

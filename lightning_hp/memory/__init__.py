@@ -1,17 +1,18 @@
-"""How much memory there is, how much a trial took, and what to do when it ran out. Knows nothing of Lightning."""
+"""How much memory is free, how much a trial takes, and how to continue after memory ran out. Does not use Lightning."""
 
-from lightning_hp.memory.budget import Budget, MemoryMeter, Peak
-from lightning_hp.memory.meter import memory_meter
+from lightning_hp.memory.budget import Budget, Peak
+from lightning_hp.memory.meter import MemoryMeter, memory_meter
 from lightning_hp.memory.oom import is_out_of_memory
-from lightning_hp.memory.release import attempt, release_memory, swift_collections
+from lightning_hp.memory.release import attempt, frozen_gc, release_memory, synchronize
 
 __all__ = [
     "Budget",
     "MemoryMeter",
     "Peak",
     "attempt",
+    "frozen_gc",
     "is_out_of_memory",
     "memory_meter",
     "release_memory",
-    "swift_collections",
+    "synchronize",
 ]

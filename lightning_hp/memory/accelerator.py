@@ -1,4 +1,7 @@
-"""Memory of an accelerator, by the counters of its allocator: CUDA, ROCm, XPU, MPS, and all that name them alike."""
+"""Measures the memory of an accelerator with the counters of its allocator in torch.
+
+CUDA, ROCm, XPU and MPS, and every other device whose module in torch names its functions like one of them.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,17 @@ from lightning_hp.memory.release import device_module
 
 
 class AcceleratorMeter:
-    """A :class:`MemoryMeter` for a device with a module in torch, read at the ends of a trial only.
+    """A :class:`~lightning_hp.memory.MemoryMeter` for a device with a module in torch.
 
-    The peak is what the allocator reserved, not what it handed out: the rest is lost to fragments. What others take on
-    the device meanwhile counts too: libraries that allocate by themselves, other processes. Where there is no peak, as
-    on MPS, it is what the driver holds at the end, since a cache that was emptied before only grows.
+    The counters are read before and after a trial. The peak is the memory that the allocator reserved, which includes
+    fragmentation, plus the memory that others took on the device meanwhile: libraries that allocate by themselves,
+    other processes. MPS records no peak. There it is the memory that the driver holds after the trial: the cache was
+    emptied before, so it can only have grown.
 
     Args:
         device: The device.
-        share: Of what is free: the rest is for fragments and for what a trial did not show.
+        share: Share of the free memory in the budget; the rest is left for fragmentation and for what a trial does not
+            show.
 
     """
 
@@ -29,72 +34,75 @@ class AcceleratorMeter:
         self.device = device
         self._module = device_module(device)
         self._empty_cache()
-        self._in_use = self._first("memory_allocated", "current_allocated_memory")
-        self._available = self._within_reach()
+        self._in_use = self._query_first("memory_allocated", "current_allocated_memory")
+        self._reachable = self._query_reachable()
         self.budget = self._budget(share)
 
     @contextmanager
     def measure(self) -> Iterator[Peak]:
-        """As :meth:`MemoryMeter.measure`."""
+        """As :meth:`MemoryMeter.measure <lightning_hp.memory.MemoryMeter.measure>`."""
         peak = Peak()
-        self._empty_cache()  # blocks kept from a larger trial would pass for memory of this one
+        self._empty_cache()  # else blocks kept from a larger trial would count as memory of this one
         has_peak = hasattr(self._module, "reset_peak_memory_stats")
         if has_peak:
-            self._ask("reset_peak_memory_stats")
-        before = self._counts()
+            self._query("reset_peak_memory_stats")
+        retries, ooms = self._failures()
         try:
             yield peak
         finally:
-            after = self._counts()
-            peak.retries, peak.ooms = after[0] - before[0], after[1] - before[1]
-            highest = self._first("max_memory_reserved", "max_memory_allocated") if has_peak else None
+            retries_after, ooms_after = self._failures()
+            peak.retries, peak.ooms = retries_after - retries, ooms_after - ooms
+            highest = self._query_first("max_memory_reserved", "max_memory_allocated") if has_peak else None
             if highest is None:
-                highest, peak.sampled = self._ask("driver_allocated_memory"), True
+                highest, peak.sampled = self._query("driver_allocated_memory"), True
             if highest is not None and self._in_use is not None:
                 peak.bytes = max(0, highest - self._in_use) + self._taken_by_others()
 
     def _budget(self, share: float) -> Budget:
-        """What is free on the device, and what this process holds without using it."""
-        known = []
+        """``share`` of the tightest known limit, less the memory in use."""
+        limits: list[tuple[int, str]] = []
         kills = self.device.type == "mps"
-        if self._in_use is not None and self._available is not None:
-            kills = bool(getattr(self._ask("get_device_properties"), "is_integrated", False))
-            known.append((self._available - self._in_use, f"the free memory of {self.device}"))
-            fraction = self._ask("get_per_process_memory_fraction")
+        if self._in_use is not None and self._reachable is not None:
+            kills = bool(getattr(self._query("get_device_properties"), "is_integrated", False))
+            limits.append((self._reachable, f"the free memory of {self.device}"))
+            fraction = self._query("get_per_process_memory_fraction")
             if fraction is not None:
-                total = self._ask("mem_get_info")[1]
-                known.append((int(fraction * total) - self._in_use, f"this process's share of {self.device}"))
-        recommended = self._ask("recommended_max_memory")
+                total = self._query("mem_get_info")[1]
+                limits.append((int(fraction * total), f"this process's share of {self.device}"))
+        recommended = self._query("recommended_max_memory")
         if self._in_use is not None and recommended is not None:
-            known.append((recommended - self._in_use, f"the memory recommended for {self.device}"))
-        if not known:
-            return Budget(None, f"not known: torch does not tell for {self.device}", kills=False)
-        room, source = min(known)
-        return Budget(max(0, int(room * share)), source, kills)
+            limits.append((recommended, f"the memory recommended for {self.device}"))
+        if not limits:
+            return Budget(None, f"unknown, since torch does not report it for {self.device}", kills=False)
+        limit, source = min(limits)
+        return Budget(max(0, int((limit - self._in_use) * share)), source, kills)
 
-    def _counts(self) -> tuple[int, int]:
-        stats = self._ask("memory_stats") or {}
+    def _failures(self) -> tuple[int, int]:
+        """How often the allocator emptied its cache to continue, and how often it ran out of memory."""
+        stats = self._query("memory_stats") or {}
         return stats.get("num_alloc_retries", 0), stats.get("num_ooms", 0)
 
-    def _within_reach(self) -> int | None:
-        """All that this process's allocator could hold: what is free and what it has."""
-        free, reserved = self._ask("mem_get_info"), self._ask("memory_reserved")
+    def _query_reachable(self) -> int | None:
+        """The memory that the allocator of this process could hold: what is free and what it has reserved."""
+        free, reserved = self._query("mem_get_info"), self._query("memory_reserved")
         return None if free is None or reserved is None else int(free[0] + reserved)
 
     def _taken_by_others(self) -> int:
-        now = self._within_reach()
-        return 0 if now is None or self._available is None else max(0, self._available - now)
+        """The memory that others allocated since the meter was created."""
+        now = self._query_reachable()
+        return 0 if now is None or self._reachable is None else max(0, self._reachable - now)
 
     def _empty_cache(self) -> None:
         empty_cache = getattr(self._module, "empty_cache", None)
         if empty_cache is not None:
             empty_cache()
 
-    def _first(self, *names: str) -> Any:
-        return next((value for value in map(self._ask, names) if value is not None), None)
+    def _query_first(self, *names: str) -> Any:
+        """The value of the first of these functions that is not ``None``."""
+        return next((value for value in map(self._query, names) if value is not None), None)
 
-    def _ask(self, name: str) -> Any:
-        """What the module's function says; ``None`` if it has none, or its driver cannot tell."""
+    def _query(self, name: str) -> Any:
+        """The value of a function of the module; ``None`` if it does not exist or the driver does not support it."""
         function = getattr(self._module, name, None)
         if function is None:
             return None

@@ -1,4 +1,4 @@
-"""Host memory: what bounds it, and the peak of a trial in the quantity that the tightest bound counts."""
+"""Measures the memory of the host: the budget from the tightest limit, and the peak in the quantity it limits."""
 
 from __future__ import annotations
 
@@ -17,79 +17,106 @@ from lightning_hp.memory.release import trim_heap
 
 _LINUX = sys.platform.startswith("linux")
 
+# Seconds between two readings of a sampler.
 _PERIOD = 0.01
-
-_IDLE_PERIOD = 1.0  # where the kernel keeps the peak
-
-_CHILDREN_PERIOD = 0.1  # loader workers keep what they hold for most of a trial
+_PERIOD_WITH_KERNEL_PEAK = 1.0  # the kernel records the peak, so the samples are not needed
+_PERIOD_OF_CHILDREN = 0.1  # loader workers hold their memory for most of a trial
 
 
 class HostMeter:
-    """A :class:`MemoryMeter` for training on the CPU.
+    """A :class:`~lightning_hp.memory.MemoryMeter` for training on the CPU.
 
-    Resident memory counts against the machine and its control groups, with that of loader workers; its peak is the
-    kernel's own where Linux lets a process reset it, else it is sampled. Address space counts against ``ulimit -v``: a
-    peak above all earlier ones is the kernel's own, a lower one is sampled. Data counts against ``ulimit -d`` and is
-    sampled.
+    What is measured depends on the tightest limit:
+
+    - Resident memory, with that of loader workers, for the memory of the machine and its control groups. The peak is
+      the kernel's own where Linux lets a process reset it, otherwise it is sampled.
+    - Address space, for ``ulimit -v``. A peak above all earlier ones is the kernel's own, a lower one is sampled.
+    - Data, for ``ulimit -d``. The peak is sampled.
 
     Args:
-        share: Of a bound that kills.
+        share: Share of a limit that ends the process in the budget; other limits count in full.
 
     """
 
     def __init__(self, share: float) -> None:
-        with Sampler(int, _PERIOD):  # glibc gives a first thread 72 MiB of address space, which the next ones inherit
+        # glibc gives the first thread of a process 72 MiB of address space, which later threads reuse.
+        with Sampler(int, _PERIOD):
             pass
-        trim_heap()  # what malloc keeps free would count as in use, and a trial would then use it unseen
-        tightest = min(host_limits(), key=lambda limit: limit.room * (share if limit.kills else 1))
-        room = int(tightest.room * share) if tightest.kills else tightest.room
-        self.budget = Budget(room, tightest.source, tightest.kills)
+        trim_heap()  # else free memory that malloc keeps counts as in use, and a trial could use it unseen
+        limits = [
+            (int(limit.free_bytes * share) if limit.kills else limit.free_bytes, limit) for limit in host_limits()
+        ]
+        budget, tightest = min(limits, key=lambda pair: pair[0])
+        self.budget = Budget(budget, tightest.source, tightest.kills)
         self.quantity = tightest.quantity
-        self._read = _READ[self.quantity]
+        self._read = _reader(self.quantity)
         self._at_start = self._read()
-        self._children_at_start = children_resident()
+        self._children_at_start = _children_resident()
 
     @contextmanager
     def measure(self) -> Iterator[Peak]:
-        """As :meth:`MemoryMeter.measure`."""
+        """As :meth:`MemoryMeter.measure <lightning_hp.memory.MemoryMeter.measure>`."""
         peak = Peak()
         trim_heap()
-        of_kernel = _peak_of_kernel(self.quantity)
-        own, children = self._own(of_kernel), Sampler(children_resident, _CHILDREN_PERIOD)
+        kernel_peak = _start_kernel_peak(self.quantity)
+        is_certain = kernel_peak is not None and self.quantity == "resident"
+        own = Sampler(self._read, _PERIOD_WITH_KERNEL_PEAK if is_certain else _PERIOD)
+        children = Sampler(_children_resident, _PERIOD_OF_CHILDREN)
         try:
-            # Limits on address space and data are for each process by itself.
+            # The limits on address space and data hold for each process by itself.
             with own, children if self.quantity == "resident" else nullcontext():
                 yield peak
         finally:
-            highest = of_kernel() if of_kernel else None
+            highest = kernel_peak() if kernel_peak else None
             peak.sampled = highest is None
             highest = own.largest if highest is None else highest
             workers = max(0, children.largest - self._children_at_start)
             peak.bytes = max(0, highest - self._at_start) + workers
 
-    def _own(self, of_kernel: Callable[[], int | None] | None) -> Sampler:
-        return Sampler(self._read, _IDLE_PERIOD if of_kernel and self.quantity == "resident" else _PERIOD)
+
+def _reader(quantity: Quantity) -> Callable[[], int]:
+    """Returns a function that reads how much of a quantity this process uses, in bytes."""
+    if quantity == "data":
+        return lambda: status("VmData")[0]  # psutil adds the stack, which the limit does not count
+    process = psutil.Process()  # once: a reading then takes 7 us, so a sampler can read often
+    if quantity == "address space":
+        return lambda: int(process.memory_info().vms)
+    return lambda: int(process.memory_info().rss)
 
 
-def resident() -> int:
-    """Bytes of this process that lie in memory, as of now."""
-    return status("VmRSS")[0] if _LINUX else int(psutil.Process().memory_info().rss)
+def _children_resident() -> int:
+    """Resident memory in bytes that only child processes use; pages that a fork shares count for its parent."""
+    return sum(map(_unique_set_size, psutil.Process().children(recursive=True)))
 
 
-def children_resident() -> int:
-    """Bytes that only children of this process use; what a forked one shares with its parent is the parent's."""
-    return sum(map(_unshared, psutil.Process().children(recursive=True)))
-
-
-def _unshared(process: psutil.Process) -> int:
+def _unique_set_size(process: psutil.Process) -> int:
     try:
         return int(process.memory_full_info().uss)
-    except psutil.Error:  # it ended, or may not be looked at
+    except psutil.Error:  # it ended, or this process may not read it
         return 0
 
 
+def _start_kernel_peak(quantity: Quantity) -> Callable[[], int | None] | None:
+    """Starts to use the peak that the kernel records, if it records one.
+
+    Returns:
+        A function that returns the peak since this call, or ``None`` if the recorded one is older; ``None`` where the
+        kernel records no peak of this quantity.
+
+    """
+    if quantity == "resident":
+        return (lambda: status("VmHWM")[0]) if _LINUX and _reset_resident_peak() else None
+    if quantity == "address space":
+        try:
+            before = status("VmPeak")[0]
+        except KeyError:  # an incomplete implementation of Linux, such as gVisor
+            return None
+        return lambda: peak if (peak := status("VmPeak")[0]) > before else None
+    return None
+
+
 def _reset_resident_peak() -> bool:
-    """Has Linux start the peak of resident memory anew; ``False`` where that cannot be done."""
+    """Resets the peak of resident memory that Linux records; ``False`` where that is not possible."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -97,36 +124,22 @@ def _reset_resident_peak() -> bool:
     return True
 
 
-def _peak_of_kernel(quantity: Quantity) -> Callable[[], int | None] | None:
-    """From now on; the function that is returned gives ``None`` if the kernel's peak is that of an earlier time."""
-    if quantity == "resident":
-        return (lambda: status("VmHWM")[0]) if _LINUX and _reset_resident_peak() else None
-    if quantity == "address space":
-        try:
-            before = status("VmPeak")[0]
-        except KeyError:  # a kernel that is Linux in part, such as gVisor
-            return None
-        return lambda: peak if (peak := status("VmPeak")[0]) > before else None
-    return None
+# A sampler pauses for at least this many times the duration of a reading: it uses a twentieth of a core at most.
+_PAUSE_PER_READING = 20.0
 
-
-_READ: dict[Quantity, Callable[[], int]] = {
-    "resident": resident,
-    "address space": lambda: status("VmSize")[0],
-    "data": lambda: status("VmData")[0],
-}
-
-_LEAST_PAUSE = 20.0  # times what a look takes: a twentieth of a core at most
-
-_MOST_WAITS = 1000
+# Milliseconds to wait for the end of the sampler's thread in the kernel.
+_MAX_WAITS = 1000
 
 
 class Sampler:
-    """Calls ``read()`` from a thread as long as the ``with`` block lasts, and once at each of its ends.
+    """Calls ``read()`` repeatedly from a thread inside a ``with`` statement, and once at its start and end.
 
     Args:
-        read: What to look at.
-        period: Seconds from one look to the next; more if a look takes long.
+        read: Returns a value.
+        period: Seconds between two calls; longer if a call takes long.
+
+    Attributes:
+        largest: The largest value that was read.
 
     """
 
@@ -145,20 +158,20 @@ class Sampler:
     def __exit__(self, *error: object) -> None:
         self._done.set()
         self._thread.join()
-        self._leave()
+        self._wait_for_kernel_thread()
         self.largest = max(self.largest, self.read())
-
-    def _leave(self) -> None:
-        """Waits for the thread of the system too: while it ends, a next one would get address space of its own."""
-        of_system = Path(f"/proc/self/task/{self._thread.native_id}")
-        for _ in range(_MOST_WAITS):
-            if not of_system.exists():
-                return
-            time.sleep(0.001)
 
     def _run(self) -> None:
         pause = self.period
         while not self._done.wait(pause):
             start = time.perf_counter()
             self.largest = max(self.largest, self.read())
-            pause = max(self.period, _LEAST_PAUSE * (time.perf_counter() - start))
+            pause = max(self.period, _PAUSE_PER_READING * (time.perf_counter() - start))
+
+    def _wait_for_kernel_thread(self) -> None:
+        """Waits until the kernel has ended the thread: a thread that starts earlier gets new address space."""
+        kernel_thread = Path(f"/proc/self/task/{self._thread.native_id}")
+        for _ in range(_MAX_WAITS):
+            if not kernel_thread.exists():
+                return
+            time.sleep(0.001)

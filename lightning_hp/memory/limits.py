@@ -1,4 +1,4 @@
-"""What bounds the host memory of this process: control groups, resource limits, the machine."""
+"""Lists the limits on the host memory of this process: the machine, control groups, resource limits."""
 
 from __future__ import annotations
 
@@ -10,103 +10,100 @@ from typing import Literal
 
 import psutil
 
+#: What a limit counts; see proc(5) for address space (``VmSize``) and data (``VmData``).
 Quantity = Literal["resident", "address space", "data"]
 
-_RESOURCES: tuple[tuple[str, str, str, Quantity], ...] = (
-    ("RLIMIT_AS", "ulimit -v", "VmSize", "address space"),
-    ("RLIMIT_DATA", "ulimit -d", "VmData", "data"),
-)
+# Version 1 of control groups writes "no limit" as 2**63, rounded down to a whole page.
+_NO_LIMIT = 1 << 60
 
 
 @dataclass(frozen=True)
 class HostLimit:
-    """One bound on the memory of this process.
+    """One limit on the memory of this process.
 
     Attributes:
-        room: Bytes that may still be taken, >= 0.
-        source: Its name in words.
-        kills: Whether taking more ends the process, or stalls it; else an allocation fails.
+        free_bytes: Bytes that may still be allocated, >= 0.
+        source: The name of the limit, for messages.
+        kills: Whether exceeding it ends or stalls the process; otherwise an allocation fails.
         quantity: What it counts.
 
     """
 
-    room: int
+    free_bytes: int
     source: str
     kills: bool
     quantity: Quantity = "resident"
 
 
 def host_limits() -> list[HostLimit]:
-    """Every bound on this process as of now; the machine's own memory is always among them.
+    """Lists every limit on this process as of now; the free memory of the machine is always the first.
 
-    Costs a millisecond. Does not help against the size of ``/dev/shm``, through which loader workers send their
-    batches; swap is not counted as room.
+    Note:
+        Takes a millisecond. Free swap does not count. The size of ``/dev/shm``, through which loader workers send
+        their batches, is not included.
 
-    Source: the kernel's documentation of control groups, ``getrlimit`` and ``proc``.
+    References:
+        Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of Linux; getrlimit(2); proc(5).
 
     Example:
-        >>> "the free memory of the machine" in [limit.source for limit in host_limits()]
-        True
+        >>> host_limits()[0].source
+        'the free memory of the machine'
 
     """
     machine = HostLimit(int(psutil.virtual_memory().available), "the free memory of the machine", kills=True)
-    groups = [HostLimit(room, source, kills=True) for room, source in cgroup_limits()]
-    return [machine, *groups, *_resource_limits()]
+    return [machine, *cgroup_limits(), *_resource_limits()]
+
+
+def cgroup_limits(proc: Path = Path("/proc/self")) -> list[HostLimit]:
+    """Lists the limits of the control groups that this process belongs to, up to the visible root.
+
+    Args:
+        proc: The directory with ``cgroup`` and ``mountinfo`` of a process.
+
+    Returns:
+        The limits, from the innermost group outwards; empty where there are no groups, or the host hides them.
+
+    Note:
+        The free bytes are the limit, less the memory in use, plus the file cache, which the kernel frees before it ends
+        a process. Reads a few small files. A limit on swap is not included.
+
+    Example:
+        >>> all(limit.free_bytes >= 0 for limit in cgroup_limits())
+        True
+
+    """
+    limits = []
+    for folder, version in _groups(proc):
+        read = _limits_of_version_2 if version == 2 else _limits_of_version_1
+        limits += [HostLimit(max(0, free), f"{name} of {folder}", kills=True) for free, name in read(folder)]
+    return limits
 
 
 def status(*names: str) -> list[int]:
-    """Fields of ``/proc/self/status`` in bytes, such as ``"VmHWM"``; Linux only."""
+    """Reads fields of ``/proc/self/status``, such as ``"VmHWM"``, in bytes; Linux only."""
     lines = Path("/proc/self/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines if line.startswith("Vm"))
     return [int(fields[name].split()[0]) * 1024 for name in names]
 
 
 def _resource_limits() -> list[HostLimit]:
-    if not sys.platform.startswith("linux"):  # others do not hold a process to them, or have none
+    if sys.platform != "linux":  # other systems do not enforce these limits, or have none
         return []
-    import resource
-
-    found = []
-    for name, option, field, quantity in _RESOURCES:
-        soft, _ = resource.getrlimit(getattr(resource, name))
-        if soft != resource.RLIM_INFINITY:
-            room = max(0, soft - status(field)[0])
-            found.append(HostLimit(room, f"{name} ({option})", kills=False, quantity=quantity))
-    return found
-
-
-_MANY = 1 << 60  # how version 1 writes "no limit", less a page
-
-
-def cgroup_limits(proc: Path = Path("/proc/self")) -> list[tuple[int, str]]:
-    """The room under each limit of each group that this process is in, up to the root that can be seen.
-
-    Room is the limit less what is used, plus the file cache, which the kernel takes back before it kills.
-
-    Args:
-        proc: The directory with ``cgroup`` and ``mountinfo`` of a process.
-
-    Returns:
-        Pairs of bytes, >= 0, and the limit in words; none where there are no groups.
-
-    Costs a few small files. Does not help where the host hides its groups, or with a limit on swap.
-
-    Source: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of Linux.
-
-    Example:
-        >>> all(room >= 0 for room, _ in cgroup_limits())
-        True
-
-    """
-    found = []
-    for folder, version in _groups(proc):
-        read = _version_2 if version == 2 else _version_1
-        found += [(max(0, room), f"{name} of {folder}") for room, name in read(folder)]
-    return found
+    process = psutil.Process()
+    resources: list[tuple[int, str, str, Quantity]] = [
+        (psutil.RLIMIT_AS, "RLIMIT_AS (ulimit -v)", "VmSize", "address space"),
+        (psutil.RLIMIT_DATA, "RLIMIT_DATA (ulimit -d)", "VmData", "data"),
+    ]
+    limits = []
+    for resource, source, field, quantity in resources:
+        soft, _ = process.rlimit(resource)
+        if soft != psutil.RLIM_INFINITY:
+            limits.append(HostLimit(max(0, soft - status(field)[0]), source, kills=False, quantity=quantity))
+    return limits
 
 
 def _groups(proc: Path) -> Iterator[tuple[Path, int]]:
-    """The folders of this process's groups with the version of each, the innermost first."""
+    """Yields the directory and the version (1 or 2) of each control group of a process, the innermost first."""
     try:
         own = (proc / "cgroup").read_text().splitlines()
         mounts = (proc / "mountinfo").read_text().splitlines()
@@ -122,14 +119,14 @@ def _groups(proc: Path) -> Iterator[tuple[Path, int]]:
             path, version = next((path for names, path in paths.items() if "memory" in names.split(",")), None), 1
         else:
             continue
-        root, mounted = (field.replace("\\040", " ") for field in head.split(" ")[3:5])
-        top = Path(mounted)
-        folder = _within(top, root, path or "/")
+        root, mount_point = (field.replace("\\040", " ") for field in head.split(" ")[3:5])
+        top = Path(mount_point)
+        folder = _folder_of_group(top, root, path or "/")
         yield from ((group, version) for group in (folder, *folder.parents) if group == top or top in group.parents)
 
 
-def _within(top: Path, root: str, path: str) -> Path:
-    """Where the group ``path`` lies under a mount of ``root``; the mount itself if it cannot be seen from here."""
+def _folder_of_group(top: Path, root: str, path: str) -> Path:
+    """The directory of the group ``path`` where ``root`` is mounted at ``top``; ``top`` if it is not visible there."""
     group = PurePosixPath(path)
     if ".." in group.parts or not group.is_relative_to(root):
         return top
@@ -137,25 +134,25 @@ def _within(top: Path, root: str, path: str) -> Path:
     return folder if folder.is_dir() else top
 
 
-def _version_2(folder: Path) -> Iterator[tuple[int, str]]:
-    used = _number(folder / "memory.current")
+def _limits_of_version_2(folder: Path) -> Iterator[tuple[int, str]]:
+    used = _read_number(folder / "memory.current")
     if used is None:
         return
     used -= _file_cache(folder, "")
-    for name in ("memory.max", "memory.high"):  # beyond `high` a process is throttled until it hardly moves
-        limit = _number(folder / name)
+    for name in ("memory.max", "memory.high"):  # above `high` the kernel slows a process down until it hardly runs
+        limit = _read_number(folder / name)
         if limit is not None:
             yield limit - used, f"the control group's {name}"
 
 
-def _version_1(folder: Path) -> Iterator[tuple[int, str]]:
-    limit, used = _number(folder / "memory.limit_in_bytes"), _number(folder / "memory.usage_in_bytes")
+def _limits_of_version_1(folder: Path) -> Iterator[tuple[int, str]]:
+    limit, used = _read_number(folder / "memory.limit_in_bytes"), _read_number(folder / "memory.usage_in_bytes")
     if limit is not None and used is not None:
         yield limit - used + _file_cache(folder, "total_"), "the control group's memory.limit_in_bytes"
 
 
 def _file_cache(folder: Path, prefix: str) -> int:
-    """Bytes of files, without shared memory: those lie on no list of files."""
+    """Bytes of cached files, without shared memory, which the kernel cannot drop."""
     try:
         pairs = [line.split() for line in (folder / "memory.stat").read_text().splitlines()]
     except OSError:
@@ -164,10 +161,10 @@ def _file_cache(folder: Path, prefix: str) -> int:
     return sum(int(value) for name, value in pairs if name in names)
 
 
-def _number(file: Path) -> int | None:
-    """The number in a file; ``None`` for none, for "max" and for a number that means it."""
+def _read_number(file: Path) -> int | None:
+    """The number in a file; ``None`` if there is no file, or if it states no limit (``max`` or a very large number)."""
     try:
         text = file.read_text().strip()
     except OSError:
         return None
-    return int(text) if text.isdigit() and int(text) < _MANY else None
+    return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None

@@ -1,48 +1,63 @@
-"""How much memory training may take on a device, and how much it took."""
+"""Creates the memory meter of a device, and defines what every meter offers."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Protocol
+
 import torch
 
+from lightning_hp.functional.checks import check_number
 from lightning_hp.memory.accelerator import AcceleratorMeter
-from lightning_hp.memory.budget import MemoryMeter
+from lightning_hp.memory.budget import Budget, Peak
 from lightning_hp.memory.host import HostMeter
 
 
-def memory_meter(device: torch.device | str, share: float = 0.9) -> MemoryMeter:
-    """The meter for a device, made once before any trial: it takes the memory in use now as its zero.
+class MemoryMeter(Protocol):
+    """Measures trials on one device, relative to the memory in use when the meter was created."""
 
-    The memory of an accelerator, and a bound of the host that kills, may be used up to ``share``: fragments, other
-    programs and what a trial did not show need room. A bound of the host that raises may be used whole, since a trial
-    that goes beyond it fails and is put back.
+    @property
+    def budget(self) -> Budget:
+        """What training may allocate, as of the creation of the meter."""
+
+    def measure(self) -> AbstractContextManager[Peak]:
+        """Measures the body of the ``with`` statement; read the result after it, also if it raised an error."""
+
+
+def memory_meter(device: torch.device | str, share: float = 0.9) -> MemoryMeter:
+    """Creates the meter of a device, before the first trial: the memory in use now counts as zero.
 
     Args:
         device: Where the training runs.
-        share: Of what is free there, > 0 and <= 1.
+        share: Share of the free memory, > 0 and <= 1.
 
     Returns:
         A :class:`MemoryMeter`.
 
     Raises:
-        ValueError: If ``share`` is out of its range.
+        TypeError: If ``share`` is not a number.
+        ValueError: If ``share`` is out of range.
 
-    Costs what the device keeps cached, which is given back at the start of each trial. Nothing asks or waits for the
-    device within a trial; on the host two threads look at ``/proc``, for a twentieth of a core at most each. The peaks
-    that torch and Linux keep for this process (``max_memory_allocated``, ``VmHWM``) start anew and cannot be put back.
-    Does not help for the host memory of a training on an accelerator, nor on a device whose module in torch tells
-    nothing: the budget is then not known.
+    Note:
+        The budget is ``share`` of the free memory of an accelerator, or of a host limit that ends the process; the rest
+        is left for fragmentation, for other programs and for what a trial does not show. A host limit that raises an
+        error may be used completely, since a trial that exceeds it fails and is undone.
 
-    Source: the counters of torch's allocators and of Linux.
+        Each trial starts with an empty cache of the device. The device is neither read nor synchronized during a trial.
+        On the host two threads read ``/proc``, each for at most a twentieth of a core. The peaks that torch and Linux
+        record for this process (``max_memory_allocated``, ``VmHWM``) are reset and cannot be restored.
+
+        Training on an accelerator also needs host memory, which is not measured. On a device whose module in torch
+        reports no memory, the budget is unknown.
 
     Example:
         >>> meter = memory_meter("cpu")
         >>> with meter.measure() as peak:
         ...     used = torch.ones(64, 2**18)  # 64 MiB
-        >>> peak.bytes >= 60 * 2**20 and peak.fits(meter.budget)
+        >>> 60 * 2**20 <= peak.bytes <= meter.budget.bytes
         True
 
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"Expected `share` to be > 0 and <= 1, but got {share!r}.")
+    share = check_number("share", share, above=0, maximum=1)
     device = torch.device(device)
     return HostMeter(share) if device.type == "cpu" else AcceleratorMeter(device, share)

@@ -1,4 +1,4 @@
-"""What to do when memory ran out: let go of what the error holds, then give memory back."""
+"""Continues after memory ran out: drops what the error keeps alive, then returns free memory to the system."""
 
 from __future__ import annotations
 
@@ -15,29 +15,27 @@ import torch
 
 from lightning_hp.memory.oom import is_out_of_memory
 
-T = TypeVar("T")
+_Result = TypeVar("_Result")
 
 
-def attempt(run: Callable[[], T], device: torch.device | str) -> tuple[T, None] | tuple[None, str]:
-    """Runs ``run()``; if memory runs out, lets go of all that it held and says so instead of raising.
-
-    A traceback keeps the locals of every frame that it passed alive, and with them the batch and the activations. They
-    are dropped, of the error and of those that it was raised from, before memory is given back.
+def attempt(run: Callable[[], _Result], device: torch.device | str) -> tuple[_Result, None] | tuple[None, str]:
+    """Calls ``run()``; if memory runs out, releases the memory and returns the message instead of raising.
 
     Args:
-        run: What to run. What its own closure holds stays alive.
+        run: The function to call. The variables of its own closure stay alive.
         device: Where it runs.
 
     Returns:
-        What it returned and ``None``, or ``None`` and the error in a line.
+        The result of ``run`` and ``None``, or ``None`` and the first line of the error.
 
     Raises:
-        Exception: Whatever it raises that is not about memory, untouched.
+        Exception: Every error of ``run`` that does not mean that memory ran out, unchanged.
 
-    Costs nothing if it fits; else a garbage collection. Does not help with a generator that is in the traceback and
-    was to go on: it is closed.
+    Note:
+        A traceback keeps the local variables of every frame alive, and with them the batch and the activations. They
+        are cleared, for the error and for those it was raised from, before memory is released.
 
-    Source: Lightning's and accelerate's advice to release outside of the handler.
+        An error takes a full garbage collection. A generator in the traceback is closed, so it cannot be resumed.
 
     Example:
         >>> attempt(lambda: 42, "cpu")
@@ -53,21 +51,22 @@ def attempt(run: Callable[[], T], device: torch.device | str) -> tuple[T, None] 
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        said = traceback.format_exception_only(error)[0].splitlines()[0]
-        _let_go(error, set())
-    release_memory(device)  # here, since only the end of the handler lets go of the error itself
-    return None, said
+        message = traceback.format_exception_only(error)[0].splitlines()[0]
+        _clear_frames(error, set())
+    release_memory(device)  # after the handler, which keeps the error itself alive
+    return None, message
 
 
 def release_memory(device: torch.device | str) -> None:
-    """Gives back memory that nothing refers to: cycles, then the device's cache, then what malloc keeps.
-
-    Call it after the ``except`` block, not within: until its end the traceback keeps the tensors of the step alive.
+    """Releases memory that nothing refers to: reference cycles, then the cache of the device, then that of malloc.
 
     Args:
         device: Where the training runs.
 
-    Costs a full garbage collection, 0.1 s to 1 s with a large program, and the next step allocates anew.
+    Note:
+        Call it after an ``except`` block, not inside: the traceback keeps the tensors of the step alive until its end.
+        Runs a full garbage collection, which takes 0.1 s to 1 s in a large program. The next step allocates its memory
+        again.
 
     Example:
         >>> release_memory("cpu")
@@ -81,19 +80,19 @@ def release_memory(device: torch.device | str) -> None:
 
 
 @contextmanager
-def swift_collections() -> Iterator[None]:
-    """Within, a full garbage collection looks only at what was made within, so that :func:`release_memory` is swift.
+def frozen_gc() -> Iterator[None]:
+    """Makes garbage collections in the ``with`` statement fast: they visit only the objects created inside.
 
-    What is there at the start is set aside, garbage among it collected before. A program with torch and Lightning in it
-    holds half a million objects, which a collection else goes through after each failed trial.
+    Note:
+        A program with torch and Lightning holds half a million objects, which :func:`release_memory` would visit after
+        each failed trial. ``gc.freeze`` of CPython excludes them, after one collection that removes the garbage among
+        them.
 
-    Costs one full collection, 0.1 s to 1 s with a large program. Does nothing where objects were set aside already, by
-    the user: they could not be told apart at the end.
-
-    Source: ``gc.freeze`` of CPython.
+        Runs one full garbage collection at the start. Does nothing if the user has frozen objects already: the end
+        could not tell them apart.
 
     Example:
-        >>> with swift_collections():
+        >>> with frozen_gc():
         ...     release_memory("cpu")
 
     """
@@ -109,18 +108,36 @@ def swift_collections() -> Iterator[None]:
 
 
 def trim_heap() -> None:
-    """Has glibc return the free memory that it keeps, so that what is resident is what is in use; else does nothing."""
+    """Makes glibc return the free memory that it keeps, so that resident memory is memory in use.
+
+    Does nothing with another C library.
+    """
     trim = _malloc_trim()
     if trim is not None:
         trim(0)
 
 
 def device_module(device: torch.device | str) -> Any:
-    """``torch.cuda`` for ``"cuda:1"`` and so on, ``None`` for a device that has no module."""
+    """The module of a device in torch (``torch.cuda`` for ``"cuda:1"``); ``None`` if it has none."""
     try:
         return torch.get_device_module(torch.device(device))
-    except RuntimeError:  # "meta", for one
+    except RuntimeError:  # such as "meta"
         return None
+
+
+def synchronize(device: torch.device | str) -> None:
+    """Waits until a device has finished its work, so that a time can be measured; does nothing on the host.
+
+    Args:
+        device: The device. With an index it is the one that is waited for, whatever the current device is.
+
+    Example:
+        >>> synchronize("cpu")
+
+    """
+    device = torch.device(device)
+    if device.type not in ("cpu", "meta"):
+        torch.accelerator.synchronize(device)
 
 
 @functools.cache
@@ -128,17 +145,18 @@ def _malloc_trim() -> Callable[[int], int] | None:
     if not sys.platform.startswith("linux"):
         return None
     try:
-        trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)  # missing in musl
     except OSError:
         return None
     return trim
 
 
-def _let_go(error: BaseException | None, seen: set[int]) -> None:
-    if error is None or id(error) in seen:
+def _clear_frames(error: BaseException | None, visited: set[int]) -> None:
+    """Clears the local variables in the traceback of an error, and of every error connected with it."""
+    if error is None or id(error) in visited:
         return
-    seen.add(id(error))
+    visited.add(id(error))
     traceback.clear_frames(error.__traceback__)
-    parts = getattr(error, "exceptions", None)
-    for other in (error.__cause__, error.__context__, *(parts if isinstance(parts, tuple) else ())):
-        _let_go(other, seen)
+    members = getattr(error, "exceptions", None)
+    for other in (error.__cause__, error.__context__, *(members if isinstance(members, tuple) else ())):
+        _clear_frames(other, visited)

@@ -1,5 +1,9 @@
-"""What is read of a Trainer besides its training: its package, loaders, processes, loggers, strategy."""
+"""What is read of a Trainer besides its training loop: package, loaders, processes, loggers, strategy.
 
+Private fields of Lightning are read only here, in ``rehearsal``, ``second_pass`` and ``hyperparameters``.
+"""
+
+from lightning_hp.trainer.ddp import note_trained, rebuild_ddp, reshard
 from lightning_hp.trainer.loaders import (
     batch_size_of,
     copy_loaders,
@@ -11,41 +15,61 @@ from lightning_hp.trainer.loaders import (
     resize_loaders,
     samples_of,
 )
-from lightning_hp.trainer.muted import SilentLogger
-from lightning_hp.trainer.namespace import is_resuming, lightning_module_of, lightning_package, misconfiguration
-from lightning_hp.trainer.ranks import (
-    apart,
-    can_step_apart,
-    exchange_gradients_of_trained,
-    is_apart,
-    note_trained,
-    reduce_over_ranks,
-    reshard,
+from lightning_hp.trainer.loop_loaders import LoopLoaders, release_loaders
+from lightning_hp.trainer.muted import MutedLogger, muted, no_op
+from lightning_hp.trainer.namespace import (
+    is_resuming,
+    lightning_module_of,
+    lightning_package,
+    logged_hparams,
+    misconfiguration,
 )
-from lightning_hp.trainer.supported import STRATEGIES_IN_WORDS, is_supported
+from lightning_hp.trainer.optimizers import (
+    build_optimizers,
+    building_without_effects,
+    num_parameter_hooks,
+    training_has_begun,
+)
+from lightning_hp.trainer.ranks import (
+    independent_ranks,
+    ranks_are_independent,
+    ranks_can_be_independent,
+    reduce_over_ranks,
+)
+from lightning_hp.trainer.supported import STRATEGIES_IN_WORDS, is_supported, uninitialized_parameters
 
 __all__ = [
     "STRATEGIES_IN_WORDS",
-    "SilentLogger",
-    "apart",
+    "LoopLoaders",
+    "MutedLogger",
     "batch_size_of",
-    "can_step_apart",
+    "build_optimizers",
+    "building_without_effects",
     "copy_loaders",
-    "exchange_gradients_of_trained",
     "flatten_loaders",
     "forms_its_batches",
-    "is_apart",
+    "independent_ranks",
     "is_resizable",
     "is_resuming",
     "is_supported",
     "lightning_module_of",
     "lightning_package",
     "loader_roots",
+    "logged_hparams",
     "misconfiguration",
+    "muted",
+    "no_op",
     "note_trained",
+    "num_parameter_hooks",
+    "ranks_are_independent",
+    "ranks_can_be_independent",
+    "rebuild_ddp",
     "reduce_over_ranks",
+    "release_loaders",
     "request_loaders",
     "reshard",
     "resize_loaders",
     "samples_of",
+    "training_has_begun",
+    "uninitialized_parameters",
 ]

@@ -1,8 +1,12 @@
-"""Loaders for a rehearsal: copies of the user's that draw the same samples and leave the originals alone."""
+"""Data loaders: the ones that a loop would use, copies of them, copies with another batch size.
+
+A rehearsal draws from copies, so that the samples are those of the training and the user's loaders are not touched.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils._pytree import tree_leaves, tree_map
@@ -12,69 +16,59 @@ from lightning_hp.trainer.namespace import lightning_module_of
 
 
 def request_loaders(trainer: Any, source: Any) -> Any:
-    """The loaders that a loop of ``fit`` would get from its data source now: the user's hook runs, if it is one."""
+    """The loaders that a loop would get now from its data source; if that is a hook, the hook is called."""
     return lightning_module_of(trainer, "trainer.connectors.data_connector")._request_dataloader(source)
 
 
-def copy_loaders(loaders: Any) -> Any:
-    """The same (nest of) loaders, each ``DataLoader`` a shallow copy with workers and iterator of its own.
+def flatten_loaders(loaders: Any) -> list[Any]:
+    """The loaders of a nested structure as a list."""
+    return list(tree_leaves(loaders.iterables if _is_combined(loaders) else loaders))
 
-    A copy shares dataset, sampler and generator with its original, so it draws what the original would draw; these
-    are remembered and put back by a snapshot. What it does not share is the iterator: persistent workers that
-    already run belong to the training, and workers that a rehearsal starts end with it.
+
+def copy_loaders(loaders: Any) -> Any:
+    """The same structure of loaders, each ``DataLoader`` replaced by a shallow copy.
+
+    A copy shares dataset, sampler and generator with its original, so it draws the same samples; a snapshot restores
+    these. It does not share the iterator: persistent workers that already run belong to the training, and workers that
+    a rehearsal starts end with it.
 
     Args:
-        loaders: What ``fit`` takes: a loader, any nest of them in lists and dicts, or a ``CombinedLoader``.
+        loaders: What ``fit`` takes: a loader, loaders nested in lists and dicts, or a ``CombinedLoader``.
 
     Returns:
-        The same structure. Iterables that are not a ``DataLoader`` are returned as they are.
+        The same structure. Iterables that are not a ``DataLoader`` are not copied.
 
     """
-    if is_combined_loader(loaders):
-        return type(loaders)(tree_map(_copy_one, loaders.iterables), loaders._mode)
-    return tree_map(_copy_one, loaders)
+    return _map_loaders(_copy, loaders)
 
 
-def loader_roots(loaders: Any) -> list[Any]:
-    """What of ``loaders`` lives in this process and is written while they are iterated.
+def resize_loaders(loaders: Any, batch_size: int, unit: int) -> Any:
+    """The same structure of loaders with another batch size: copies with the same dataset, sampler and workers.
 
-    The dataset of a loader with workers is not part of it: the workers have their own.
+    Args:
+        loaders: What ``fit`` takes; each loader is one that :func:`is_resizable` accepts.
+        batch_size: The new batch size of a loader whose batch size is ``unit``; other loaders are scaled in proportion.
+        unit: A batch size, >= 1.
+
     """
-    roots: list[Any] = []
-    for loader in flatten_loaders(loaders):
-        if isinstance(loader, DataLoader) and loader.num_workers > 0:
-            roots += [loader.sampler, loader.batch_sampler, loader.generator]
-        else:
-            roots.append(loader)
-    return roots
+    return _map_loaders(
+        lambda loader: _resize(loader, max(1, round(batch_size * (batch_size_of(loader) or unit) / unit))), loaders
+    )
 
 
-def flatten_loaders(loaders: Any) -> list[Any]:
-    """The single loaders of a nest."""
-    return list(tree_leaves(loaders.iterables if is_combined_loader(loaders) else loaders))
-
-
-def is_combined_loader(loaders: Any) -> bool:
-    """Whether this is a Lightning ``CombinedLoader``, of whichever of the two Lightning packages."""
-    return any(base.__name__ == "CombinedLoader" for base in type(loaders).__mro__)
-
-
-def _copy_one(loader: Any) -> Any:
-    if not isinstance(loader, DataLoader):
-        return loader
-    copied = copy.copy(loader)
-    copied._iterator = None
-    return copied
+def is_resizable(loader: Any) -> bool:
+    """Whether :func:`resize_loaders` can give a loader another batch size."""
+    return isinstance(loader, DataLoader) and isinstance(getattr(loader.batch_sampler, "batch_size", None), int)
 
 
 def batch_size_of(loader: Any) -> int | None:
-    """How many samples a loader puts into a batch, if it says so: itself, or the batch sampler that it was given."""
+    """The ``batch_size`` of a loader or of its batch sampler; ``None`` if neither has one."""
     sizes = (getattr(owner, "batch_size", None) for owner in (loader, getattr(loader, "batch_sampler", None)))
     return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def samples_of(loader: Any) -> int | None:
-    """How many samples a loader draws in an epoch on this process, if that is known."""
+    """The samples that a loader draws in an epoch on this process; ``None`` if that is not known."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     if isinstance(getattr(loader, "dataset", None), IterableDataset):
         return _length(loader.dataset)
@@ -85,63 +79,73 @@ def samples_of(loader: Any) -> int | None:
 
 
 def forms_its_batches(loader: Any) -> bool:
-    """Whether torch alone forms the batches of a loader, so that they are as large as its batch size says."""
+    """Whether torch itself forms the batches of a loader, so that they are as large as its batch size says."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return False
     kind = type(loader.batch_sampler)
-    # Lightning wraps the batch sampler to predict.
+    # Lightning wraps the batch sampler for `predict`.
     return kind is BatchSampler or any(base.__name__ == "_IndexBatchSamplerWrapper" for base in kind.__mro__)
 
 
-def resize_loaders(loaders: Any, batch_size: int, unit: int) -> Any:
-    """The same (nest of) loaders with other batches: copies with the same dataset, sampler, collation and workers.
+def loader_roots(loaders: Any) -> list[Any]:
+    """The objects of ``loaders`` whose state an iteration changes in this process, for a snapshot.
 
-    Args:
-        loaders: What ``fit`` takes; each of them a ``DataLoader`` that forms batches.
-        batch_size: The new batch size of a loader that has ``unit`` now; others keep their proportion to it.
-        unit: A batch size, >= 1.
-
+    The dataset of a loader with workers is not among them, since each worker has a copy of its own.
     """
-
-    def resized(loader: Any) -> Any:
-        return _resize_one(loader, max(1, round(batch_size * (batch_size_of(loader) or unit) / unit)))
-
-    if is_combined_loader(loaders):
-        return type(loaders)(tree_map(resized, loaders.iterables), loaders._mode)
-    return tree_map(resized, loaders)
-
-
-def is_resizable(loader: Any) -> bool:
-    """Whether :func:`resize_loaders` can give a loader other batches."""
-    return isinstance(loader, DataLoader) and isinstance(getattr(loader.batch_sampler, "batch_size", None), int)
+    roots: list[Any] = []
+    for loader in flatten_loaders(loaders):
+        if isinstance(loader, DataLoader) and loader.num_workers > 0:
+            roots += [loader.sampler, loader.batch_sampler, loader.generator]
+        else:
+            roots.append(loader)
+    return roots
 
 
-def _resize_one(loader: Any, batch_size: int) -> Any:
-    # A copy rather than a new one: the classes of loader and batch sampler may be the user's, with state of their own.
-    batch_sampler = copy.copy(loader.batch_sampler)
-    batch_sampler.batch_size = batch_size
-    _remember_argument(batch_sampler, "batch_size", batch_size)
-    copied = _copy_one(loader)
-    own = {} if loader.batch_size is None else {"batch_size": batch_size}
-    vars(copied).update(own, batch_sampler=batch_sampler)  # the class forbids it once the loader is made
-    if own:
-        _remember_argument(copied, "batch_size", batch_size)
+def _map_loaders(function: Callable[[Any], Any], loaders: Any) -> Any:
+    if _is_combined(loaders):
+        return type(loaders)(tree_map(function, loaders.iterables), loaders._mode)
+    return tree_map(function, loaders)
+
+
+def _is_combined(loaders: Any) -> bool:
+    """Whether this is a ``CombinedLoader`` of either Lightning package."""
+    return any(base.__name__ == "CombinedLoader" for base in type(loaders).__mro__)
+
+
+def _copy(loader: Any) -> Any:
+    if not isinstance(loader, DataLoader):
+        return loader
+    copied = copy.copy(loader)
+    copied._iterator = None
     return copied
 
 
-def _remember_argument(thing: Any, name: str, value: Any) -> None:
-    """Lightning builds a loader that was made in a hook anew from the arguments that it saw there."""
-    known = vars(thing)
-    positional = known.get("__pl_saved_arg_names", ())
+def _resize(loader: Any, batch_size: int) -> Any:
+    # A copy instead of a new loader: the classes of loader and batch sampler may be the user's and have state.
+    batch_sampler = copy.copy(loader.batch_sampler)
+    batch_sampler.batch_size = batch_size
+    _update_saved_argument(batch_sampler, "batch_size", batch_size)
+    copied = _copy(loader)
+    own = {} if loader.batch_size is None else {"batch_size": batch_size}
+    vars(copied).update(own, batch_sampler=batch_sampler)  # DataLoader.__setattr__ forbids it after construction
+    if own:
+        _update_saved_argument(copied, "batch_size", batch_size)
+    return copied
+
+
+def _update_saved_argument(owner: Any, name: str, value: Any) -> None:
+    """Lightning rebuilds a loader that was made in a hook from the arguments that it saved there."""
+    saved = vars(owner)
+    positional = saved.get("__pl_saved_arg_names", ())
     if name in positional:
-        position, arguments = positional.index(name), known["__pl_saved_args"]
-        known["__pl_saved_args"] = (*arguments[:position], value, *arguments[position + 1 :])
-    elif name in {*known.get("__pl_saved_kwargs", ()), *known.get("__pl_saved_default_kwargs", ())}:
-        known["__pl_saved_kwargs"] = {**known["__pl_saved_kwargs"], name: value}
+        position, arguments = positional.index(name), saved["__pl_saved_args"]
+        saved["__pl_saved_args"] = (*arguments[:position], value, *arguments[position + 1 :])
+    elif name in {*saved.get("__pl_saved_kwargs", ()), *saved.get("__pl_saved_default_kwargs", ())}:
+        saved["__pl_saved_kwargs"] = {**saved["__pl_saved_kwargs"], name: value}
 
 
-def _length(thing: Any) -> int | None:
+def _length(sized: Any) -> int | None:
     try:
-        return len(thing)
+        return len(sized)
     except (TypeError, NotImplementedError):
         return None

@@ -1,52 +1,57 @@
-"""A logger that can be asked and writes nothing: what a rehearsal leaves in the place of the user's loggers."""
+"""Mutes a Trainer: loggers that write nothing, no profiler, and only chosen callbacks."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-# What a step may want to know of its logger. Everything else about a logger is a way to write.
-_ANSWERS = frozenset({"name", "version", "save_dir", "log_dir", "root_dir", "group_separator"})
+from lightning_hp.trainer.namespace import lightning_module_of
+
+# Attributes of a logger that a training step may read. All others are ways to write.
+_READABLE = frozenset({"name", "version", "save_dir", "log_dir", "root_dir", "group_separator"})
 
 
-class _Nothing:
-    """Absorbs attributes, calls, indexing and ``with``, as deep as the user's code goes."""
+@contextmanager
+def muted(trainer: Any, callbacks: Sequence[Any] | None = None) -> Iterator[None]:
+    """Within the ``with`` block nothing that the Trainer runs is logged or profiled.
 
-    def __getattr__(self, name: str) -> _Nothing:
-        if name.startswith("__"):  # protocols that are not offered here must stay unknown
-            raise AttributeError(name)
-        return self
+    Args:
+        trainer: The Trainer.
+        callbacks: The callbacks that the Trainer calls within the block; ``None``: its own.
 
-    def __call__(self, *args: Any, **kwargs: Any) -> _Nothing:
-        return self
-
-    def __getitem__(self, key: Any) -> _Nothing:
-        return self
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
-
-    def __enter__(self) -> _Nothing:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        pass
+    """
+    before = {name: vars(trainer)[name] for name in ("callbacks", "_loggers", "profiler")}
+    trainer._loggers = [MutedLogger(logger) for logger in trainer.loggers]
+    trainer.profiler = lightning_module_of(trainer, "profilers").PassThroughProfiler()
+    if callbacks is not None:
+        trainer.callbacks = list(callbacks)
+    try:
+        yield
+    finally:
+        vars(trainer).update(before)
 
 
-class SilentLogger:
-    """Stands in for ``logger`` during a rehearsal: its directories and names are answered, nothing is written.
+def no_op(*args: Any, **kwargs: Any) -> None:
+    """Does nothing; replaces a method that must not act."""
 
-    ``isinstance`` takes it for one of the logger's own class.
+
+class MutedLogger:
+    """Replaces ``logger`` while a training is rehearsed: it has the same name and directories and writes nothing.
+
+    ``isinstance`` takes it for an instance of the logger's own class, and its ``experiment`` accepts whatever the
+    writer of that logger does (attributes, calls, indexing, ``with``). Lightning's ``DummyLogger`` does neither: it has
+    no directories, is of another class, and its experiment has no nested attributes (``experiment.config.lr``).
+
+    Args:
+        logger: The user's logger.
 
     Example:
         >>> from pytorch_lightning.loggers import CSVLogger
-        >>> silent = SilentLogger(CSVLogger("somewhere", name="run"))
-        >>> silent.log_metrics({"loss": 1.0}, step=0) and None
-        >>> silent.name
+        >>> logger = MutedLogger(CSVLogger("somewhere", name="run"))
+        >>> logger.log_metrics({"loss": 1.0}, step=0) and None
+        >>> logger.name
         'run'
 
     """
@@ -59,8 +64,35 @@ class SilentLogger:
         return type(self._logger)
 
     def __getattr__(self, name: str) -> Any:
-        if name in _ANSWERS:
+        if name in _READABLE:
             return getattr(self._logger, name)
         if name == "hparams":
-            return copy.copy(self._logger.hparams)  # it may be written into
-        return getattr(_Nothing(), name)
+            return copy.copy(self._logger.hparams)  # a step may write into it
+        return getattr(_Null(), name)
+
+
+class _Null:
+    """An object that accepts every attribute, call, index and ``with``, and returns itself."""
+
+    def __getattr__(self, name: str) -> _Null:
+        if name.startswith("__"):  # a protocol that is not implemented here must stay unknown
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Null:
+        return self
+
+    def __getitem__(self, key: Any) -> _Null:
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __enter__(self) -> _Null:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass

@@ -1,14 +1,16 @@
-"""Which of the two Lightning packages a Trainer comes from, and what we need of it.
+"""Which of the two Lightning packages a Trainer comes from, and what is read from it.
 
-``pytorch_lightning`` and ``lightning.pytorch`` are the same code twice: two sets of classes and exceptions. Whatever
-is taken from Lightning at run time is taken from the package of the Trainer at hand.
+``pytorch_lightning`` and ``lightning.pytorch`` are the same code twice, with two sets of classes and exceptions.
+Whatever is taken from Lightning at run time is taken from the package of the Trainer at hand.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from lightning_hp.functional.checks import wrong_type
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 def lightning_package(trainer: pl.Trainer) -> str:
     """The package of ``trainer``: ``"pytorch_lightning"`` or ``"lightning.pytorch"``.
+
+    Raises:
+        TypeError: If it is no Trainer.
 
     Example:
         >>> import pytorch_lightning as pl
@@ -27,22 +32,25 @@ def lightning_package(trainer: pl.Trainer) -> str:
         package, dot, _ = base.__module__.partition(".trainer.")
         if base.__name__ == "Trainer" and dot:
             return package
-    raise TypeError(
-        f"Expected a Trainer of `pytorch_lightning` or `lightning.pytorch`, got {type(trainer).__qualname__}."
-    )
+    return wrong_type("trainer", "a Trainer of `pytorch_lightning` or `lightning.pytorch`", trainer)
 
 
 def lightning_module_of(trainer: pl.Trainer, name: str) -> ModuleType:
-    """The module ``name`` of the Lightning package that ``trainer`` belongs to."""
+    """The Python module ``name`` of the Lightning package that ``trainer`` belongs to."""
     return import_module(f"{lightning_package(trainer)}.{name}")
 
 
 def misconfiguration(trainer: pl.Trainer, message: str) -> Exception:
-    """A ``MisconfigurationException`` that a user of this Trainer's package can catch."""
+    """A ``MisconfigurationException`` of the Trainer's own package, so that its user can catch it."""
     error: Exception = lightning_module_of(trainer, "utilities.exceptions").MisconfigurationException(message)
     return error
 
 
+def logged_hparams(owner: object) -> Any:
+    """The copy of ``hparams`` that Lightning logs, made when they were saved; ``None`` if there is none."""
+    return getattr(owner, "_hparams_initial", None)
+
+
 def is_resuming(trainer: pl.Trainer) -> bool:
-    """Whether the ``fit`` that runs continues from a checkpoint (given, or found again by a cluster's requeue)."""
+    """Whether the running ``fit`` continues from a checkpoint (``ckpt_path``, or found by a cluster's requeue)."""
     return trainer.ckpt_path is not None or bool(trainer._checkpoint_connector._loaded_checkpoint)

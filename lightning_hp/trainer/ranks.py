@@ -1,4 +1,4 @@
-"""Several processes that try a step: each by itself, so that one of them may fail, and then they agree."""
+"""Several processes (ranks): steps without communication, and agreement on the results."""
 
 from __future__ import annotations
 
@@ -10,43 +10,54 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_hp.trainer.muted import no_op
 
-def can_step_apart(trainer: Any, module: nn.Module) -> bool:
-    """Whether a process can run a step without the others: nothing in it communicates that :func:`apart` cannot stop.
 
-    Sharded weights are gathered in the forward pass, synchronised batch norm exchanges statistics there while it
-    trains, and a static graph wants every iteration to exchange gradients.
+def ranks_can_be_independent(trainer: Any, module: nn.Module) -> bool:
+    """Whether each process can run a step without the others, within :func:`independent_ranks`.
+
+    It cannot where the forward pass communicates: sharded weights are gathered there, and synchronized batch norm
+    exchanges statistics while it trains. A static graph requires every iteration to exchange gradients.
+
+    Args:
+        trainer: The Trainer.
+        module: Its module.
+
     """
     if trainer.world_size == 1:
         return True
-    children = list(module.modules())
-    if any(hasattr(child, "unshard") for child in children):
+    layers = list(module.modules())
+    if any(hasattr(layer, "unshard") for layer in layers):
         return False
     if trainer.state.fn != "fit":
         return True
-    static = getattr(trainer.strategy.model, "static_graph", False)
-    return not static and not any(isinstance(child, nn.SyncBatchNorm) for child in children)
+    is_static = getattr(trainer.strategy.model, "static_graph", False)
+    return not is_static and not any(isinstance(layer, nn.SyncBatchNorm) for layer in layers)
 
 
 @contextmanager
-def apart(trainer: Any) -> Iterator[None]:
-    """Lets each process step by itself: no gradients, buffers or logged values are exchanged.
+def independent_ranks(trainer: Any) -> Iterator[None]:
+    """Within the ``with`` block each process steps by itself: no gradients, buffers or logged values are exchanged.
 
-    A process that runs out of memory in the middle of a step then leaves nobody waiting. Not for
-    :func:`can_step_apart` that says no.
+    A process that runs out of memory in a step does not leave the others waiting. Allowed only where
+    :func:`ranks_can_be_independent`.
+
+    Args:
+        trainer: The Trainer.
+
     """
     if trainer.world_size == 1:
         yield
         return
     strategy = trainer.strategy
     model: Any = strategy.model
-    is_ddp = isinstance(model, nn.parallel.DistributedDataParallel)
+    is_ddp = isinstance(model, DistributedDataParallel)
     if is_ddp:
         flags = model.require_backward_grad_sync, model.require_forward_param_sync
         model.require_backward_grad_sync = model.require_forward_param_sync = False
-    strategy.reduce = _keep  # `self.log(sync_dist=True)` reduces through it
-    # Lightning tells all processes of a SIGTERM in each batch. The loop is an understudy, which is thrown away.
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing
+    strategy.reduce = _local_value  # `self.log(sync_dist=True)` calls it
+    # Lightning broadcasts a SIGTERM in each batch. The loop belongs to the rehearsal and is discarded after it.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = no_op
     try:
         yield
     finally:
@@ -56,13 +67,20 @@ def apart(trainer: Any) -> Iterator[None]:
         vars(trainer.fit_loop.epoch_loop).pop("_broadcast_sigterm_tensor", None)
 
 
-def is_apart(trainer: Any) -> bool:
-    """Whether this is a step within :func:`apart`: nothing may be exchanged."""
-    return vars(trainer.strategy).get("reduce") is _keep
+def ranks_are_independent(trainer: Any) -> bool:
+    """Whether the current step runs within :func:`independent_ranks`, so that nothing may be exchanged."""
+    return vars(trainer.strategy).get("reduce") is _local_value
 
 
 def reduce_over_ranks(trainer: Any, values: list[float], operation: str) -> list[float]:
-    """The smallest (``"min"``), largest (``"max"``) or summed (``"sum"``) of each value over all processes."""
+    """Reduces each value over all processes; a collective call.
+
+    Args:
+        trainer: The Trainer.
+        values: Numbers of this process, as many on every process.
+        operation: ``"min"``, ``"max"`` or ``"sum"``.
+
+    """
     if trainer.world_size == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.float64, device=trainer.strategy.root_device)
@@ -70,53 +88,5 @@ def reduce_over_ranks(trainer: Any, values: list[float], operation: str) -> list
     return reduced
 
 
-def _do_nothing() -> None:
-    pass
-
-
-def _keep(tensor: Any, *args: Any, **kwargs: Any) -> Tensor | Any:
+def _local_value(tensor: Any, *args: Any, **kwargs: Any) -> Tensor | Any:
     return tensor
-
-
-_BUILT_FOR = "_lightning_hp_built_for"
-
-
-def note_trained(trainer: Any) -> None:
-    """Remembers that DDP, as it is now, exchanges the gradients of the parameters that require one now."""
-    ddp = trainer.strategy.model
-    if isinstance(ddp, DistributedDataParallel) and not hasattr(ddp, _BUILT_FOR):
-        setattr(ddp, _BUILT_FOR, _trained(ddp.module))
-
-
-def exchange_gradients_of_trained(trainer: Any) -> None:
-    """Makes DDP exchange the gradients of exactly the parameters that require one now.
-
-    DDP decides that once, when it is built. A parameter that is unfrozen later would never be exchanged, and the
-    processes would drift apart without an error; one that is frozen later would be waited for in vain. So it is built
-    anew, by the strategy and with the same options; on every process, since that is a collective. Buffers stay each
-    process's own. Without DDP nothing has to be done.
-    """
-    ddp = trainer.strategy.model
-    if not isinstance(ddp, DistributedDataParallel) or getattr(ddp, _BUILT_FOR, None) == _trained(ddp.module):
-        return
-    module: nn.Module = ddp.module
-    trainer.strategy.model = module
-    del ddp  # before the next one is built: with it go its buckets, as large as the gradients
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    trainer.strategy.configure_ddp()
-    with torch.no_grad():
-        for buffer, own in buffers:
-            buffer.copy_(own)
-    setattr(trainer.strategy.model, _BUILT_FOR, _trained(module))
-
-
-def reshard(module: nn.Module) -> None:
-    """Back to the shards: between forward and backward, or after a forward pass alone, FSDP2 holds gathered weights."""
-    for child in module.modules():
-        back = getattr(child, "reshard", None)
-        if callable(back) and hasattr(child, "unshard"):
-            back()
-
-
-def _trained(module: nn.Module) -> tuple[bool, ...]:
-    return tuple(parameter.requires_grad for parameter in module.parameters())

@@ -1,4 +1,4 @@
-"""Named attributes: in how many places, read and written together, refused when they disagree."""
+"""Named attributes: all places are found, read and written together, and refused if they disagree."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def test_nothing_is_found():
 
 
 @pytest.mark.parametrize("name", ["a.b.lr", "a.lr", "lr.a", "hparams.a.lr"])
-def test_a_way_that_breaks_off_leads_nowhere(name):
+def test_an_incomplete_path_is_not_found(name):
     assert not find_attribute(name, model=SimpleNamespace(a=None, lr=0.1, hparams={}))
 
 
-def test_a_place_that_cannot_be_written_says_so():
+def test_a_place_that_cannot_be_written_is_refused():
     @dataclass(frozen=True)
     class Settings:
         lr: float = 0.1
@@ -75,7 +75,7 @@ def test_a_place_that_cannot_be_written_says_so():
     [
         (1, 1.0), (0.5, 0.5), ("3e-4", 3e-4), (np.float32(0.5), 0.5), (torch.tensor([2.0]), 2.0), (None, None),
         (True, None), (torch.tensor(True), None), ("fast", None), (float("nan"), None), ("inf", None),
-        (torch.ones(2), None), ([1], None), (1j, None),
+        (torch.ones(2), None), ([1], None), (1j, None), (10**400, None), (b"1", None),
     ],
 )  # fmt: skip
 def test_what_is_a_number(value, number):

@@ -1,4 +1,4 @@
-"""Where a batch size lives, and loaders of another size."""
+"""Where a batch size is kept, and loaders of another size."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import CombinedLoader
-from pytorch_lightning.utilities.data import _update_dataloader
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader
 
 from lightning_hp.hyperparameters import BatchSize
-from lightning_hp.trainer import batch_size_of, is_resizable, request_loaders, resize_loaders, samples_of
+from lightning_hp.trainer import batch_size_of
 from tests.training import Net, Samples, train
 
 
 class At(pl.Callback):
-    """Does something where a training begins."""
+    """Calls a function at the start of a training."""
 
     def __init__(self, act: Any) -> None:
         self.act = act
@@ -35,7 +33,7 @@ def at_start(act: Any, module: pl.LightningModule, data: Any = None, **kwargs: A
 
 
 class Hook(Net):
-    """Its own loader; `batch_size` and `hparams.batch_size` may say different things."""
+    """Builds its loader; `batch_size` and `hparams.batch_size` may differ."""
 
     def __init__(self, batch_size: int = 16, other: int | None = None) -> None:
         super().__init__()
@@ -68,8 +66,8 @@ def test_two_that_are_both_followed_are_refused() -> None:
         at_start(located, Both(16, other=8))
 
 
-def test_looking_leaves_the_dice_and_the_module_alone() -> None:
-    class Dice(Hook):
+def test_locating_leaves_the_random_state_and_the_module_unchanged() -> None:
+    class Random(Hook):
         def train_dataloader(self) -> DataLoader:
             self.built = getattr(self, "built", 0) + 1
             return DataLoader(Samples(96), batch_size=self.hparams.batch_size, sampler=torch.randperm(96).tolist())
@@ -80,10 +78,10 @@ def test_looking_leaves_the_dice_and_the_module_alone() -> None:
         assert torch.equal(before, torch.get_rng_state())
         return hasattr(module, "built")
 
-    assert not at_start(look, Dice())
+    assert not at_start(look, Random())
 
 
-def test_the_hook_is_asked_for_other_loaders_and_they_come_resized_where_it_does_not_follow() -> None:
+def test_the_hook_builds_loaders_of_another_size_or_its_loaders_are_resized() -> None:
     class Fixed(Hook):
         def train_dataloader(self) -> DataLoader:
             return DataLoader(Samples(96), batch_size=16)
@@ -98,8 +96,8 @@ def test_the_hook_is_asked_for_other_loaders_and_they_come_resized_where_it_does
     assert at_start(sizes, Hook()) == [3, 48, 12]
 
 
-def test_loaders_that_were_built_already_are_built_anew_without_touching_the_dice() -> None:
-    """`estimated_stepping_batches` in `configure_optimizers` has them built before."""
+def test_existing_loaders_are_built_anew_and_the_random_state_stays() -> None:
+    """`estimated_stepping_batches` in `configure_optimizers` builds them earlier."""
 
     def apply(trainer: Any, module: pl.LightningModule) -> tuple[int, bool]:
         assert trainer.fit_loop._combined_loader is not None
@@ -110,112 +108,23 @@ def test_loaders_that_were_built_already_are_built_anew_without_touching_the_dic
     assert at_start(apply, Net(scheduler="one_cycle"), DataLoader(Samples(96), 16, shuffle=True)) == (4, True)
 
 
-def rebuilt(loader: DataLoader) -> DataLoader:
-    """As Lightning builds it anew to put a distributed sampler in."""
-    return _update_dataloader(loader, SequentialSampler(range(40)))
+@pytest.mark.parametrize("batch_size", [None, "8", 8.0, True, [8], {}, object(), torch.tensor(8)])
+def test_a_batch_size_of_a_wrong_type_is_refused(batch_size: Any) -> None:
+    def apply(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        size = BatchSize.locate(trainer, module)
+        with pytest.raises(TypeError, match="Expected `batch_size` to be an int >= 1"):
+            size.apply(batch_size)
+        with pytest.raises(TypeError, match="Expected `batch_size` to be an int >= 1"):
+            size.loaders(batch_size)
+
+    at_start(apply, Hook())
 
 
-class InHook(Hook):
-    """Lightning remembers the arguments of what is made in a hook."""
+def test_a_numeric_str_is_a_batch_size() -> None:
+    class Text(Hook):
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(Samples(96), batch_size=int(float(self.hparams.batch_size)))
 
-    make: Any = None
-
-    def train_dataloader(self) -> DataLoader:
-        return self.make()
-
-
-class OwnLoader(DataLoader):
-    """With a signature of its own."""
-
-    def __init__(self, data: Any, size: int, batch_size: int = 5, **kwargs: Any) -> None:
-        super().__init__(data, batch_size=batch_size, **kwargs)
-        self.size = size
-
-
-class OwnBatches(BatchSampler):
-    """With a signature of its own."""
-
-    def __init__(self, sampler: Any, mark: str, batch_size: int, drop_last: bool = False) -> None:
-        super().__init__(sampler, batch_size, drop_last)
-        self.mark = mark
-
-
-DATA = TensorDataset(torch.arange(40))
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: DataLoader(DATA, 4),
-        lambda: DataLoader(DATA, batch_size=4, shuffle=True, drop_last=True),
-        lambda: DataLoader(DATA),
-        lambda: OwnLoader(DATA, 3),
-        lambda: OwnLoader(DATA, 3, 4),
-        lambda: DataLoader(DATA, batch_sampler=OwnBatches(SequentialSampler(DATA), "mine", 4)),
-        lambda: DataLoader(DATA, batch_sampler=OwnBatches(SequentialSampler(DATA), mark="mine", batch_size=4)),
-    ],
-)
-def test_a_resized_loader_stays_resized_when_lightning_builds_it_anew(make: Any) -> None:
-    def look(trainer: Any, module: pl.LightningModule) -> DataLoader:
-        made = request_loaders(trainer, trainer.fit_loop._data_source)
-        return rebuilt(resize_loaders(made, 8, batch_size_of(made) or 0))
-
-    loader = at_start_quietly(look, make)
-    assert [len(batch[0]) for batch in loader] == [8] * 5
-    assert getattr(loader.batch_sampler, "mark", "mine") == "mine"
-
-
-def test_a_resized_loader_that_was_given_stays_resized_too() -> None:
-    for given in (DataLoader(DATA, 4), DataLoader(DATA, batch_size=4, shuffle=True)):
-        assert [len(batch[0]) for batch in rebuilt(resize_loaders(given, 8, 4))] == [8] * 5
-
-
-def at_start_quietly(look: Any, make: Any) -> Any:
-    class Stop(Exception):  # noqa: N818
-        pass
-
-    def act(trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        found.append(look(trainer, module))
-        raise Stop
-
-    found: list[Any] = []
-    module = InHook()
-    module.make = make
-    with pytest.raises(Stop):
-        train(module, [At(act)])
-    return found[0]
-
-
-class Endless(IterableDataset):
-    """A stream."""
-
-    def __iter__(self) -> Any:
-        while True:
-            yield torch.zeros(1)
-
-
-@pytest.mark.parametrize(
-    ("loader", "samples", "size"),
-    [
-        (DataLoader(DATA, 4), 40, 4),
-        (DataLoader(DATA, 7, drop_last=True), 40, 7),
-        (DataLoader(DATA, 4, sampler=SequentialSampler(range(12))), 12, 4),
-        (DataLoader(DATA, batch_sampler=OwnBatches(SequentialSampler(DATA), "mine", 6)), 40, 6),
-        (DataLoader(Endless(), 4), None, 4),
-        ([1, 2, 3], None, None),
-    ],
-)
-def test_how_many_samples_a_loader_draws(loader: Any, samples: int | None, size: int | None) -> None:
-    assert samples_of(loader) == samples
-    assert batch_size_of(loader) == size
-    assert is_resizable(loader) == (size is not None)
-
-
-def test_a_nest_keeps_its_shape_and_its_proportions() -> None:
-    nest = {"a": DataLoader(DATA, 4), "b": [DataLoader(DATA, 2), DataLoader(DATA, 8)]}
-    resized = resize_loaders(nest, 6, unit=4)
-    assert [resized["a"].batch_size, *(one.batch_size for one in resized["b"])] == [6, 3, 12]
-    combined = resize_loaders(CombinedLoader(nest, "min_size"), 6, unit=4)
-    assert combined._mode == "min_size"
-    assert combined.iterables["b"][1].batch_size == 12
-    assert nest["a"].batch_size == 4
+    module = Text()
+    module.batch_size = module.hparams.batch_size = "1.6e1"
+    assert at_start(located, module) == (16, "`model.batch_size` and `model.hparams.batch_size`")

@@ -1,4 +1,4 @@
-"""The meter of an accelerator on a simulated caching allocator; the real one where there is one."""
+"""The meter of an accelerator, with a simulated caching allocator and on a real device."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_hp.memory import Budget, MemoryMeter, accelerator, attempt, memory_meter, release
+from lightning_hp.memory import Budget, MemoryMeter, Peak, accelerator, attempt, memory_meter, release
 
 MIB = 2**20
 
 
 class FakeDevice:
-    """The part of ``torch.cuda`` that deals in memory: 2 MiB blocks, kept when freed, thrown away when it is tight."""
+    """The memory functions of ``torch.cuda``: blocks of 2 MiB, which stay in a cache until memory runs out."""
 
     BLOCK = 2
 
@@ -86,7 +86,7 @@ class FakeDevice:
         self.cached.clear()
 
     def synchronize(self, device: object = None) -> None:
-        raise AssertionError("a meter waits for nothing")
+        raise AssertionError("a meter does not synchronize")
 
 
 @pytest.fixture
@@ -101,11 +101,16 @@ def use(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
     monkeypatch.setattr(release, "device_module", lambda device: module)
 
 
+def fits(peak: Peak, budget: Budget) -> bool:
+    """Whether a trial stayed within the budget and the allocator did not have to empty its cache."""
+    return peak.bytes <= budget.bytes and peak.retries == peak.ooms == 0
+
+
 def a_meter(share: float = 0.9) -> MemoryMeter:
     return memory_meter("cuda:0", share)
 
 
-def test_the_budget_is_what_can_be_allocated_and_not_a_block_more(fake: FakeDevice) -> None:
+def test_the_budget_is_all_that_can_be_allocated(fake: FakeDevice) -> None:
     fake.allocate(50)  # the model
     fake.free(fake.allocate(300))  # kept by the allocator, and so not free on the device
     budget = a_meter(share=1.0).budget
@@ -129,37 +134,37 @@ def test_a_share_of_what_is_free_is_left_for_fragments(fake: FakeDevice) -> None
     assert a_meter(share=0.9).budget == Budget(720 * MIB, "the free memory of cuda:0", False)
 
 
-def test_memory_that_is_the_hosts_too_kills(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_is_shared_with_the_host_kills(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake, "get_device_properties", lambda device: SimpleNamespace(is_integrated=1))
     assert a_meter(share=0.5).budget == Budget(450 * MIB, "the free memory of cuda:0", True)
 
 
-def test_the_peak_is_of_this_trial_above_what_was_in_use_and_holds_fragments(fake: FakeDevice) -> None:
+def test_the_peak_is_that_of_this_trial_and_includes_fragmentation(fake: FakeDevice) -> None:
     fake.allocate(50)
     meter = a_meter()
     with meter.measure() as peak:
         handles = [fake.allocate(100), fake.allocate(200)]
         for handle in handles:
             fake.free(handle)
-        fake.free(fake.allocate(150))  # fits no block that is kept: 450 are reserved, though 300 at most were in use
+        fake.free(fake.allocate(150))  # fits no cached block: 450 are reserved, although at most 300 were in use
     assert (peak.bytes, peak.retries, peak.ooms, peak.sampled) == (450 * MIB, 0, 0, False)
-    assert peak.fits(meter.budget)
+    assert fits(peak, meter.budget)
     with meter.measure() as peak:  # neither the peak nor the cache of the trial before counts
         fake.free(fake.allocate(20))
     assert peak.bytes == 20 * MIB
 
 
-def test_retries_say_that_it_did_not_fit_comfortably(fake: FakeDevice) -> None:
+def test_retries_of_the_allocator_are_counted(fake: FakeDevice) -> None:
     meter = a_meter()
     with meter.measure() as peak:
         fake.free(fake.allocate(500))
         fake.free(fake.allocate(600))
     assert (peak.retries, peak.ooms) == (1, 0)
-    assert not peak.fits(meter.budget)
+    assert not fits(peak, meter.budget)
     with meter.measure() as peak:
         fake.free(fake.allocate(600))
     assert peak.retries == 0
-    assert peak.fits(meter.budget)
+    assert fits(peak, meter.budget)
 
 
 def test_an_error_that_the_user_caught_is_counted(fake: FakeDevice) -> None:
@@ -167,13 +172,13 @@ def test_an_error_that_the_user_caught_is_counted(fake: FakeDevice) -> None:
     with meter.measure() as peak:
         assert attempt(lambda: fake.allocate(2000), "cuda:0") == (None, "torch.OutOfMemoryError: CUDA out of memory.")
     assert peak.ooms == 1
-    assert not peak.fits(meter.budget)
+    assert not fits(peak, meter.budget)
 
 
-def test_what_others_take_meanwhile_counts(fake: FakeDevice) -> None:
+def test_memory_that_others_take_during_a_trial_counts(fake: FakeDevice) -> None:
     meter = a_meter()
     fake.others += 40  # a library's own handles, another process
-    for _ in range(2):  # it stays, so it counts in the next trial too
+    for _ in range(2):  # it stays allocated, so it counts in the next trial too
         with meter.measure() as peak:
             fake.free(fake.allocate(100))
         assert peak.bytes == 140 * MIB
@@ -183,15 +188,15 @@ def test_what_others_take_meanwhile_counts(fake: FakeDevice) -> None:
     assert peak.bytes == 100 * MIB
 
 
-def test_within_a_trial_the_device_is_not_asked(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_is_not_read_during_a_trial(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     meter = a_meter()
     with meter.measure(), monkeypatch.context() as within:
         for name in [name for name in vars(FakeDevice) if not name.startswith("_")]:
-            within.setattr(FakeDevice, name, lambda *args: pytest.fail("asked within a trial"))
+            within.setattr(FakeDevice, name, lambda *args: pytest.fail("read during a trial"))
     assert fake.calls == ["reset"]
 
 
-def test_mps_by_what_its_driver_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mps_is_measured_by_the_memory_of_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     held = {"in use": 50, "driver": 80}
     use(
         monkeypatch,
@@ -225,19 +230,17 @@ def _raises(*args: object) -> int:
         SimpleNamespace(memory_allocated=lambda device: 5, memory_reserved=lambda device: 6, mem_get_info=_raises),
     ],
 )
-def test_a_device_that_does_not_tell_leaves_it_to_errors(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_reports_no_memory_has_no_budget(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, module)
     meter = memory_meter("xpu:1")
-    assert meter.budget == Budget(None, "not known: torch does not tell for xpu:1", False)
+    assert meter.budget == Budget(None, "unknown, since torch does not report it for xpu:1", False)
     with meter.measure() as peak:
         pass
-    assert peak.bytes is None
-    assert peak.fits(meter.budget)
-    assert meter.budget.may_run(1e15)
+    assert peak == Peak(None, sampled=True)
 
 
 def test_a_module_with_peaks_only_still_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Meta's MTIA: peaks, but neither what is free nor what is reserved."""
+    """Such as MTIA: it reports peaks, but neither free nor reserved memory."""
     use(
         monkeypatch,
         SimpleNamespace(
@@ -253,7 +256,7 @@ def test_a_module_with_peaks_only_still_measures(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.gpu
-def test_on_a_real_device_the_budget_is_what_can_be_allocated_and_the_peak_what_was() -> None:
+def test_on_a_real_device_the_budget_can_be_allocated_and_the_peak_is_what_was_allocated() -> None:
     torch.empty(1, device="cuda")
     meter = memory_meter("cuda")
     assert meter.budget.bytes is not None
@@ -261,14 +264,14 @@ def test_on_a_real_device_the_budget_is_what_can_be_allocated_and_the_peak_what_
         torch.empty(256 * MIB, dtype=torch.uint8, device="cuda")
     assert peak.bytes == pytest.approx(256 * MIB, abs=32 * MIB)
     assert peak.retries == peak.ooms == 0
-    slack = 64 * MIB  # what the driver keeps for itself
+    slack = 64 * MIB  # of the driver
     with meter.measure() as peak:
         value, oom = attempt(lambda: torch.empty(meter.budget.bytes - slack, dtype=torch.uint8, device="cuda"), "cuda")
         del value
     assert oom is None
-    assert peak.fits(meter.budget)
+    assert fits(peak, meter.budget)
     with meter.measure() as peak:
         _, oom = attempt(lambda: torch.empty(meter.budget.bytes + slack, dtype=torch.uint8, device="cuda"), "cuda")
     assert oom is not None
     assert peak.ooms >= 1
-    assert not peak.fits(meter.budget)
+    assert not fits(peak, meter.budget)

@@ -1,4 +1,4 @@
-"""Peaks of host memory against allocations of a known size, by the kernel and by sampling; and a real limit."""
+"""Peaks of host memory, by the kernel and by sampling, for allocations of a known size; and a real limit."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def touch(mib: int) -> torch.Tensor:
 
 
 def a_meter(
-    monkeypatch: pytest.MonkeyPatch, quantity: Quantity, room: int = 1 << 40, kills: bool = False
+    monkeypatch: pytest.MonkeyPatch, quantity: Quantity, free_bytes: int = 1 << 40, kills: bool = False
 ) -> MemoryMeter:
-    monkeypatch.setattr(host, "host_limits", lambda: [HostLimit(room, "a limit", kills, quantity)])
+    monkeypatch.setattr(host, "host_limits", lambda: [HostLimit(free_bytes, "a limit", kills, quantity)])
     return memory_meter("cpu")
 
 
-def measured(meter: MemoryMeter, mib: int, hold: float = 0.05) -> Peak:
+def measured(meter: MemoryMeter, mib: int, hold: float = 0.3) -> Peak:
     with meter.measure() as peak:
         tensor = touch(mib)
         time.sleep(hold)
@@ -43,42 +43,25 @@ def measured(meter: MemoryMeter, mib: int, hold: float = 0.05) -> Peak:
     return peak
 
 
-def test_the_tightest_bound_counts_after_the_share_of_those_that_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_budget_is_the_tightest_limit_after_the_share_of_those_that_kill(monkeypatch: pytest.MonkeyPatch) -> None:
     bounds = [HostLimit(1000, "kills", True), HostLimit(950, "raises", False, "address space")]
     monkeypatch.setattr(host, "host_limits", lambda: bounds)
     assert memory_meter("cpu").budget == Budget(900, "kills", True)
     assert memory_meter("cpu", share=0.96).budget == Budget(950, "raises", False)
-    for share in (0, 1.01, -1, float("nan")):
-        with pytest.raises(ValueError, match="`share` to be > 0 and <= 1"):
-            memory_meter("cpu", share=share)
-
-
-def test_what_may_be_run_and_what_fits() -> None:
-    killing, raising, unknown = Budget(100, "", True), Budget(100, "", False), Budget(None, "", False)
-    assert [killing.may_run(expected) for expected in (100, 101, None)] == [True, False, True]
-    assert raising.may_run(1e9)
-    assert unknown.may_run(1e9)
-    assert Peak(100).fits(killing)
-    assert not Peak(101).fits(killing)
-    assert not Peak(101).fits(raising)
-    assert Peak(None).fits(killing)
-    assert Peak(10**12).fits(unknown)
-    assert not Peak(1, retries=1).fits(killing)
-    assert not Peak(1, ooms=1).fits(unknown)
 
 
 @LINUX
 @pytest.mark.parametrize("quantity", ["resident", "address space", "data"])
-def test_the_peak_is_what_was_allocated(monkeypatch: pytest.MonkeyPatch, quantity: Quantity) -> None:
+def test_the_peak_is_the_allocated_memory(monkeypatch: pytest.MonkeyPatch, quantity: Quantity) -> None:
     meter = a_meter(monkeypatch, quantity)
-    sizes = [256, 64, 128]  # the second and the third lie below a peak that the process has had
+    sizes = [256, 64, 128]  # the second and the third are below an earlier peak of the process
     peaks = [measured(meter, size) for size in sizes]
     assert [peak.bytes / MIB for peak in peaks] == pytest.approx(sizes, rel=0.02, abs=5)
     assert all(peak.sampled == (quantity != "resident") for peak in peaks[1:])
 
 
 @LINUX
-def test_a_new_peak_of_address_space_is_seen_however_short_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_peak_of_address_space_is_measured_however_short_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     meter = a_meter(monkeypatch, "address space")
     above = host.status("VmPeak")[0] - host.status("VmSize")[0]
     size = above // MIB + 512
@@ -88,7 +71,7 @@ def test_a_new_peak_of_address_space_is_seen_however_short_it_is(monkeypatch: py
     assert peak.bytes / MIB == pytest.approx(size, rel=0.02, abs=5)
 
 
-def test_where_the_kernel_does_not_help_the_sampler_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_peak_of_the_kernel_the_sampler_measures_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_reset_resident_peak", lambda: False)
     meter = a_meter(monkeypatch, "resident")
     for size in (256, 64):
@@ -97,24 +80,24 @@ def test_where_the_kernel_does_not_help_the_sampler_finds_the_same(monkeypatch: 
         assert peak.bytes / MIB == pytest.approx(size, rel=0.02, abs=5)
 
 
-def test_elsewhere_than_on_linux_psutil_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_other_systems_than_linux_the_peak_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_LINUX", False)
     peak = measured(a_meter(monkeypatch, "resident"), 128)
     assert peak.sampled
     assert peak.bytes / MIB == pytest.approx(128, rel=0.02, abs=5)
 
 
-def test_the_zero_is_when_the_meter_was_made_so_what_stays_counts_in_every_trial(
+def test_memory_that_stays_allocated_after_the_meter_was_created_counts_in_every_trial(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     meter = a_meter(monkeypatch, "resident")
-    state = touch(64)  # as the state of an optimizer, which comes with the first step
+    state = touch(64)  # such as the state of an optimizer, which the first step creates
     assert measured(meter, 64).bytes / MIB == pytest.approx(128, rel=0.02, abs=5)
     del state
     assert measured(meter, 64).bytes / MIB == pytest.approx(64, rel=0.02, abs=5)
 
 
-def test_after_an_error_the_peak_is_there_and_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_error_the_peak_is_known_and_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     meter = a_meter(monkeypatch, "resident")
     with pytest.raises(KeyError), meter.measure() as peak:
         {}[touch(64)]
@@ -124,7 +107,7 @@ def test_after_an_error_the_peak_is_there_and_no_thread_is_left(monkeypatch: pyt
 
 @LINUX
 def test_measuring_takes_no_address_space_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that starts while the last one ends gets 64 MiB for its heap, where the limit is on address space."""
+    """A thread that starts before the last one has ended gets 64 MiB of address space for its heap."""
     meter = a_meter(monkeypatch, "address space")
     before = host.status("VmSize", "VmPeak")
     for _ in range(20):
@@ -145,12 +128,12 @@ def a_child(mib: int) -> Iterator[None]:
         child.communicate(b"\n")
 
 
-def test_children_count_while_they_live_and_those_from_before_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_processes_count_unless_they_are_older_than_the_meter(monkeypatch: pytest.MonkeyPatch) -> None:
     interpreter = 16 * MIB
     with a_child(128):
         meter = a_meter(monkeypatch, "resident")
         with meter.measure() as peak, a_child(64):
-            time.sleep(0.3)
+            time.sleep(1.5)  # a busy machine takes few samples
         assert 64 * MIB <= peak.bytes < 64 * MIB + interpreter
         with meter.measure() as peak:
             pass
@@ -161,7 +144,7 @@ def test_children_count_while_they_live_and_those_from_before_do_not(monkeypatch
 
 
 @LINUX
-def test_what_a_forked_worker_shares_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_that_a_forked_worker_shares_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = touch(256)
     meter = a_meter(monkeypatch, "resident")
     with meter.measure() as peak:
@@ -175,11 +158,11 @@ def test_what_a_forked_worker_shares_is_counted_once(monkeypatch: pytest.MonkeyP
     assert peak.bytes < 64 * MIB
 
 
-def test_the_sampler_sees_a_rise_between_its_ends_and_pauses_after_a_long_look() -> None:
+def test_the_sampler_reads_between_its_ends_and_pauses_after_a_slow_reading() -> None:
     values = [1]
 
     def slow() -> int:
-        looks.append(time.perf_counter())
+        readings.append(time.perf_counter())
         time.sleep(0.01)
         return 0
 
@@ -189,17 +172,17 @@ def test_the_sampler_sees_a_rise_between_its_ends_and_pauses_after_a_long_look()
         values.append(2)
     assert sampler.largest == 7
 
-    looks: list[float] = []
+    readings: list[float] = []
     with Sampler(slow, period=0.001):
         time.sleep(0.5)
-    assert len(looks) <= 5  # one at each end, and between them one in 0.21 s
+    assert len(readings) <= 5  # one at each end, and between them one in 0.21 s
 
 
 RLIMIT = """
 import resource
 import torch
-from lightning_hp.functional.batch_memory import predict_batch_size
-from lightning_hp.functional.batch_search import search_batch_size
+from lightning_hp.functional.batch_size.memory import predict_batch_size
+from lightning_hp.functional.batch_size.search import search_batch_size
 from lightning_hp.memory import attempt, memory_meter
 from lightning_hp.memory.limits import status
 
@@ -224,7 +207,8 @@ def fits(batch_size):
         _, oom = attempt(lambda: train(batch_size), "cpu")
     if oom is None:
         peaks[batch_size] = peak
-        assert peak.fits(meter.budget)
+        assert peak.bytes <= meter.budget.bytes
+        assert peak.retries == peak.ooms == 0
     return oom is None
 
 found = search_batch_size(fits, init_val=8192, max_val=10**6, tolerance=0.04).batch_size

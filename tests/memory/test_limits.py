@@ -12,12 +12,12 @@ import pytest
 
 import lightning_hp
 from lightning_hp.memory import limits
-from lightning_hp.memory.limits import cgroup_limits
+from lightning_hp.memory.limits import HostLimit, cgroup_limits
 
 ROOT = Path(lightning_hp.__file__).parents[1]
 GIB, MIB = 2**30, 2**20
 UNLIMITED_V1 = 9223372036854771712
-LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has /proc and holds to its limits")
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has /proc and these limits")
 
 
 class Machine:
@@ -52,7 +52,7 @@ class Machine:
     def limits(self) -> list[tuple[int, str]]:
         (self.proc / "cgroup").write_text("\n".join(self.own) + "\n")
         (self.proc / "mountinfo").write_text("\n".join(self.mounts) + "\n")
-        return cgroup_limits(self.proc)
+        return [(limit.free_bytes, limit.source) for limit in cgroup_limits(self.proc)]
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_version_2_the_file_cache_is_room_and_the_tightest_group_on_the_way_up_i
     machine.group("user/job/step", **v2(16 * GIB, 2 * GIB))
     machine.group("user/job/other", **v2(MIB, 0))  # not ours
     found = machine.limits()
-    assert sorted(room for room, _ in found) == [3 * GIB, 14 * GIB]
+    assert sorted(free for free, _ in found) == [3 * GIB, 14 * GIB]
     assert min(found) == (3 * GIB, f"the control group's memory.max of {job}")
 
 
@@ -87,7 +87,7 @@ def test_version_2_high_counts_and_nothing_is_below_zero(machine: Machine) -> No
     machine.version_2("/job")
     machine.group("job", **v2(8 * GIB, 5 * GIB, high=4 * GIB))
     found = machine.limits()
-    assert [room for room, _ in found] == [3 * GIB, 0]
+    assert [free for free, _ in found] == [3 * GIB, 0]
     assert "memory.high" in min(found)[1]
 
 
@@ -95,14 +95,14 @@ def test_in_a_container_the_mount_is_the_group(machine: Machine) -> None:
     machine.version_2("/docker/abc", root="/docker/abc")
     machine.group("", **v2(2 * GIB, GIB))
     machine.group("docker/abc", **v2(MIB, 0))  # a path of the host, which does not lie below this mount
-    assert [room for room, _ in machine.limits()] == [GIB]
+    assert [free for free, _ in machine.limits()] == [GIB]
 
 
 @pytest.mark.parametrize("own", ["/docker/abc", "/../../elsewhere", "/docker/abcdef"])
 def test_a_path_that_cannot_be_seen_is_read_at_the_mount(machine: Machine, own: str) -> None:
     machine.version_2(own, root="/docker/ab")
     machine.group("", **v2(2 * GIB, GIB))
-    assert [room for room, _ in machine.limits()] == [GIB]
+    assert [free for free, _ in machine.limits()] == [GIB]
 
 
 def test_version_1_nested_and_without_a_limit(machine: Machine) -> None:
@@ -112,7 +112,7 @@ def test_version_1_nested_and_without_a_limit(machine: Machine) -> None:
     machine.group("slurm/job", **v1(16 * GIB, 3 * GIB))
     found = machine.limits()
     assert min(found) == (3 * GIB // 2, f"the control group's memory.limit_in_bytes of {slurm}")
-    assert sorted(room for room, _ in found) == [3 * GIB // 2, 13 * GIB]
+    assert sorted(free for free, _ in found) == [3 * GIB // 2, 13 * GIB]
 
 
 def test_both_versions_side_by_side(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_both_versions_side_by_side(tmp_path: Path) -> None:
     machine.mount = tmp_path / "memory"
     machine.version_1("/job")
     machine.group("job", **v1(2 * GIB, GIB))
-    assert [room for room, _ in machine.limits()] == [GIB]
+    assert [free for free, _ in machine.limits()] == [GIB]
 
 
 def test_without_control_groups_there_is_no_limit(tmp_path: Path, machine: Machine) -> None:
@@ -130,12 +130,12 @@ def test_without_control_groups_there_is_no_limit(tmp_path: Path, machine: Machi
 
 
 def test_the_machine_is_always_a_limit_that_kills(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "cgroup_limits", lambda: [(GIB, "a group")])
+    monkeypatch.setattr(limits, "cgroup_limits", lambda: [HostLimit(GIB, "a group", kills=True)])
     monkeypatch.setattr(limits, "_resource_limits", list)
     machine, group = limits.host_limits()
-    assert machine.room == pytest.approx(psutil.virtual_memory().available, rel=0.1)
+    assert machine.free_bytes == pytest.approx(psutil.virtual_memory().available, rel=0.1)
     assert machine.kills
-    assert (group.room, group.source, group.kills, group.quantity) == (GIB, "a group", True, "resident")
+    assert (group.free_bytes, group.source, group.kills, group.quantity) == (GIB, "a group", True, "resident")
 
 
 CODE = """
@@ -145,7 +145,7 @@ resource.setrlimit(resource.RLIMIT_AS, (status("VmSize")[0] + 300 * 2**20,) * 2)
 resource.setrlimit(resource.RLIMIT_DATA, (status("VmData")[0] + 200 * 2**20, -1))
 for limit in host_limits():
     if not limit.kills:
-        print(limit.source, limit.quantity, round(limit.room / 2**20), sep=", ")
+        print(limit.source, limit.quantity, round(limit.free_bytes / 2**20), sep=", ")
 print({"lightning", "pytorch_lightning"} & sys.modules.keys())
 """
 
@@ -162,7 +162,7 @@ def test_the_resource_limits_of_a_real_process() -> None:
     assert run.stdout.splitlines() == [
         "RLIMIT_AS (ulimit -v), address space, 300",
         "RLIMIT_DATA (ulimit -d), data, 200",
-        "set()",  # this room knows nothing of Lightning
+        "set()",  # Lightning is not imported
     ], run.stderr
 
 

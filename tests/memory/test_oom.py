@@ -1,4 +1,4 @@
-"""The predicate on the texts that backends print, on errors that really happen here, and on those it must not take."""
+"""Errors that mean that memory ran out: messages of backends, errors that are produced here, and other errors."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ SOMETHING_ELSE = [
 
 
 @pytest.mark.parametrize("text", OUT_OF_MEMORY)
-def test_the_words_of_every_backend_are_known_in_a_runtime_error_only(text: str) -> None:
+def test_the_messages_of_every_backend_are_recognised_in_a_runtime_error_only(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
     for kind in (ValueError, AssertionError, KeyError, Exception):
         assert not is_out_of_memory(kind(text))
@@ -105,7 +105,7 @@ def test_types_and_numbers() -> None:
     class PoolMemoryError(MemoryError):
         pass
 
-    assert is_out_of_memory(torch.OutOfMemoryError("a text that nobody knows"))
+    assert is_out_of_memory(torch.OutOfMemoryError("any message"))
     assert is_out_of_memory(torch.cuda.OutOfMemoryError(""))
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(PoolMemoryError("pool"))
@@ -114,7 +114,7 @@ def test_types_and_numbers() -> None:
     assert not is_out_of_memory(KeyboardInterrupt())
 
 
-def test_errors_that_really_happen_here() -> None:
+def test_errors_that_are_produced_here() -> None:
     for run in (
         lambda: np.empty(TOO_MUCH, dtype=np.uint8),
         lambda: torch.empty(TOO_MUCH, dtype=torch.uint8),
@@ -132,7 +132,7 @@ def test_errors_that_really_happen_here() -> None:
     assert not is_out_of_memory(caught.value)
 
 
-def test_what_was_raised_from_it_counts_and_what_was_raised_beside_it_does_not() -> None:
+def test_an_error_raised_from_it_counts_and_one_raised_while_it_was_handled_does_not() -> None:
     oom = torch.OutOfMemoryError("CUDA out of memory.")
 
     def raised(error: Exception, cause: BaseException | None) -> Exception:
@@ -163,7 +163,7 @@ def test_a_group_counts_if_all_in_it_does() -> None:
 
 
 class Worker(Dataset):
-    """Ends its worker in a way of one's choice."""
+    """Ends its worker in one of several ways."""
 
     def __init__(self, way: str) -> None:
         self.way = way
@@ -185,7 +185,7 @@ class Worker(Dataset):
         if self.way == "exit":
             os._exit(3)
         if self.way == "bug":
-            raise RuntimeError("a bug", *[])  # CUDA out of memory: the line stands in the traceback
+            raise RuntimeError("a bug", *[])  # CUDA out of memory: the traceback quotes this line
         raise AssertionError(self.way)
 
 
@@ -248,8 +248,8 @@ for name, run in ways.items():
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux holds a process to its limit")
-def test_under_a_real_limit_each_way_to_run_out_is_known_and_training_goes_on() -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux enforces this limit")
+def test_under_a_real_limit_every_such_error_is_recognised_and_training_continues() -> None:
     run = subprocess.run(
         [sys.executable, "-c", RLIMIT],
         capture_output=True,

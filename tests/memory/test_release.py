@@ -1,4 +1,4 @@
-"""That nothing of a failed trial stays alive, and that freed memory goes back to the system."""
+"""Nothing of a failed trial stays alive, and freed memory returns to the system."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import sys
 import weakref
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
-from lightning_hp.memory import attempt, release, release_memory, swift_collections
-from lightning_hp.memory.host import resident
+from lightning_hp.memory import attempt, frozen_gc, release, release_memory, synchronize
 
 MIB = 2**20
 
 
-def test_what_fits_is_returned_and_other_errors_pass_untouched() -> None:
+def resident() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def test_a_result_is_returned_and_other_errors_are_raised_unchanged() -> None:
     assert attempt(lambda: "done", "cpu") == ("done", None)
     assert attempt(lambda: None, "cpu") == (None, None)
     error = ValueError("Expected more than 1 value per channel when training")
@@ -31,7 +35,7 @@ def test_what_fits_is_returned_and_other_errors_pass_untouched() -> None:
         attempt(lambda: (_ for _ in ()).throw(KeyboardInterrupt()), "cpu")
 
 
-def test_the_error_is_told_in_one_line() -> None:
+def test_the_message_is_one_line() -> None:
     def fail() -> None:
         raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported elsewhere")
 
@@ -39,7 +43,7 @@ def test_the_error_is_told_in_one_line() -> None:
 
 
 def test_no_tensor_of_the_step_is_alive_when_memory_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    errors: list[BaseException] = []  # somebody who keeps the error, as a logger or a debugger does
+    errors: list[BaseException] = []  # kept, as by a logger or a debugger
     tensors: list[weakref.ref[torch.Tensor]] = []
     alive_at_release: list[bool] = []
 
@@ -62,7 +66,7 @@ def test_no_tensor_of_the_step_is_alive_when_memory_is_released(monkeypatch: pyt
     try:
         with pytest.raises(ValueError, match="the step failed"):
             wrapped()
-        assert all(tensor() is not None for tensor in tensors), "a traceback keeps them: else this test says nothing"
+        assert all(tensor() is not None for tensor in tensors), "no traceback keeps them: this test shows nothing"
         tensors.clear()
         monkeypatch.setattr(
             release, "release_memory", lambda device: alive_at_release.extend(t() is not None for t in tensors)
@@ -84,16 +88,16 @@ def test_the_devices_cache_is_emptied_after_cycles_are_collected(monkeypatch: py
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
-def test_what_malloc_keeps_goes_back_to_the_system() -> None:
+def test_memory_that_malloc_keeps_returns_to_the_system() -> None:
     start = resident()
-    blocks = [torch.ones(4096) for _ in range(8192)]  # 16 KiB each: from the heap, which shrinks from its end only
+    blocks = [torch.ones(4096) for _ in range(8192)]  # 16 KiB each: on the heap, which only shrinks from its end
     last = torch.ones(4096)
     full = resident()
     del blocks
     kept = resident()
     release_memory("cpu")
     assert full - start > 100 * MIB
-    assert kept - start > 100 * MIB, "malloc gave it back by itself: this test says nothing"
+    assert kept - start > 100 * MIB, "malloc returned it by itself: this test shows nothing"
     assert resident() - start < 16 * MIB
     del last
 
@@ -102,15 +106,23 @@ def test_a_device_without_a_module_is_no_error() -> None:
     release_memory("meta")
 
 
-def test_a_swift_collection_takes_what_was_made_within_and_leaves_alone_what_was_there() -> None:
+def test_a_device_is_waited_for_by_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited_for: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited_for.append)
+    for device in ("cpu", "meta", "cuda:1", torch.device("cuda", 0)):
+        synchronize(device)
+    assert waited_for == [torch.device("cuda:1"), torch.device("cuda:0")]
+
+
+def test_with_frozen_gc_only_new_objects_are_collected() -> None:
     class Node:
-        """Of a cycle, which only a collection frees."""
+        """A reference cycle, which only a collection frees."""
 
         def __init__(self) -> None:
             self.itself = self
 
     known = len(gc.get_objects())
-    with swift_collections():
+    with frozen_gc():
         assert len(gc.get_objects()) < known / 2
         node = weakref.ref(Node())
         assert node() is not None
@@ -120,7 +132,7 @@ def test_a_swift_collection_takes_what_was_made_within_and_leaves_alone_what_was
     assert len(gc.get_objects()) > known / 2
 
 
-def test_swift_collections_end_with_an_error_and_free_what_was_garbage_before() -> None:
+def test_the_heap_is_thawed_after_an_error_and_garbage_is_collected_before() -> None:
     class Node:
         def __init__(self) -> None:
             self.itself = self
@@ -128,8 +140,8 @@ def test_swift_collections_end_with_an_error_and_free_what_was_garbage_before() 
     node = weakref.ref(Node())
 
     def fail() -> None:
-        with swift_collections():
-            assert node() is None  # else it would be kept until the end
+        with frozen_gc():
+            assert node() is None  # else it would stay until the end
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -137,12 +149,12 @@ def test_swift_collections_end_with_an_error_and_free_what_was_garbage_before() 
     assert gc.get_freeze_count() == 0
 
 
-def test_what_the_user_set_aside_stays_aside() -> None:
+def test_objects_that_the_user_froze_stay_frozen() -> None:
     gc.freeze()
     try:
-        aside = gc.get_freeze_count()
-        with swift_collections():
-            assert gc.get_freeze_count() == aside
-        assert gc.get_freeze_count() == aside
+        frozen = gc.get_freeze_count()
+        with frozen_gc():
+            assert gc.get_freeze_count() == frozen
+        assert gc.get_freeze_count() == frozen
     finally:
         gc.unfreeze()

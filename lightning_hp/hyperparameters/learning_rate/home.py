@@ -1,20 +1,24 @@
-"""The home of the learning rate: the attribute of the user's module that the parameter groups follow."""
+"""Finds the attribute of the module that the parameter groups follow: the home of the learning rate."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
 from lightning_hp.hyperparameters.attributes import NamedAttribute, Place, as_number, find_attribute
-from lightning_hp.hyperparameters.learning_rate.probe import Probe, probe
+from lightning_hp.hyperparameters.learning_rate.numbers import ConfiguredOptimizers
+from lightning_hp.hyperparameters.learning_rate.probe import ProbeResult, probe_attribute
 from lightning_hp.trainer import misconfiguration
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 _NAMES = ("lr", "learning_rate")
-#: Stands in where an attribute holds no rate yet (``lr=None`` or 0: "choose for me").
-SOME_RATE = 1e-3
+
+#: Used where an attribute holds no rate yet (``lr=None`` or 0, to be found). Any value shows the ratios of the groups.
+PLACEHOLDER_LR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -28,30 +32,30 @@ class Home:
     """
 
     attribute: NamedAttribute
-    probe: Probe
+    probe: ProbeResult
 
     def __str__(self) -> str:
         return str(self.attribute)
 
     @property
     def value(self) -> float | None:
-        """The rate that is there; ``None`` if it is left to ``configure_optimizers``."""
+        """The rate in the attribute; ``None`` if ``configure_optimizers`` chooses it."""
         return as_number(self.attribute.read())
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The dotted ways from the module to each place: ``("lr", "hparams.lr")``."""
+        """The dotted path from the module to each place: ``("lr", "hparams.lr")``."""
         return self.attribute.paths
 
 
-def find_home(trainer: pl.Trainer, pl_module: pl.LightningModule, attr_name: str, try_scaling: bool) -> Home | None:
+def find_home(trainer: pl.Trainer, pl_module: pl.LightningModule, attr_name: str, try_rescale: bool) -> Home | None:
     """Finds the attribute that the parameter groups follow.
 
     Args:
         trainer: A Trainer inside ``fit``.
         pl_module: Its module.
-        attr_name: The name that the user gave, or ``""`` for ``lr``, ``learning_rate``.
-        try_scaling: Also try whether the schedule can be rebased midway.
+        attr_name: The name that the user gave, or ``""`` for ``lr`` and ``learning_rate``.
+        try_rescale: Also determine whether the schedule can be rescaled midway.
 
     Returns:
         The home, or ``None`` if no group follows an attribute of the usual names.
@@ -63,16 +67,15 @@ def find_home(trainer: pl.Trainer, pl_module: pl.LightningModule, attr_name: str
     """
     for name in (attr_name,) if attr_name else _NAMES:
         attribute = _with_numbers(trainer, find_attribute(name, model=pl_module), bool(attr_name))
-        # Two places with different values are two numbers: which of them is it?
+        # Places with different values are different numbers; the groups may follow any of them.
         candidates = [attribute] if attribute.agrees else [NamedAttribute(name, (place,)) for place in attribute.places]
-        homes = [
-            home for home in (_probed(trainer, pl_module, one, try_scaling) for one in candidates) if home is not None
-        ]
+        probed = [_probe_home(trainer, pl_module, candidate, try_rescale) for candidate in candidates]
+        homes = [home for home in probed if home is not None]
         if len(homes) > 1:
-            held = " and ".join(f"{home} = {home.value}" for home in homes)
+            found = " and ".join(f"{home} = {home.value}" for home in homes)
             raise misconfiguration(
                 trainer,
-                f"Expected one learning rate, got two that the optimizers follow: {held}. Build all groups on one of"
+                f"Expected one learning rate, got two that the optimizers follow: {found}. Build all groups on one of"
                 " them, at a ratio of your choice, or make them equal.",
             )
         if homes:
@@ -95,21 +98,43 @@ def find_home(trainer: pl.Trainer, pl_module: pl.LightningModule, attr_name: str
 
 
 def write_home(pl_module: pl.LightningModule, lr: float, paths: tuple[str, ...]) -> None:
-    """Writes a rate where a finished search has found the home to be, before any optimizer exists (on resume).
+    """Writes the learning rate of an earlier run into the module, before the optimizers of a resumed run are built.
 
     Args:
         pl_module: The module.
         lr: The rate.
-        paths: :attr:`LearningRate.home.paths <Home.paths>` of the search; places that the module does not have are
-            left out.
+        paths: :attr:`Home.paths` of that run; places that the module does not have are skipped.
 
     """
     places = (Place("model", pl_module, path) for path in paths)
     NamedAttribute("learning rate", tuple(filter(Place.exists, places))).write(lr)
 
 
+def base_lr(trainer: pl.Trainer, configured: ConfiguredOptimizers, home: Home | None, midway: bool) -> float:
+    """The learning rate that the existing optimizers and schedulers were built on, as a value of the home.
+
+    Without a home it is that of the first group with a rate > 0.
+
+    Raises:
+        MisconfigurationException: If all rates are zero. With a home this is allowed before the training.
+
+    """
+    base_lrs = configured.base_lrs()
+    ratios = dict.fromkeys(base_lrs, 1.0) if home is None else home.probe.ratios
+    for index, base in base_lrs.items():
+        if base > 0 and index in ratios:
+            schedulers = configured.schedulers_of(index[0])
+            is_forgotten = bool(schedulers) and all(isinstance(one, ReduceLROnPlateau) for one in schedulers)
+            if is_forgotten and home is not None and home.value:  # this scheduler does not record its initial rate
+                return home.value
+            return base / ratios[index]
+    if home is not None and not midway:
+        return PLACEHOLDER_LR
+    raise misconfiguration(trainer, "Expected a parameter group with a learning rate > 0, got none.")
+
+
 def _with_numbers(trainer: pl.Trainer, attribute: NamedAttribute, is_named: bool) -> NamedAttribute:
-    """The places that hold a number, or ``None``, which leaves the number to ``configure_optimizers``."""
+    """Keeps the places that hold a number, or ``None``, for which ``configure_optimizers`` chooses the number."""
     numeric = tuple(
         place for place in attribute.places if (value := place.read()) is None or as_number(value) is not None
     )
@@ -119,18 +144,18 @@ def _with_numbers(trainer: pl.Trainer, attribute: NamedAttribute, is_named: bool
     return NamedAttribute(attribute.name, numeric)
 
 
-def _probed(
-    trainer: pl.Trainer, pl_module: pl.LightningModule, attribute: NamedAttribute, try_scaling: bool
+def _probe_home(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, attribute: NamedAttribute, try_rescale: bool
 ) -> Home | None:
     if not attribute:
         return None
-    at = as_number(attribute.read()) or SOME_RATE
-    seen = probe(trainer, pl_module, attribute, at, try_scaling)
-    for (optimizer, group), (before, after) in seen.odd.items():
+    value = as_number(attribute.read()) or PLACEHOLDER_LR
+    result = probe_attribute(trainer, pl_module, attribute, value, try_rescale)
+    for (optimizer, group), (lr, lr_at_half) in result.not_proportional.items():
         raise misconfiguration(
             trainer,
             f"Expected each learning rate to be proportional to {attribute} or independent of it, but group {group} of"
-            f" optimizer {optimizer} has {before:.4g} at {at:.4g} and {after:.4g} at {at / 2:.4g}. Make it a multiple,"
-            " or rename the attribute: the rate is then set in the optimizers themselves.",
+            f" optimizer {optimizer} has {lr:.4g} at {value:.4g} and {lr_at_half:.4g} at {value / 2:.4g}. Make it a"
+            " multiple, or rename the attribute: the rate is then set in the optimizers themselves.",
         )
-    return Home(attribute, seen) if seen.ratios else None
+    return Home(attribute, result) if result.ratios else None

@@ -1,48 +1,45 @@
-"""Where the learning rate of a training lives: read it, rehearse with it, write it so that it sticks."""
+"""The learning rate of a training as one object: read it, set it for single steps, write a new one."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
-from lightning_hp.hyperparameters.learning_rate.home import Home, find_home
-from lightning_hp.hyperparameters.learning_rate.numbers import Key, Slot, write_number
-from lightning_hp.hyperparameters.learning_rate.rebase import is_rate, scale
+from lightning_hp.functional.checks import check_number
+from lightning_hp.hyperparameters.learning_rate.home import Home, base_lr, find_home
+from lightning_hp.hyperparameters.learning_rate.numbers import GroupIndex, StoredNumber, write_number
 from lightning_hp.hyperparameters.learning_rate.rebuild import (
-    build_optimizers,
-    configured_in,
-    has_begun,
-    live_value,
-    refuse_what_cannot_be_rebased,
-    refuse_without_rates,
-    renew_optimizers,
+    current_optimizers,
+    rebuild_optimizers,
 )
-from lightning_hp.trainer import misconfiguration
+from lightning_hp.hyperparameters.learning_rate.refusals import refuse_fixed_schedule, refuse_missing_lr
+from lightning_hp.hyperparameters.learning_rate.rescale import rescale, scales_with_lr
+from lightning_hp.trainer import build_optimizers, misconfiguration, training_has_begun
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
 class LearningRate:
-    """Where the learning rate of a training lives: read, rehearsed, written.
+    """The learning rate of a training: where it is kept, and how it is changed.
 
-    Its *home* is the attribute or hyperparameter of the module that ``configure_optimizers`` builds on. Before the
-    training a new rate is written there and optimizers and schedulers are built anew, which is exactly what happens
-    when a user types the rate. Without a home, or once the training runs, everything in the optimizers and schedulers
-    that follows from the rate is multiplied by one factor: rates, initial and peak rates of the groups, base rates of
-    the schedulers and of those inside them. Floors and targets in absolute terms (``eta_min``, ``min_lr`` of
-    ReduceLROnPlateau, ``swa_lr``) stay what they are, unless the home says that they follow.
-
-    The value is the rate that the schedule is *built on*, not the one of the moment: where a warm-up or a decay has
-    got to is kept. For OneCycleLR and CyclicLR it is the peak.
+    Its *home* is the attribute or hyperparameter of the module that ``configure_optimizers`` builds on.
 
     Attributes:
-        value: The rate that the schedule is built on, of the home if there is one, else of the first group with a
-            rate > 0.
+        value: The rate that the schedule is built on: that of the home, else that of the first group with a rate > 0.
         home: Where the module keeps it, or ``None``.
+
+    Note:
+        Before the training a new rate is written to the home, and optimizers and schedulers are built again. Without a
+        home, or during the training, everything in the optimizers and schedulers that follows from the rate is
+        multiplied by one factor: rates, initial and peak rates of the groups, base rates of the schedulers and of those
+        inside them. Floors and targets in absolute terms (``eta_min``, ``min_lr`` of ReduceLROnPlateau, ``swa_lr``)
+        stay, unless they follow the home.
+
+        ``value`` is the rate that the schedule is *built on*, not the current one: a new value does not change how far
+        a warm-up or a decay has come. For OneCycleLR and CyclicLR it is the peak.
 
     Example:
         >>> import torch, pytorch_lightning as pl
@@ -76,16 +73,17 @@ class LearningRate:
         pl_module: pl.LightningModule,
         home: Home | None,
         value: float,
-        ratios: dict[Key, float],
-        fixed: dict[Key, float],
+        ratios: dict[GroupIndex, float],
+        independent: dict[GroupIndex, float],
     ) -> None:
         self.value = value
         self.home = home
         self._trainer = trainer
         self._module = pl_module
-        self._ratios = ratios
-        self._fixed = fixed
-        self._written: list[tuple[Key, dict[str, Any], float, Any, int]] = []
+        self._ratios = ratios  # base rate of a group / value
+        self._independent = independent  # base rate of each group that does not follow
+        # What `set_for_step` wrote: index of the group, the group, its rate, the stored object and its version.
+        self._written: list[tuple[GroupIndex, dict[str, Any], float, Any, int]] = []
 
     @classmethod
     def locate(
@@ -98,62 +96,69 @@ class LearningRate:
     ) -> LearningRate:
         """Finds the learning rate of a training; nothing is changed.
 
-        ``configure_optimizers`` is run twice more if the module has an attribute that may be the home, to see what
-        follows it. What that builds is thrown away; the module, its optimizers and the random streams are put back.
-
         Args:
             trainer: A Trainer inside ``fit``, at ``on_fit_start`` or later.
             pl_module: Its module.
-            attr_name: Where the module keeps the rate, if not in ``lr`` or ``learning_rate``: the name of an attribute
-                or of an entry in ``hparams``; dots reach into nested ones.
-            read_only: No new rate will be applied; a schedule that cannot be rebased is then no reason to refuse.
-            also_midway: A new rate will be applied in the middle of the training, too: refuse now what cannot be
-                rebased then.
+            attr_name: The name of the attribute, or of the entry of ``hparams``, if it is neither ``lr`` nor
+                ``learning_rate``; dots reach into nested ones.
+            read_only: No new rate will be applied: accept a schedule that cannot be moved to another rate.
+            also_midway: A new rate will be applied during the training, too: refuse a schedule that cannot be moved
+                then.
+
+        Returns:
+            The learning rate.
 
         Raises:
             MisconfigurationException: If there is no learning rate, if ``attr_name`` names none, or if a new rate
                 could not be applied exactly.
 
+        Note:
+            Runs ``configure_optimizers`` twice for each attribute that may be the home, and up to four times more to
+            simulate a schedule. The module, its optimizers and the random state are restored.
+
         """
-        configured = configured_in(trainer)
-        refuse_without_rates(trainer, configured)
-        midway = also_midway or has_begun(trainer, pl_module)
-        home = find_home(trainer, pl_module, attr_name, try_scaling=midway and not read_only)
-        live = live_value(trainer, configured, home, midway)
-        bases = configured.base_rates()
-        fixed = {} if home is None else {key: bases[key] for key in home.probe.fixed if key in bases}
-        ratios = {key: base / live for key, base in bases.items() if key not in fixed}
+        configured = current_optimizers(trainer)
+        refuse_missing_lr(trainer, configured)
+        midway = also_midway or training_has_begun(trainer, pl_module)
+        home = find_home(trainer, pl_module, attr_name, try_rescale=midway and not read_only)
+        built_on = base_lr(trainer, configured, home, midway)
+        base_lrs = configured.base_lrs()
+        independent: dict[GroupIndex, float] = {}
+        if home is not None:
+            independent = {index: base_lrs[index] for index in home.probe.independent if index in base_lrs}
+        ratios = {index: base / built_on for index, base in base_lrs.items() if index not in independent}
         if home is not None:
             ratios.update(home.probe.ratios)
         if not read_only:
-            refuse_what_cannot_be_rebased(trainer, pl_module, configured, home, midway)
-        value = live if home is None or home.value is None else home.value
-        return cls(trainer, pl_module, home, value, ratios, fixed)
+            refuse_fixed_schedule(trainer, pl_module, configured, home, midway)
+        value = built_on if home is None or home.value is None else home.value
+        return cls(trainer, pl_module, home, value, ratios, independent)
 
     @property
     def is_one_cycle(self) -> bool:
         """Whether the schedule is, or contains, ``OneCycleLR``: the value is then its peak."""
-        return any(isinstance(scheduler, OneCycleLR) for scheduler in configured_in(self._trainer).all_schedulers())
+        schedulers = current_optimizers(self._trainer).all_schedulers()
+        return any(isinstance(scheduler, OneCycleLR) for scheduler in schedulers)
 
     def set_for_step(self, lr: float) -> None:
-        """Sets the rate of the next optimizer step, and of it alone: no scheduler, no base rate is touched.
-
-        Each group gets its own multiple of ``lr``, and one that does not follow its own base rate, so that every step
-        is one at the peak of the schedule. Tensors are filled in place. Costs an assignment per group. For use in a
-        rehearsal, which puts the rates back.
+        """Sets the rate of the next optimizer step only, in a rehearsal, which restores the rates.
 
         Args:
             lr: The rate, > 0.
 
+        Note:
+            A group that follows gets its multiple of ``lr``, any other its own base rate: every step is one at the peak
+            of the schedule. Tensors are filled in place. Schedulers and base rates are not changed.
+
         """
         self._written.clear()
-        for key, group in configured_in(self._trainer).groups():
-            rate = lr * self._ratios[key] if key in self._ratios else self._fixed.get(key, group["lr"])
+        for index, group in current_optimizers(self._trainer).groups():
+            rate = lr * self._ratios[index] if index in self._ratios else self._independent.get(index, group["lr"])
             write_number(group, "lr", rate)
-            self._written.append((key, group, rate, group["lr"], _version(group["lr"])))
+            self._written.append((index, group, rate, group["lr"], _version(group["lr"])))
 
-    def check_still(self, lr: float) -> None:
-        """Makes sure after a step that the rates of :meth:`set_for_step` are still there. No synchronisation.
+    def check_step_lr(self, lr: float) -> None:
+        """Checks after a step that the rates of :meth:`set_for_step` are unchanged; does not synchronize a device.
 
         Args:
             lr: The rate that was set.
@@ -163,69 +168,70 @@ class LearningRate:
 
         """
         for (optimizer, position), group, rate, written, version in self._written:
-            present = group["lr"]
-            # A tensor may be on a device: who wrote into it is known without reading it.
-            is_untouched = present is written and _version(present) == version
-            if not (is_untouched if isinstance(written, Tensor) else present == rate):
+            current = group["lr"]
+            # Reading a tensor may synchronize its device; its version counts the writes.
+            is_unchanged = current is written and _version(current) == version
+            if not (is_unchanged if isinstance(written, Tensor) else current == rate):
                 raise misconfiguration(
                     self._trainer,
-                    f"Expected the step at learning rate {lr:.4g} to leave the rates alone, but it set group {position}"
-                    f" of optimizer {optimizer} from {float(rate):.4g} to {float(present):.4g}. Move what changes"
+                    f"Expected the step at learning rate {lr:.4g} to keep the rates, but it set group {position}"
+                    f" of optimizer {optimizer} from {float(rate):.4g} to {float(current):.4g}. Move what changes"
                     " the rate during a step, such as a warm-up in `optimizer_step`, into a scheduler.",
                 )
 
-    def apply(self, lr: float, renew: bool = False) -> None:
+    def apply(self, lr: float, rebuild: bool = False) -> None:
         """Makes ``lr`` the rate that the training is built on.
-
-        At ``on_fit_start`` with a home: writes the home and builds optimizers and schedulers anew, through the
-        strategy, as if the rate had been typed. ``configure_optimizers`` then runs once more than it would have; the
-        random streams stay where they are. Otherwise the existing optimizers and schedulers are rebased in place, and
-        the home follows; so too if ``configure_optimizers`` puts hooks on parameters, which must not be there twice.
-        The rate of the first group is then exact, that of the others up to rounding.
 
         Args:
             lr: The rate, finite and > 0.
-            renew: Optimizers and schedulers have to be built anew in any case, since what else they depend on has
+            rebuild: Build optimizers and schedulers again in any case, since something else that they depend on has
                 changed.
 
         Raises:
-            ValueError: If ``lr`` is not a rate, or the home cannot be written.
+            TypeError: If ``lr`` is not a number.
+            ValueError: If ``lr`` is out of range, or the home cannot be written.
+
+        Note:
+            At ``on_fit_start`` with a home: writes the home, and builds optimizers and schedulers again through the
+            strategy, which runs ``configure_optimizers`` once more. Otherwise, or if ``configure_optimizers`` adds
+            hooks to parameters, which would then run twice: rescales the existing optimizers and schedulers in place,
+            and writes the home, if there is one. The rate of the first group is then exact, the others are exact up to
+            rounding. The random state stays.
 
         """
-        if not (math.isfinite(lr) and lr > 0):
-            raise ValueError(f"Expected a finite learning rate > 0, got {lr}.")
-        lr = float(lr)  # a NumPy number in the hyperparameters would keep checkpoints from being loaded
-        if self.home is not None and self.home.probe.repeatable and not has_begun(self._trainer, self._module):
-            self._rebuild(self.home, lr)
+        lr = check_number("lr", lr, above=0)  # a NumPy number in `hparams` would keep checkpoints from being loaded
+        home = self.home
+        if home is not None and home.probe.can_rebuild and not training_has_begun(self._trainer, self._module):
+            self._rebuild(home, lr)
         else:
-            if renew:
-                renew_optimizers(self._trainer)
-            self._rebase(lr)
+            if rebuild:
+                rebuild_optimizers(self._trainer)
+            self._rescale(lr)
         self.value = lr
 
     def _rebuild(self, home: Home, lr: float) -> None:
-        held = [(place, place.read()) for place in home.attribute.places]
+        original = [(place, place.read()) for place in home.attribute.places]
         try:
-            for place, _ in held:
+            for place, _ in original:
                 place.write(lr)
             build_optimizers(self._trainer)
         except BaseException:
-            for place, value in held:
+            for place, value in original:
                 place.write(value)
             raise
         home.attribute.write(lr)
 
-    def _rebase(self, lr: float) -> None:
-        configured = configured_in(self._trainer)
-        live = live_value(self._trainer, configured, self.home, midway=True)
-        carried = {} if self.home is None else self.home.probe.carried
+    def _rescale(self, lr: float) -> None:
+        configured = current_optimizers(self._trainer)
+        built_on = base_lr(self._trainer, configured, self.home, midway=True)
+        probed = {} if self.home is None else self.home.probe.follows
 
-        def follows(slot: Slot) -> bool:
-            by_name = is_rate(configured, slot) and (slot.group is None or slot.group in self._ratios)
-            return carried.get(slot.path, by_name)
+        def follows(number: StoredNumber) -> bool:
+            by_name = scales_with_lr(configured, number) and (number.group is None or number.group in self._ratios)
+            return probed.get(number.path, by_name)
 
-        bases = {key: live * ratio for key, ratio in self._ratios.items()}
-        scale(configured, follows, lambda rate: lr * (rate / live), bases)
+        base_lrs = {index: built_on * ratio for index, ratio in self._ratios.items()}
+        rescale(configured, follows, lambda rate: lr * (rate / built_on), base_lrs)
         if self.home is not None:
             self.home.attribute.write(lr)
 

@@ -1,7 +1,7 @@
-"""The numbers in optimizers and schedulers: where each stands, and which of them are learning rates.
+"""Lists the numbers that optimizers and schedulers hold, and tells which of them is a group's learning rate.
 
 Pure torch. A schedule is more than the ``lr`` of a group: schedulers keep base rates of their own, in lists, in the
-groups and in the schedulers that they contain.
+groups, and in the schedulers that they contain.
 """
 
 from __future__ import annotations
@@ -25,37 +25,40 @@ from torch.optim.lr_scheduler import (
 )
 from torch.optim.swa_utils import SWALR
 
-#: A parameter group: the number of its optimizer and its own number there.
-Key = tuple[int, int]
+#: A parameter group: the index of its optimizer, and its index in the optimizer.
+GroupIndex = tuple[int, int]
+
+#: Where a number is; equal for two optimizers or schedulers that were built in the same way.
+NumberPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One number somewhere in an optimizer or a scheduler.
+class StoredNumber:
+    """One number in an optimizer or a scheduler.
 
     Args:
-        path: Where it stands; the same in two objects that were built alike.
-        name: The name under which it is kept: ``"lr"``, ``"base_lrs"``.
+        path: Where it is.
+        name: The name under which it is stored: ``"lr"``, ``"base_lrs"``.
         container: The dict or list that holds it.
-        key: Its key there.
-        group: The parameter group that it belongs to, if to one.
+        key: Its key in the container.
+        group: The parameter group that it belongs to, if to a single one.
 
     """
 
-    path: tuple[str | int, ...]
+    path: NumberPath
     name: str
     container: Any
     key: Any
-    group: Key | None
+    group: GroupIndex | None
 
     def read(self) -> float:
-        """The number."""
+        """Returns the number."""
         return float(self.container[self.key])
 
     def write(self, value: float) -> None:
-        """Writes the number; a tensor is filled in place, since optimizers and compiled code hold on to it.
+        """Replaces the number; a tensor is filled in place, since optimizers and compiled code keep references to it.
 
-        But for the tensor of an optimizer's defaults, which may be one that the user's module still holds.
+        A tensor in the defaults of an optimizer is replaced, since the user's module may hold the same one.
         """
         if self.path[0] == "defaults" and isinstance(self.container[self.key], Tensor):
             self.container[self.key] = self.container[self.key].clone()
@@ -63,67 +66,71 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Configured:
-    """What one call of ``configure_optimizers`` made.
+class ConfiguredOptimizers:
+    """What one call of ``configure_optimizers`` returns.
 
     Args:
         optimizers: Its optimizers.
-        schedulers: Its schedulers, those that are stepped; the ones inside them are found from there.
+        schedulers: Its schedulers; those inside a ``SequentialLR`` or ``ChainedScheduler`` are not listed.
 
     """
 
     optimizers: Sequence[Optimizer]
     schedulers: Sequence[Any]
 
-    def groups(self) -> Iterator[tuple[Key, dict[str, Any]]]:
-        """The parameter groups."""
+    def groups(self) -> Iterator[tuple[GroupIndex, dict[str, Any]]]:
+        """Yields every parameter group with its index."""
         for number, optimizer in enumerate(self.optimizers):
             for position, group in enumerate(optimizer.param_groups):
                 yield (number, position), group
 
     def schedulers_of(self, number: int) -> list[Any]:
-        """Every scheduler of an optimizer, with those inside others."""
+        """Every scheduler of an optimizer, including those inside others."""
         optimizer = self.optimizers[number]
-        tops = [top for top in self.schedulers if getattr(top, "optimizer", None) is optimizer]
-        return [scheduler for top in tops for _, scheduler in _walk(top)]
+        outer = [scheduler for scheduler in self.schedulers if getattr(scheduler, "optimizer", None) is optimizer]
+        return [nested for scheduler in outer for _, nested in _with_nested(scheduler)]
 
     def all_schedulers(self) -> list[Any]:
-        """Every scheduler, with those inside others."""
-        return [scheduler for top in self.schedulers for _, scheduler in _walk(top)]
+        """Every scheduler, including those inside others."""
+        return [nested for scheduler in self.schedulers for _, nested in _with_nested(scheduler)]
 
-    def base_rates(self) -> dict[Key, float]:
-        """The learning rate that the schedule of each group is built on: its peak under a cycle, else its start."""
-        return {key: float(_base_rate(self.schedulers_of(key[0]), key[1], group)) for key, group in self.groups()}
+    def base_lrs(self) -> dict[GroupIndex, float]:
+        """The learning rate that the schedule of each group is built on: the peak of a cycle, else the initial rate."""
+        return {index: float(_base_lr(self.schedulers_of(index[0]), index[1], group)) for index, group in self.groups()}
 
-    def slots(self) -> Iterator[Slot]:
-        """Every number: of the groups, of the optimizers' defaults and of the schedulers."""
-        for key, group in self.groups():
+    def numbers(self) -> Iterator[StoredNumber]:
+        """Yields every number of the groups, of the defaults of the optimizers, and of the schedulers."""
+        for index, group in self.groups():
             for name, value in group.items():
                 if _is_number(value):
-                    yield Slot(("optimizer", *key, name), name, group, name, key)
+                    yield StoredNumber(("optimizer", *index, name), name, group, name, index)
         for number, optimizer in enumerate(self.optimizers):
             for name, value in optimizer.defaults.items():
                 if _is_number(value):
-                    yield Slot(("defaults", number, name), name, optimizer.defaults, name, None)
-        for number, top in enumerate(self.schedulers):
-            owner = next((i for i, o in enumerate(self.optimizers) if o is getattr(top, "optimizer", None)), None)
-            for way, scheduler in _walk(top):
-                yield from self._slots_of(scheduler, ("scheduler", number, *way), owner)
+                    yield StoredNumber(("defaults", number, name), name, optimizer.defaults, name, None)
+        for number, outer in enumerate(self.schedulers):
+            owner = next((i for i, o in enumerate(self.optimizers) if o is getattr(outer, "optimizer", None)), None)
+            for path, scheduler in _with_nested(outer):
+                yield from self._numbers_of(scheduler, ("scheduler", number, *path), owner)
 
-    def _slots_of(self, scheduler: Any, way: tuple[str | int, ...], owner: int | None) -> Iterator[Slot]:
-        num_groups = len(self.optimizers[owner].param_groups) if owner is not None else -1
+    def _numbers_of(self, scheduler: Any, path: NumberPath, optimizer: int | None) -> Iterator[StoredNumber]:
+        num_groups = len(self.optimizers[optimizer].param_groups) if optimizer is not None else -1
         for name, value in vars(scheduler).items():
             if _is_number(value):
-                yield Slot((*way, name), name, vars(scheduler), name, None)
+                yield StoredNumber((*path, name), name, vars(scheduler), name, None)
             elif isinstance(value, list) and value and all(map(_is_number, value)):
                 for position in range(len(value)):
-                    group = (owner, position) if owner is not None and len(value) == num_groups else None
-                    yield Slot((*way, name, position), name, value, position, group)
+                    group = (optimizer, position) if optimizer is not None and len(value) == num_groups else None
+                    yield StoredNumber((*path, name, position), name, value, position, group)
 
-    def floor_parts(self) -> dict[Key, Callable[[], float]]:
-        """The part of each group's present rate that comes from a floor or target, as a function of that floor."""
+    def floor_parts(self) -> dict[GroupIndex, Callable[[], float]]:
+        """For each group, a function that returns the part of its current rate that comes from a floor or target.
+
+        The function reads the floor when it is called.
+        """
         return {
-            key: next(_floor_parts(self.schedulers_of(key[0]), key[1], group), _nothing) for key, group in self.groups()
+            index: next(_floor_parts(self.schedulers_of(index[0]), index[1], group), _no_floor)
+            for index, group in self.groups()
         }
 
 
@@ -135,7 +142,7 @@ def write_number(container: Any, key: Any, value: float) -> None:
         container[key] = value
 
 
-def _base_rate(schedulers: Sequence[Any], position: int, group: dict[str, Any]) -> Any:
+def _base_lr(schedulers: Sequence[Any], position: int, group: dict[str, Any]) -> Any:
     if "max_lr" in group and any(isinstance(scheduler, OneCycleLR) for scheduler in schedulers):
         return group["max_lr"]
     for scheduler in schedulers:
@@ -147,14 +154,14 @@ def _base_rate(schedulers: Sequence[Any], position: int, group: dict[str, Any]) 
 
 
 def _floor_parts(schedulers: Sequence[Any], position: int, group: dict[str, Any]) -> Iterator[Callable[[], float]]:
-    """An annealed rate is ``base * (1 - share) + floor * share``: the last part, for the curve that the group is on."""
+    """An annealed rate is ``base * (1 - share) + floor * share``. Yields the second part where it explains the rate."""
     for scheduler in schedulers:
         if isinstance(scheduler, SWALR):
             steps = max(scheduler._step_count - 1, 0 if scheduler.anneal_epochs else 1)
             anneal: Any = scheduler.anneal_func
             share = anneal(min(1.0, steps / max(1, scheduler.anneal_epochs)))
             if share > 0:
-                yield partial(_part, group, "swa_lr", share)
+                yield partial(_product, group, "swa_lr", share)
         elif isinstance(scheduler, (CosineAnnealingLR, CosineAnnealingWarmRestarts)):
             if isinstance(scheduler, CosineAnnealingLR):
                 phase = scheduler.last_epoch / scheduler.T_max
@@ -163,27 +170,28 @@ def _floor_parts(schedulers: Sequence[Any], position: int, group: dict[str, Any]
             share = (1 - math.cos(math.pi * phase)) / 2
             expected = float(scheduler.base_lrs[position]) * (1 - share) + scheduler.eta_min * share
             if math.isclose(expected, float(group["lr"]), rel_tol=1e-6):
-                yield partial(_part, vars(scheduler), "eta_min", share)
+                yield partial(_product, vars(scheduler), "eta_min", share)
 
 
-def _part(container: dict[str, Any], name: str, share: float) -> float:
+def _product(container: dict[str, Any], name: str, share: float) -> float:
     return float(container[name]) * share
 
 
-def _nothing() -> float:
+def _no_floor() -> float:
     return 0.0
 
 
-def _walk(
-    scheduler: Any, way: tuple[str | int, ...] = (), above: tuple[int, ...] = ()
-) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    yield way, scheduler
-    above = (*above, id(scheduler))
+def _with_nested(
+    scheduler: Any, path: NumberPath = (), outer: tuple[int, ...] = ()
+) -> Iterator[tuple[NumberPath, Any]]:
+    """Yields a scheduler and every scheduler inside it, each with its path."""
+    yield path, scheduler
+    outer = (*outer, id(scheduler))
     for name, value in vars(scheduler).items():
-        inside: Iterable[Any] = value if isinstance(value, (list, tuple)) else [value]
-        for position, child in enumerate(inside):
-            if isinstance(child, LRScheduler) and id(child) not in above:
-                yield from _walk(child, (*way, name, position), above)
+        values: Iterable[Any] = value if isinstance(value, (list, tuple)) else [value]
+        for position, nested in enumerate(values):
+            if isinstance(nested, LRScheduler) and id(nested) not in outer:
+                yield from _with_nested(nested, (*path, name, position), outer)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,7 @@
-"""A warm-up that multiplies whatever rate a step has, and is gone when the step is done."""
+"""Lowers the rates of the first steps without writing them into the schedule.
+
+Each step multiplies the current rate by a factor, and restores it when the step is done.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,18 @@ from lightning_hp.hyperparameters.learning_rate.numbers import write_number
 
 
 class Warmup:
-    """Raises the rates of the first optimizer steps in a straight line from a share of themselves.
+    """Raises the rates of the first optimizer steps linearly, from a share of the rate to the rate itself.
 
-    Inside ``optimizer.step()`` only: before and after it the rates are those of the user's schedule, which goes on as
-    if there were no warm-up. Nothing is kept in the optimizer, so checkpoints are the same; steps that a gradient
-    scaler skips are skipped here.
+    The rates are changed inside ``optimizer.step()`` only. Before and after it they are those of the user's schedule,
+    which does not know of the warm-up. Nothing is stored in the optimizer, so checkpoints stay the same. A step that a
+    gradient scaler skips is not changed.
 
     Args:
-        optimizers: Whose steps.
+        optimizers: The optimizers.
         start: The share of the rate in the first step, > 0 and <= 1.
         num_steps: Length of the warm-up in optimizer steps.
-        steps_done: Gives the number of optimizer steps done so far.
-        is_on: Whether the step that comes is one of the training.
+        steps_done: Returns the number of optimizer steps done so far.
+        is_on: Returns whether the next step is one of the training.
 
     Example:
         >>> import torch
@@ -55,13 +58,13 @@ class Warmup:
         self._num_steps = num_steps
         self._steps_done = steps_done
         self._is_on = is_on
-        self._rates: list[tuple[dict[str, Any], Any]] = []
+        self._original_lrs: list[tuple[dict[str, Any], Any]] = []
         self._handles = [
             handle
             for optimizer in optimizers
             for handle in (
                 optimizer.register_step_pre_hook(self._lower),
-                optimizer.register_step_post_hook(self._put_back),
+                optimizer.register_step_post_hook(self._restore),
             )
         ]
 
@@ -76,11 +79,11 @@ class Warmup:
             return
         factor = warmup_lr(done, self._start, 1.0, self._num_steps)
         for group in optimizer.param_groups:
-            rate = group["lr"]
-            self._rates.append((group, rate.clone() if isinstance(rate, Tensor) else rate))
-            write_number(group, "lr", rate * factor)
+            lr = group["lr"]
+            self._original_lrs.append((group, lr.clone() if isinstance(lr, Tensor) else lr))
+            write_number(group, "lr", lr * factor)
 
-    def _put_back(self, optimizer: Optimizer, *args: Any) -> None:
-        for group, rate in self._rates:
-            write_number(group, "lr", rate)
-        self._rates.clear()
+    def _restore(self, optimizer: Optimizer, *args: Any) -> None:
+        for group, lr in self._original_lrs:
+            write_number(group, "lr", lr)
+        self._original_lrs.clear()

@@ -1,4 +1,4 @@
-"""Small modules under every schedule that torch has, with and without a home for the learning rate."""
+"""Small modules with every scheduler of torch, with and without a home for the learning rate."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def warm_up_and_cosine(step: int) -> float:
     return warm_up(step) * 0.5 * (1 + math.cos(math.pi * step / 60))
 
 
-def row_inside_a_row(optimizer: Optimizer) -> Any:
-    """torch builds it, but takes its own first step for one that came too early."""
+def sequence_in_a_sequence(optimizer: Optimizer) -> Any:
+    """torch warns that its own first step came too early."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         inner = s.SequentialLR(optimizer, [s.ConstantLR(optimizer, 0.1, 99), s.LinearLR(optimizer, 0.1, 1.0, 8)], [5])
         return s.SequentialLR(optimizer, [inner, s.ExponentialLR(optimizer, 0.9)], [20])
 
 
-#: By the name of the class in torch: an optimizer and the rates of its groups to a scheduler.
+#: By the name of the class in torch: creates a scheduler from an optimizer and the rates of its groups.
 CLASSES: dict[str, Callable[[Optimizer, list[Any]], Any]] = {
     "LambdaLR": lambda o, _: s.LambdaLR(o, warm_up_and_cosine),
     "MultiplicativeLR": lambda o, _: s.MultiplicativeLR(o, lambda step: 0.9 if step % 3 else 1.0),
@@ -58,7 +58,7 @@ CLASSES: dict[str, Callable[[Optimizer, list[Any]], Any]] = {
     "SWALR": lambda o, _: SWALR(o, swa_lr=0.02, anneal_epochs=20),
 }
 
-#: What people compose from them.
+#: Common compositions and arguments.
 COMPOSED: dict[str, Callable[[Optimizer, list[Any]], Any]] = {
     "none": lambda o, _: None,
     "warm-up from zero": lambda o, _: s.LambdaLR(o, warm_up),
@@ -70,18 +70,18 @@ COMPOSED: dict[str, Callable[[Optimizer, list[Any]], Any]] = {
     "cyclic, shrinking": lambda o, rates: s.CyclicLR(
         o, [r / 2 for r in rates], list(rates), 4, mode="exp_range", gamma=0.98
     ),
-    "three in a row": lambda o, _: s.SequentialLR(
+    "a sequence of three": lambda o, _: s.SequentialLR(
         o,
         [s.ConstantLR(o, 0.1, 4), s.CosineAnnealingWarmRestarts(o, 6, eta_min=1e-3), s.ExponentialLR(o, 0.9)],
         [4, 22],
     ),
-    "a row inside a chain": lambda o, _: s.ChainedScheduler(
+    "a sequence in a chain": lambda o, _: s.ChainedScheduler(
         [
             s.SequentialLR(o, [s.LinearLR(o, 0.1, 1.0, 8), s.StepLR(o, 9, 0.5)], [8]),
             s.MultiplicativeLR(o, lambda _: 0.99),
         ]
     ),
-    "a row inside a row": lambda o, _: row_inside_a_row(o),
+    "a sequence in a sequence": lambda o, _: sequence_in_a_sequence(o),
     "two at the top": lambda o, _: [s.LinearLR(o, 0.1, 1.0, 8), s.ReduceLROnPlateau(o, factor=0.5, patience=5)],
 }
 
@@ -89,7 +89,7 @@ SCHEDULES = {**CLASSES, **COMPOSED}
 
 
 class Module(pl.LightningModule):
-    """Its rate is ``rate`` and has no home, unless a subclass gives it one."""
+    """Its rate is ``rate``, which has no home, unless a subclass defines one."""
 
     def __init__(
         self, rate: Any, schedule: str = "none", num_groups: int = 1, optimizer: str = "sgd", automatic: bool = False
@@ -134,7 +134,7 @@ class ModuleWithHome(Module):
 
 
 def attach(module: Any, midway: bool = False, package: Any = pl) -> Any:
-    """A Trainer at the place where ``fit`` calls ``on_fit_start``, or later; no training runs."""
+    """A Trainer in the state of ``on_fit_start``, or of a later hook, without running a training."""
     trainer = package.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
@@ -147,7 +147,7 @@ def attach(module: Any, midway: bool = False, package: Any = pl) -> Any:
 
 
 def run(trainer: Any, num_steps: int) -> list[list[tuple[Any, ...]]]:
-    """Steps optimizers and schedulers, and returns what each step used: rate and momentum of every group."""
+    """Steps optimizers and schedulers; returns the rate and momentum of every group in each step."""
     used = []
     for _ in range(num_steps):
         used.append(look(trainer))
@@ -168,12 +168,12 @@ def look(trainer: Any) -> list[tuple[Any, ...]]:
 
 
 def by_hand(module: Module, num_steps: int = NUM_STEPS) -> list[list[tuple[Any, ...]]]:
-    """The same for a module whose user has typed the rate."""
+    """The same for a module that was created with the new rate."""
     return run(attach(module), num_steps)
 
 
 def assert_close(left: Sequence[Any], right: Sequence[Any]) -> None:
-    """The same up to the rounding of a factor."""
+    """Checks that all rates are equal up to the rounding of a factor."""
     assert len(left) == len(right)
     for step, (ours, theirs) in enumerate(zip(left, right, strict=True)):
         for (rate, *rest), (expected, *others) in zip(ours, theirs, strict=True):
@@ -182,7 +182,7 @@ def assert_close(left: Sequence[Any], right: Sequence[Any]) -> None:
 
 
 class At(Callback):
-    """Acts once, at ``on_fit_start`` or before an epoch, and writes down the rates that each step used."""
+    """Calls a function once, at ``on_fit_start`` or before an epoch, and records the rates of each step."""
 
     def __init__(self, act: Callable[[Any, Any], None] | None = None, epoch: int | None = None) -> None:
         self.act = act
@@ -202,7 +202,7 @@ class At(Callback):
 
 
 def fit(module: Any, callback: At, package: Any = pl, epochs: int = 2, **kwargs: Any) -> Any:
-    """A real training of a few steps."""
+    """Runs a training of a few steps."""
     trainer = package.Trainer(
         accelerator="cpu", devices=1, max_epochs=epochs, callbacks=[callback], enable_progress_bar=False,
         enable_model_summary=False, **{"logger": False, "enable_checkpointing": False, **kwargs},

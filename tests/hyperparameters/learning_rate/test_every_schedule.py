@@ -1,4 +1,4 @@
-"""The rate that is set is the one that the schedule is built on: compared with a user who typed it."""
+"""Under every scheduler of torch a new rate gives the schedule that a user would get by setting it at the start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIDWAY = 13
 
 
 def test_no_scheduler_of_torch_is_left_out():
-    """A class that a new torch brings fails here until it stands in the table."""
+    """Fails for a scheduler of a new torch until it is in the table."""
     found = {
         name
         for module in (lr_scheduler, swa_utils)
@@ -42,14 +42,14 @@ def test_no_scheduler_of_torch_is_left_out():
 @pytest.mark.parametrize("num_groups", [1, 3])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 class TestBeforeTheTraining:
-    def test_with_a_home_it_is_the_training_of_who_typed_it(self, schedule, num_groups):
+    def test_with_a_home_the_schedule_is_that_of_the_new_rate(self, schedule, num_groups):
         module = ModuleWithHome(OLD, schedule, num_groups)
         trainer = attach(module)
         LearningRate.locate(trainer, module).apply(NEW)
         assert run(trainer, NUM_STEPS) == by_hand(ModuleWithHome(NEW, schedule, num_groups))
         assert module.lr == NEW
 
-    def test_without_a_home_too(self, schedule, num_groups):
+    def test_without_a_home_it_is_the_same_up_to_rounding(self, schedule, num_groups):
         module = Module(OLD, schedule, num_groups)
         trainer = attach(module)
         rate = LearningRate.locate(trainer, module)
@@ -58,8 +58,8 @@ class TestBeforeTheTraining:
         rate.apply(NEW)
         assert_close(run(trainer, NUM_STEPS), by_hand(Module(NEW, schedule, num_groups)))
 
-    def test_what_is_written_outlives_a_checkpoint(self, schedule, num_groups):
-        """States saved after `apply` and loaded over objects that were built on the old rate."""
+    def test_a_checkpoint_keeps_what_was_written(self, schedule, num_groups):
+        """States that are saved after `apply` are loaded into objects that were built on the old rate."""
         module = Module(OLD, schedule, num_groups)
         trainer = attach(module)
         LearningRate.locate(trainer, module).apply(NEW)
@@ -84,12 +84,12 @@ class TestBeforeTheTraining:
 @pytest.mark.parametrize("num_groups", [1, 3])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("make", [ModuleWithHome, Module])
-def test_midway_it_goes_on_as_if_typed_at_the_start(schedule, num_groups, make):
+def test_midway_it_continues_as_if_set_at_the_start(schedule, num_groups, make):
     module = make(OLD, schedule, num_groups)
     trainer = attach(module, midway=True)
     run(trainer, MIDWAY)
     rate = LearningRate.locate(trainer, module)
-    # ReduceLROnPlateau keeps no record of the rate it began with: without a home the present one is the reference.
+    # ReduceLROnPlateau does not record its initial rate: without a home the current one is the reference.
     forgets = schedule == "ReduceLROnPlateau" and make is Module
     optimizer = trainer.optimizers[0]
     rate.apply(NEW * optimizer.param_groups[0]["lr"] / OLD if forgets else NEW)
@@ -101,8 +101,8 @@ def test_midway_it_goes_on_as_if_typed_at_the_start(schedule, num_groups, make):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_value_that_was_asked_for_is_exact(schedule):
-    """No rounding, however often: the base rate of the first group is the number itself."""
+def test_the_value_is_exact(schedule):
+    """No rounding errors, even after many calls: the base rate of the first group is the number itself."""
     module = Module(OLD, schedule, 3)
     trainer = attach(module)
     rate = LearningRate.locate(trainer, module)
@@ -119,7 +119,7 @@ def test_tensors_stay_the_same_tensors(schedule, midway):
     if midway:
         run(trainer, MIDWAY)
     tensors = [group["lr"] for group in trainer.optimizers[0].param_groups]
-    if not _tensors_are_told_apart(schedule):
+    if not _tensors_and_numbers_agree(schedule):
         pytest.skip("this torch lets a SequentialLR overwrite the initial rate that a tensor rate shares memory with")
     rate = LearningRate.locate(trainer, module)
     rate.set_for_step(0.5)
@@ -133,7 +133,7 @@ def test_tensors_stay_the_same_tensors(schedule, midway):
     assert_close(run(trainer, NUM_STEPS - start), expected)
 
 
-def _tensors_are_told_apart(schedule):
+def _tensors_and_numbers_agree(schedule):
     """Whether torch itself gives the schedule of a tensor rate that it gives for the number."""
     rates = [
         by_hand(Module(lr, schedule, 3, optimizer="adamw")) for lr in (OLD, torch.tensor(OLD, dtype=torch.float64))
@@ -151,7 +151,7 @@ def attach_and_run(schedule, num_steps):
     return trainer
 
 
-def test_the_momentum_of_one_cycle_is_the_one_of_who_typed_it():
+def test_the_momentum_of_one_cycle_is_that_of_the_new_rate():
     for optimizer, position in (("sgd", 1), ("adamw", 2)):
         module = Module(OLD, "OneCycleLR", 2, optimizer)
         trainer = attach(module)
@@ -162,7 +162,7 @@ def test_the_momentum_of_one_cycle_is_the_one_of_who_typed_it():
         assert len({str(step) for step in ours}) > NUM_STEPS // 2
 
 
-def test_a_plateau_without_a_home_starts_from_the_present_rate():
+def test_a_plateau_without_a_home_starts_from_the_current_rate():
     module = Module(OLD, "ReduceLROnPlateau", 2)
     trainer = attach(module, midway=True)
     run(trainer, MIDWAY)
@@ -171,7 +171,7 @@ def test_a_plateau_without_a_home_starts_from_the_present_rate():
     assert math.isclose(look(trainer)[1][0], 0.1 * NEW)
 
 
-def test_a_plateau_does_not_go_below_the_floor_it_was_given():
+def test_a_plateau_stays_above_its_floor():
     module = ModuleWithHome(OLD, "ReduceLROnPlateau", 1)
     trainer = attach(module, midway=True)
     run(trainer, MIDWAY)

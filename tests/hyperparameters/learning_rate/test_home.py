@@ -1,4 +1,4 @@
-"""Is an attribute called ``lr`` the learning rate? Where it is kept, what follows it, what does not."""
+"""Whether an attribute called ``lr`` is the learning rate: where it is kept, and which groups follow it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.hyperparameters.learning_rate.schedules import attach, run
 
 
 class Base(pl.LightningModule):
-    """Two layers; a test says how the rates of their groups come about."""
+    """Two layers; each test defines the rates of their groups."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def applied(module: Any, lr: float = 0.5, **kwargs: Any) -> tuple[LearningRate, 
 
 
 class Options(MutableMapping):
-    """A mapping that is no dict, like OmegaConf's."""
+    """A mapping that is not a dict, like that of OmegaConf."""
 
     def __init__(self, **values: Any) -> None:
         self.values_ = values
@@ -97,7 +97,7 @@ class TestWhereItIsKept:
         assert rate.home.paths == (f"hparams.{name}",)
         assert rates == [0.5, 0.5]
         assert module.hparams == {name: 0.5, "width": 3}
-        # What Lightning logs when the training begins.
+        # Lightning logs this one at the start of the training.
         assert module.hparams_initial == {name: 0.5, "width": 3}
 
     def test_both_are_written(self):
@@ -134,7 +134,7 @@ class TestWhereItIsKept:
         assert rate.home.paths == ("optim.lr",)
         assert rates == [0.5, 0.5]
 
-    def test_the_text_of_a_number(self):
+    def test_a_number_as_str(self):
         class Model(Base):
             lr = "1e-1"
 
@@ -146,7 +146,7 @@ class TestWhereItIsKept:
         assert rates == [0.5, 0.5]
         assert module.lr == 0.5
 
-    def test_none_leaves_it_to_configure_optimizers(self):
+    def test_with_none_configure_optimizers_chooses_the_rate(self):
         class Model(Base):
             lr = None
 
@@ -162,7 +162,7 @@ class TestWhereItIsKept:
         rate.apply(0.5)
         assert rates_of(trainer) == [0.5, 2.0]
 
-    def test_a_tensor_is_replaced_by_one_of_its_kind(self):
+    def test_a_tensor_is_replaced_by_a_new_one_of_its_type(self):
         class Model(Base):
             def __init__(self):
                 super().__init__()
@@ -197,7 +197,7 @@ class TestWhereItIsKept:
 
 
 class TestWhatFollows:
-    def test_a_group_of_its_own_rate_stays(self):
+    def test_a_group_with_a_rate_of_its_own_stays(self):
         class Model(Base):
             lr = 0.1
 
@@ -212,7 +212,7 @@ class TestWhatFollows:
         rate.apply(0.5)
         assert rates_of(trainer) == [0.003, 0.5]
 
-    def test_a_group_of_its_own_rate_is_rehearsed_at_its_peak(self):
+    def test_a_group_with_a_rate_of_its_own_is_set_to_its_peak_for_a_step(self):
         class Model(Base):
             lr = 0.1
 
@@ -291,7 +291,7 @@ class TestWhatFollows:
             LearningRate.locate(attach(module), module)
 
     @pytest.mark.parametrize("rule", [lambda lr: lr + 0.01, lambda lr: lr**0.5, lambda lr: max(lr, 0.08)])
-    def test_what_is_not_in_proportion_is_refused(self, rule):
+    def test_a_rate_that_is_not_proportional_is_refused(self, rule):
         class Model(Base):
             lr = 0.1
 
@@ -316,19 +316,19 @@ class TestWhatFollows:
                 optimizer = super().configure_optimizers()
                 return [optimizer], [CosineAnnealingLR(optimizer, 20, eta_min=self.lr / 10)]
 
-        module, typed = Model(0.1), Model(0.5)
-        trainer, by_hand = attach(module, midway=True), attach(typed)
+        module, reference = Model(0.1), Model(0.5)
+        trainer, by_hand = attach(module, midway=True), attach(reference)
         run(trainer, 9), run(by_hand, 9)
         LearningRate.locate(trainer, module).apply(0.5)
         ours = [rate for step in run(trainer, 20) for rate, *_ in step]
         assert ours == pytest.approx([rate for step in run(by_hand, 20) for rate, *_ in step], rel=1e-9)
 
 
-class TestTheNameThatTheUserGives:
+class TestANameGivenByTheUser:
     class Model(Base):
         rate = 0.1
         other = 0.2
-        words = "fast"
+        text = "fast"
 
         def rates(self):
             return self.rate, self.rate * 2
@@ -344,7 +344,7 @@ class TestTheNameThatTheUserGives:
             ("speed", "neither `model.speed` nor `model.hparams.speed`"),
             ("optim.lr", "neither `model.optim.lr` nor `model.hparams.optim.lr`"),
             ("forward", "neither `model.forward`"),
-            ("words", "Expected `model.words` to be a number, got 'fast'"),
+            ("text", "Expected `model.text` to be a number, got 'fast'"),
             ("other", "Expected the optimizers to follow `model.other`"),
         ],
     )
@@ -354,7 +354,7 @@ class TestTheNameThatTheUserGives:
             LearningRate.locate(attach(module), module, name)
 
 
-def test_writing_on_resume_needs_no_optimizer():
+def test_writing_in_a_resumed_run_needs_no_optimizer():
     class Model(Base):
         def __init__(self, lr):
             super().__init__()

@@ -1,4 +1,4 @@
-"""The learning rate in a training: what looking at it leaves behind, rehearsing with it, writing it."""
+"""The learning rate of a training: locating it changes nothing; it is set for single steps, and changed for good."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def apply_new(trainer, pl_module):
     LearningRate.locate(trainer, pl_module).apply(NEW)
 
 
-def streams() -> list[Any]:
+def random_states() -> list[Any]:
     return [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()]
 
 
-class Restless(ModuleWithHome):
-    """`configure_optimizers` with every side effect that users have."""
+class WithSideEffects(ModuleWithHome):
+    """`configure_optimizers` with many side effects."""
 
     def __init__(self, lr, *args, **kwargs):
         super().__init__(lr, *args, **kwargs)
@@ -70,11 +70,11 @@ class Restless(ModuleWithHome):
         return self.made
 
 
-class TestLookingLeavesNoTrace:
+class TestLocatingChangesNothing:
     @pytest.mark.parametrize("midway", [False, True])
     @pytest.mark.parametrize("schedule", ["none", "OneCycleLR", "SequentialLR", "ReduceLROnPlateau"])
-    def test_on_the_module_the_optimizers_and_the_streams(self, schedule, midway):
-        module = Restless(OLD, schedule, 3)
+    def test_in_the_module_the_optimizers_and_the_random_state(self, schedule, midway):
+        module = WithSideEffects(OLD, schedule, 3)
         trainer = attach(module, midway=midway)
         run(trainer, 7 * midway)
 
@@ -89,7 +89,7 @@ class TestLookingLeavesNoTrace:
                     [[{**group, "params": None} for group in o.param_groups] for o in trainer.optimizers],
                     [id(o) for o in trainer.optimizers],
                     [{k: str(v) for k, v in vars(c.scheduler).items()} for c in trainer.lr_scheduler_configs],
-                    streams(),
+                    random_states(),
                 ]
             )
 
@@ -110,8 +110,8 @@ class TestLookingLeavesNoTrace:
             LearningRate.locate(trainer, module)
         assert module.lr == OLD
 
-    def test_on_an_optimizer_that_is_made_once(self):
-        """Built in `__init__`: every call of `configure_optimizers` puts a new scheduler on the same object."""
+    def test_in_an_optimizer_that_is_created_once(self):
+        """In `__init__`: every call of `configure_optimizers` attaches a new scheduler to the same object."""
 
         class Early(Module):
             def __init__(self, lr):
@@ -132,9 +132,9 @@ class TestLookingLeavesNoTrace:
         assert_close(run(trainer, 20), run(attach(Early(NEW)), 20))
 
 
-class TestRehearsing:
+class TestSettingForAStep:
     @pytest.mark.parametrize("schedule", SCHEDULES)
-    def test_a_step_is_at_the_rate_and_the_schedule_hears_nothing_of_it(self, schedule):
+    def test_the_step_has_the_rate_and_the_schedule_is_unchanged(self, schedule):
         module = Module(OLD, schedule, 3)
         trainer = attach(module)
         rate = LearningRate.locate(trainer, module)
@@ -148,10 +148,10 @@ class TestRehearsing:
             assert rates == pytest.approx([0.7, 0.07, 2.1])
         assert [{**group, "lr": None} for group in trainer.optimizers[0].param_groups] == groups
         assert [str(scheduler.state_dict()) for scheduler in schedulers] == before
-        rate.check_still(0.7)
+        rate.check_step_lr(0.7)
 
     @pytest.mark.parametrize("lr", [OLD, torch.tensor(OLD)])
-    def test_a_hook_that_writes_the_rate_itself_is_noticed(self, lr):
+    def test_a_hook_that_writes_another_rate_is_refused(self, lr):
         module = Module(lr, "none", 2)
         trainer = attach(module)
         rate = LearningRate.locate(trainer, module)
@@ -162,7 +162,7 @@ class TestRehearsing:
         else:
             group["lr"] *= 0.5
         with pytest.raises(MisconfigurationException, match=r"group 1 of optimizer 0 from 0.05 to 0.025"):
-            rate.check_still(0.5)
+            rate.check_step_lr(0.5)
 
     def test_the_optimizers_of_a_gan_keep_their_ratio(self):
         class Gan(Module):
@@ -178,14 +178,14 @@ class TestRehearsing:
         rate.set_for_step(0.7)
         assert [lr for lr, *_ in look(trainer)] == [0.7, 2.8]
 
-    def test_a_group_that_rests_is_not_the_reference(self):
-        class Resting(Module):
+    def test_a_group_with_a_rate_of_zero_is_not_the_reference(self):
+        class WithZero(Module):
             def configure_optimizers(self):
                 groups = [{"params": layer.parameters()} for layer in self.layers]
                 groups[0]["lr"] = 0.0
                 return SGD(groups, self.rate)
 
-        module = Resting(OLD, num_groups=2)
+        module = WithZero(OLD, num_groups=2)
         trainer = attach(module)
         rate = LearningRate.locate(trainer, module)
         assert rate.value == OLD
@@ -195,12 +195,18 @@ class TestRehearsing:
 
 class TestApplying:
     @pytest.mark.parametrize("lr", [0.0, -0.1, math.nan, math.inf])
-    def test_what_is_no_rate_is_refused(self, lr):
+    def test_a_rate_out_of_range_is_refused(self, lr):
         module = Module(OLD)
-        with pytest.raises(ValueError, match="finite learning rate > 0"):
+        with pytest.raises(ValueError, match="Expected `lr` to be a finite number > 0"):
             LearningRate.locate(attach(module), module).apply(lr)
 
-    def test_optimizers_are_built_anew_only_where_nothing_is_lost(self):
+    @pytest.mark.parametrize("lr", [None, "0.1", b"1", True, [0.1], {}, object(), torch.tensor(0.1)])
+    def test_a_rate_of_a_wrong_type_is_refused(self, lr):
+        module = Module(OLD)
+        with pytest.raises(TypeError, match="Expected `lr` to be a finite number > 0"):
+            LearningRate.locate(attach(module), module).apply(lr)
+
+    def test_optimizers_are_built_anew_only_before_the_first_step(self):
         for midway, stepped, rebuilt in ((False, False, True), (True, False, False), (False, True, False)):
             module = ModuleWithHome(OLD)
             trainer = attach(module, midway=midway)
@@ -212,7 +218,7 @@ class TestApplying:
             assert (trainer.optimizers[0] is not optimizer) == rebuilt
             assert look(trainer)[0][0] == module.lr == NEW
 
-    def test_state_that_an_optimizer_makes_at_once_is_no_step(self):
+    def test_a_state_that_an_optimizer_creates_at_the_start_is_no_step(self):
         class WithAdagrad(ModuleWithHome):
             def configure_optimizers(self):
                 return Adagrad(self.parameters(), self.lr)
@@ -223,7 +229,7 @@ class TestApplying:
         LearningRate.locate(trainer, module).apply(NEW)
         assert trainer.optimizers[0] is not optimizer
 
-    def test_a_failure_on_the_way_leaves_the_home_alone(self):
+    def test_after_an_error_the_home_is_unchanged(self):
         module = ModuleWithHome(OLD)
         trainer = attach(module)
         optimizer = trainer.optimizers[0]
@@ -249,8 +255,8 @@ class TestApplying:
                 assert rate.value == NEW
                 assert_close(run(trainer, 40), by_hand(make(NEW, "OneCycleLR", 3)))
 
-    def test_a_group_that_was_added_midway_goes_with_the_others(self):
-        """As Lightning's fine-tuning callback does when it unfreezes layers."""
+    def test_a_group_that_was_added_midway_follows(self):
+        """As the fine-tuning callback of Lightning does when it unfreezes layers."""
         module = ModuleWithHome(OLD)
         trainer = attach(module, midway=True)
         trainer.optimizers[0].add_param_group({"params": nn.Linear(2, 2).parameters(), "lr": OLD / 10})
@@ -260,8 +266,8 @@ class TestApplying:
         rate.set_for_step(0.7)
         assert [lr for lr, *_ in look(trainer)] == pytest.approx([0.7, 0.07])
 
-    def test_hooks_on_parameters_act_once(self):
-        """An optimizer that steps in the backward pass: to configure it twice would be to step twice."""
+    def test_hooks_on_parameters_run_once(self):
+        """An optimizer that steps in the backward pass: configured twice, it would step twice."""
         seen = []
 
         class InBackward(ModuleWithHome):
@@ -307,14 +313,14 @@ class TestApplying:
 
 
 class OwnDecay(LRScheduler):
-    """Of a user, in torch's terms."""
+    """A user's scheduler with base rates as in torch."""
 
     def get_lr(self):
         return [base / (1 + self.last_epoch) for base in self.base_lrs]
 
 
 class OwnDecayWithFloor(LRScheduler):
-    """Of a user, with a number that nobody can know to be a rate."""
+    """A user's scheduler with a floor that cannot be recognised as a rate."""
 
     lowest = 0.01
 
@@ -323,7 +329,7 @@ class OwnDecayWithFloor(LRScheduler):
 
 
 class OwnPeak(LRScheduler):
-    """Of a user, with a peak rate of its own beside the base rates."""
+    """A user's scheduler with a peak rate next to the base rates."""
 
     def __init__(self, optimizer, peak):
         self.peak = peak
@@ -334,7 +340,7 @@ class OwnPeak(LRScheduler):
 
 
 class Foreign:
-    """Not even a scheduler of torch: stepped with the number of the epoch."""
+    """Not derived from torch's scheduler: stepped with the number of the epoch."""
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
@@ -352,7 +358,7 @@ class Foreign:
 
 
 OWN = {
-    "in torch's terms": lambda o, lr: OwnDecay(o),
+    "with base rates": lambda o, lr: OwnDecay(o),
     "with a floor": lambda o, lr: OwnDecayWithFloor(o),
     "with a peak": lambda o, lr: OwnPeak(o, 2 * lr),
     "inside a chain": lambda o, lr: ChainedScheduler([OwnDecayWithFloor(o), ExponentialLR(o, 0.9)]),
@@ -364,8 +370,8 @@ OWN = {
 }
 
 
-class TestSchedulersOfTheirOwn:
-    """With a home they are built anew. Where they have to be multiplied, that is tried first, and refused if wrong."""
+class TestSchedulersOfUsers:
+    """With a home they are built again. Otherwise they are simulated, and refused if rescaling is wrong."""
 
     def modules(self, kind, base):
         class Own(base):
@@ -377,54 +383,54 @@ class TestSchedulersOfTheirOwn:
 
     @pytest.mark.parametrize("kind", [kind for kind in OWN if kind != "foreign"])
     def test_with_a_home(self, kind):
-        module, typed = self.modules(kind, ModuleWithHome)
+        module, reference = self.modules(kind, ModuleWithHome)
         trainer = attach(module)
         apply_new(trainer, module)
-        assert run(trainer, 40) == run(attach(typed), 40)
+        assert run(trainer, 40) == run(attach(reference), 40)
 
     @pytest.mark.parametrize(
         ("kind", "works"),
-        [("in torch's terms", True), ("with a floor", False), ("with a peak", False), ("inside a chain", False),
+        [("with base rates", True), ("with a floor", False), ("with a peak", False), ("inside a chain", False),
          ("foreign", False), ("a chain with a floor", True)],
     )  # fmt: skip
     def test_without_a_home(self, kind, works):
-        module, typed = self.modules(kind, Module)
+        module, reference = self.modules(kind, Module)
         trainer = attach(module)
         if works:
             apply_new(trainer, module)
-            assert_close(run(trainer, 40), run(attach(typed), 40))
+            assert_close(run(trainer, 40), run(attach(reference), 40))
         else:
             before = look(trainer)
             with pytest.raises(MisconfigurationException, match="give the model an `lr` attribute"):
                 LearningRate.locate(trainer, module)
             assert look(trainer) == before
-            # Only to look and to rehearse is always possible.
+            # Reading the rate and setting it for single steps is always possible.
             LearningRate.locate(trainer, module, read_only=True).set_for_step(0.5)
             assert look(trainer)[0][0] == 0.5
 
     @pytest.mark.parametrize(
         ("base", "kind", "works"),
         [
-            (ModuleWithHome, "in torch's terms", True),
-            # What follows would be right, but not the rate of the moment, which has reached the floor.
+            (ModuleWithHome, "with base rates", True),
+            # The next rates would be right, but not the current one, which has reached the floor.
             (ModuleWithHome, "with a floor", False),
             (ModuleWithHome, "with a peak", True),
             (ModuleWithHome, "a lambda that remembers", False),
             (ModuleWithHome, "foreign", False),
             (ModuleWithHome, "a chain with a floor", False),
-            (Module, "in torch's terms", True),
+            (Module, "with base rates", True),
             (Module, "with a floor", False),
             (Module, "a chain with a floor", False),
         ],
     )
     def test_midway(self, base, kind, works):
-        module, typed = self.modules(kind, base)
+        module, reference = self.modules(kind, base)
         trainer = attach(module, midway=True)
         if kind != "foreign":
             run(trainer, 13)
         if works:
             apply_new(trainer, module)
-            by_hand_trainer = attach(typed)
+            by_hand_trainer = attach(reference)
             run(by_hand_trainer, 13)
             trainer.strategy.optimizers[0].step()
             run(trainer, 1), run(by_hand_trainer, 1)
@@ -432,7 +438,7 @@ class TestSchedulersOfTheirOwn:
         else:
             with pytest.raises(MisconfigurationException, match="that can be moved to another learning rate midway"):
                 LearningRate.locate(trainer, module)
-            # It can be told before the training begins.
+            # The same error is raised before the training on request.
             early = self.modules(kind, base)[0]
             with pytest.raises(MisconfigurationException, match="that can be moved to another learning rate midway"):
                 LearningRate.locate(attach(early), early, also_midway=True)
@@ -441,37 +447,37 @@ class TestSchedulersOfTheirOwn:
 class TestInARealTraining:
     @pytest.mark.parametrize("schedule", ["none", "LambdaLR", "OneCycleLR", "SequentialLR", "ReduceLROnPlateau"])
     @pytest.mark.parametrize("make", [Module, ModuleWithHome])
-    def test_each_step_uses_the_rate_of_who_typed_it(self, schedule, make):
-        typed, found = At(), At(apply_new)
+    def test_each_step_uses_the_rate_that_a_user_would_have_set(self, schedule, make):
+        reference, found = At(), At(apply_new)
         torch.manual_seed(1)
         theirs = make(NEW, schedule, 3, automatic=True)
         torch.manual_seed(1)
         ours = make(OLD, schedule, 3, automatic=True)
-        fit(theirs, typed)
+        fit(theirs, reference)
         fit(ours, found)
-        assert len(typed.used) == 40
-        assert_close(found.used, typed.used)
+        assert len(reference.used) == 40
+        assert_close(found.used, reference.used)
         for left, right in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert torch.equal(left, right) if make is ModuleWithHome else torch.allclose(left, right)
 
     @pytest.mark.parametrize("schedule", ["none", "OneCycleLR", "SequentialLR"])
     def test_from_the_second_epoch_on(self, schedule):
-        typed, found = At(), At(apply_new, epoch=1)
-        fit(ModuleWithHome(NEW, schedule, 3, automatic=True), typed)
+        reference, found = At(), At(apply_new, epoch=1)
+        fit(ModuleWithHome(NEW, schedule, 3, automatic=True), reference)
         fit(ModuleWithHome(OLD, schedule, 3, automatic=True), found)
-        assert_close(found.used[20:], typed.used[20:])
-        assert found.used[19] != typed.used[19]
+        assert_close(found.used[20:], reference.used[20:])
+        assert found.used[19] != reference.used[19]
 
-    def test_the_streams_are_those_of_who_typed_it(self):
+    def test_the_random_state_is_that_of_a_user_who_set_the_rate(self):
         seen = []
 
         class Listening(At):
             def on_train_start(self, trainer, pl_module):
-                seen.append(streams())
+                seen.append(random_states())
 
         for lr, act in ((NEW, None), (OLD, apply_new)):
             pl.seed_everything(3)
-            fit(Restless(lr, automatic=True), Listening(act))
+            fit(WithSideEffects(lr, automatic=True), Listening(act))
         assert seen[0] == seen[1]
 
     def test_in_a_second_fit(self):
@@ -481,15 +487,15 @@ class TestInARealTraining:
         callback.act = apply_new
         trainer.fit_loop.max_epochs = 4
         trainer.fit(module, loader())
-        typed = At()
-        fit(ModuleWithHome(NEW, "StepLR", automatic=True), typed)
-        assert callback.used[40:] == typed.used
+        reference = At()
+        fit(ModuleWithHome(NEW, "StepLR", automatic=True), reference)
+        assert callback.used[40:] == reference.used
 
     @pytest.mark.parametrize("schedule", ["none", "OneCycleLR", "SequentialLR", "CosineAnnealingWarmRestarts"])
     @pytest.mark.parametrize("make", [Module, ModuleWithHome])
-    def test_a_resumed_run_goes_on_with_it(self, schedule, make, tmp_path):
+    def test_a_resumed_run_continues_with_it(self, schedule, make, tmp_path):
         whole, first, second = At(apply_new), At(apply_new), At()
-        # `fit` runs one epoch of a schedule that is 40 steps long, is saved, and goes on in a fresh module.
+        # `fit` runs one epoch of a schedule of 40 steps, saves it, and continues in a new module.
         fit(make(OLD, schedule, 3, automatic=True), whole)
         trainer = fit(make(OLD, schedule, 3, automatic=True), first, epochs=1)
         trainer.save_checkpoint(tmp_path / "half.ckpt")
@@ -498,7 +504,7 @@ class TestInARealTraining:
         assert first.used + second.used == whole.used
         assert resumed.global_step == 40
 
-    def test_a_warm_up_in_the_step_hook_is_noticed(self):
+    def test_a_warm_up_in_the_step_hook_is_refused(self):
         class WarmingUp(ModuleWithHome):
             def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
                 optimizer.param_groups[0]["lr"] = self.lr * min(1.0, (1 + self.trainer.global_step) / 10)
@@ -512,7 +518,7 @@ class TestInARealTraining:
                 rates[-1].set_for_step(0.5)
 
             def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-                rates[-1].check_still(0.5)
+                rates[-1].check_step_lr(0.5)
 
         with pytest.raises(MisconfigurationException, match="such as a warm-up in `optimizer_step`"):
             fit(WarmingUp(OLD, automatic=True), Setting())
@@ -528,7 +534,7 @@ def fit_from(module, callback, path):
 
 
 @pytest.mark.parametrize("package", [pl, lightning.pytorch])
-class TestInBothNamespaces:
+class TestInBothPackages:
     def module(self, package, with_home, lr):
         class Model(package.LightningModule):
             def __init__(self):
@@ -548,11 +554,11 @@ class TestInBothNamespaces:
         return Model()
 
     @pytest.mark.parametrize("with_home", [True, False])
-    def test_the_rate_sticks(self, package, with_home):
-        typed, found = At(), At(apply_new)
-        fit(self.module(package, with_home, NEW), typed, package)
+    def test_the_rate_stays(self, package, with_home):
+        reference, found = At(), At(apply_new)
+        fit(self.module(package, with_home, NEW), reference, package)
         fit(self.module(package, with_home, OLD), found, package)
-        assert_close(found.used, typed.used)
+        assert_close(found.used, reference.used)
 
     def test_the_error_is_one_of_that_package(self, package):
         expected = __import__(f"{package.__name__}.utilities.exceptions", fromlist=["_"]).MisconfigurationException
