@@ -1,4 +1,4 @@
-"""The callbacks: when to act, what to log. The maths is in ``functional``, the steps are run by ``rehearsal``."""
+"""The callbacks: when to act, what to log. The mathematics is in ``functional``, the steps are run by ``rehearsal``."""
 
 from lightning_hp.callbacks.backbone_freezing import BackboneFreezing
 from lightning_hp.callbacks.batch_size_scaler import BatchSizeScaler

@@ -1,10 +1,11 @@
-"""The rehearsal: real training steps that leave no trace."""
+"""The rehearsal: real training steps, after which every state is restored."""
 
 from lightning_hp.rehearsal.evaluation import EvaluationRehearsal, evaluation_loop
-from lightning_hp.rehearsal.outside_fit import rehearse_alone
+from lightning_hp.rehearsal.outside_fit import rehearse_outside_fit
 from lightning_hp.rehearsal.participants import (
-    at_heaviest,
+    at_heaviest_step,
     changes_gradients,
+    is_accumulation_scheduler,
     name_undecided_callbacks,
     undecided_callbacks,
 )
@@ -17,12 +18,13 @@ __all__ = [
     "HOOKS_BEFORE_FIT",
     "EvaluationRehearsal",
     "Rehearsal",
-    "at_heaviest",
+    "at_heaviest_step",
     "changes_gradients",
     "evaluation_loop",
+    "is_accumulation_scheduler",
     "is_rehearsal",
     "name_undecided_callbacks",
     "reason_not_to_rehearse",
-    "rehearse_alone",
+    "rehearse_outside_fit",
     "undecided_callbacks",
 ]

@@ -1,4 +1,4 @@
-"""A rehearsal of `validate`, `test` or `predict`: batches of another size, then everything is put back."""
+"""A rehearsal of ``validate``, ``test`` or ``predict``: runs batches of other sizes and restores every state."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lightning_hp.rehearsal.recorder import num_samples_of
-from lightning_hp.snapshot import RandomStreams, Snapshot, put_back_dict
-from lightning_hp.trainer import SilentLogger, copy_loaders, loader_roots, misconfiguration, request_loaders
+from lightning_hp.snapshot import RandomState, Snapshot, restore_dict
+from lightning_hp.trainer import copy_loaders, loader_roots, misconfiguration, muted, request_loaders
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
 def evaluation_loop(trainer: pl.Trainer) -> Any:
-    """The loop that ``validate``, ``test`` or ``predict`` runs."""
+    """The loop of the ``validate``, ``test`` or ``predict`` that is running."""
     return getattr(trainer, _loop_name(trainer))
 
 
@@ -25,10 +25,11 @@ def _loop_name(trainer: Any) -> str:
 
 
 class EvaluationRehearsal:
-    """Batches of ``validate``, ``test`` or ``predict`` that leave no trace; a context manager.
+    """Batches of ``validate``, ``test`` or ``predict``, after which every state is restored; a context manager.
 
-    An understudy of the loop stands in for it, as in a :class:`~lightning_hp.rehearsal.Rehearsal`. Each :meth:`step` is
-    one batch, by Lightning's own code. Metrics are updated, never computed: nothing is exchanged between processes.
+    A second loop of the same class replaces the Trainer's own, as in a :class:`~lightning_hp.rehearsal.Rehearsal`. Each
+    :meth:`step` runs one batch by Lightning's own code. Metrics are updated and not computed, so processes exchange
+    nothing.
 
     Args:
         trainer: A Trainer inside ``validate``, ``test`` or ``predict``, at the hook ``on_*_start``.
@@ -43,7 +44,7 @@ class EvaluationRehearsal:
         self.trainer: Any = trainer
         self._module = pl_module
         self._name = _loop_name(trainer)
-        self._users_loop: Any = evaluation_loop(trainer)
+        self._own_loop: Any = evaluation_loop(trainer)
         self._loop: Any = None
         self._batch: int | None = None
         self._undo = ExitStack()
@@ -51,16 +52,15 @@ class EvaluationRehearsal:
     def __enter__(self) -> EvaluationRehearsal:
         trainer = self.trainer
         with ExitStack() as undo:
-            undo.callback(RandomStreams(trainer.strategy.root_device).restore)
-            undo.callback(put_back_dict, vars(trainer), dict(vars(trainer)))
+            undo.callback(RandomState(trainer.strategy.root_device).restore)
+            undo.callback(restore_dict, vars(trainer), dict(vars(trainer)))
             datamodule = getattr(trainer, "datamodule", None)
             owners = [self._module, trainer.precision_plugin]
             self._state = Snapshot(*owners, data=[] if datamodule is None else [datamodule])
             undo.callback(self._state.restore)
-            loaders = copy_loaders(request_loaders(trainer, self._users_loop._data_source))
+            loaders = copy_loaders(request_loaders(trainer, self._own_loop._data_source))
             undo.callback(Snapshot(data=loader_roots(loaders)).restore)
-            trainer.callbacks = []
-            trainer._loggers = [SilentLogger(logger) for logger in trainer.loggers]
+            undo.enter_context(muted(trainer, callbacks=[]))
             undo.callback(self._end_workers)
             self._begin(loaders)
             self._undo = undo.pop_all()
@@ -72,14 +72,14 @@ class EvaluationRehearsal:
         self._undo.__exit__(kind, error, trace)
 
     def restart(self, build: Callable[[], Any], accumulate_grad_batches: int | None = None) -> None:
-        """As :meth:`Rehearsal.restart <lightning_hp.rehearsal.Rehearsal.restart>`; nothing is accumulated here."""
+        """As :meth:`Rehearsal.restart <lightning_hp.rehearsal.Rehearsal.restart>`, without accumulation."""
         self._end_workers()
         self._state.restore()
-        setattr(self.trainer, self._name, self._users_loop)
+        setattr(self.trainer, self._name, self._own_loop)
         self._begin(build())
 
     def step(self) -> None:
-        """Runs one batch; at the end of the data, the first one again."""
+        """Runs one batch; after the last one the first again."""
         loop = self._loop
         try:
             batch, batch_idx, dataloader_idx = next(loop._data_fetcher)
@@ -91,41 +91,41 @@ class EvaluationRehearsal:
         run(batch, batch_idx, dataloader_idx, None)
 
     def validate(self) -> bool:
-        """There is no other loop to come."""
+        """No other loop follows, so there is nothing to run."""
         return False
 
     @property
     def num_samples(self) -> int | None:
-        """Samples of the last batch; ``None`` if it holds no tensor."""
+        """Samples of the last batch; ``None`` if it contains no tensor."""
         return self._batch
 
     @property
     def first_batch(self) -> int | None:
-        """The same: a step is one batch."""
+        """The same, since a step is one batch."""
         return self._batch
 
     @property
     def loaders(self) -> list[Any]:
-        """The loaders, as the strategy has prepared them."""
+        """The loaders as the strategy prepared them."""
         return list(self._loop._combined_loader.flattened)
 
     def _begin(self, loaders: Any) -> None:
-        trainer, users_loop = self.trainer, self._users_loop
-        kwargs: dict[str, Any] = {"inference_mode": users_loop.inference_mode}
+        trainer, own_loop = self.trainer, self._own_loop
+        kwargs: dict[str, Any] = {"inference_mode": own_loop.inference_mode}
         if self._name != "predict_loop":
-            kwargs |= {"trainer_fn": users_loop._trainer_fn, "stage": users_loop._stage, "verbose": False}
-        self._loop = type(users_loop)(trainer, **kwargs)
-        self._loop._data_source = type(users_loop._data_source)(loaders, users_loop._data_source.name)
+            kwargs |= {"trainer_fn": own_loop._trainer_fn, "stage": own_loop._stage, "verbose": False}
+        self._loop = type(own_loop)(trainer, **kwargs)
+        self._loop._data_source = type(own_loop._data_source)(loaders, own_loop._data_source.name)
         setattr(trainer, self._name, self._loop)
         trainer._logger_connector = type(trainer._logger_connector)(trainer)
         self._loop.setup_data()
         if self._loop._combined_loader is None or self._loop.skip:
-            raise misconfiguration(trainer, "Expected batches to rehearse, got none. Give a loader with data.")
+            raise misconfiguration(trainer, "Expected batches to rehearse, but got none. Give a loader with data.")
         self._loop.reset()
         if type(self._loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher":
             raise misconfiguration(
                 trainer,
-                "Expected a step that takes a batch, got one that takes `dataloader_iter`. Set the size by hand.",
+                "Expected a step that takes a batch, but got one that takes `dataloader_iter`. Set the size by hand.",
             )
         self._loop.on_run_start()
 

@@ -1,4 +1,4 @@
-"""Reach the place where a rehearsal can start without a training: set a Trainer up, act, and undo the set-up."""
+"""A rehearsal without a training: sets up a Trainer as ``fit`` does, calls a function, and restores the Trainer."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
+from typing_extensions import override
 
-from lightning_hp.rehearsal.participants import gradient_callbacks
-from lightning_hp.rehearsal.stand_in_loop import fresh_loop
-from lightning_hp.snapshot import RandomStreams, Snapshot, put_back_dict
-from lightning_hp.trainer import SilentLogger, lightning_module_of, misconfiguration
+from lightning_hp.rehearsal.participants import participants
+from lightning_hp.rehearsal.stand_in_loop import new_loop
+from lightning_hp.snapshot import RandomState, Snapshot, restore_dict
+from lightning_hp.trainer import lightning_module_of, misconfiguration, muted
 
 _Result = TypeVar("_Result")
 
 
-def rehearse_alone(
+def rehearse_outside_fit(
     trainer: pl.Trainer,
     pl_module: pl.LightningModule,
     act: Callable[[pl.Trainer, pl.LightningModule], _Result],
     train_dataloaders: Any = None,
     datamodule: Any = None,
 ) -> _Result:
-    """Calls ``act(trainer, pl_module)`` where ``fit`` would call ``on_fit_start``, and leaves all as it was.
+    """Calls ``act(trainer, pl_module)`` where ``fit`` calls ``on_fit_start``, then restores Trainer and module.
 
-    ``prepare_data``, ``setup`` and ``configure_optimizers`` run, as they do in ``fit``. Afterwards a ``fit`` with the
-    same Trainer and module is the ``fit`` that it would have been.
+    ``prepare_data``, ``setup`` and ``configure_optimizers`` run as in ``fit``. A ``fit`` with the same Trainer and
+    module afterwards is the same as without this call.
 
     Args:
         trainer: A Trainer that is not running.
         pl_module: The module to rehearse.
-        act: What to do there.
+        act: The function to call; it may start a rehearsal.
         train_dataloaders: As for ``fit``.
         datamodule: As for ``fit``.
 
@@ -38,57 +39,59 @@ def rehearse_alone(
         What ``act`` returned.
 
     Raises:
-        MisconfigurationException: If the Trainer is running, or starts its processes itself (``ddp_spawn``, a
-            notebook), so that an answer found in them could not come back.
+        MisconfigurationException: If the Trainer is running, or starts processes of its own (``ddp_spawn``, a
+            notebook), from which no result comes back.
 
     """
     inside: Any = trainer
-    _refuse_what_cannot_come_back(inside)
-    streams = RandomStreams(inside.strategy.root_device)
-    surroundings = [(owner, dict(vars(owner))) for owner in _owners_of_settings(inside)]
+    _refuse_running_and_spawning(inside)
+    random_state = RandomState(inside.strategy.root_device)
+    settings = [(owner, dict(vars(owner))) for owner in _owners_of_settings(inside)]
     state = Snapshot(pl_module, data=[] if datamodule is None else [datamodule])
-    errand = _Errand(act)
+    caller = _Caller(act)
     try:
-        inside.fit_loop = fresh_loop(inside)
-        inside.callbacks = [*gradient_callbacks(inside), errand]
-        inside._loggers = [SilentLogger(logger) for logger in inside.loggers]
-        inside.fit(pl_module, train_dataloaders=train_dataloaders, datamodule=datamodule)
+        inside.fit_loop = new_loop(inside)
+        with muted(inside, [*participants(inside), caller]):
+            inside.fit(pl_module, train_dataloaders=train_dataloaders, datamodule=datamodule)
     finally:
-        for owner, attributes in surroundings:
-            put_back_dict(vars(owner), attributes)
+        for owner, attributes in settings:
+            restore_dict(vars(owner), attributes)
         state.restore()
-        streams.restore()
-    result: _Result = errand.results[0]
+        random_state.restore()
+    result: _Result = caller.results[0]
     return result
 
 
-class _Errand(pl.Callback):
-    """Acts at ``on_fit_start`` and ends the run there."""
+class _Caller(pl.Callback):
+    """Calls the function at ``on_fit_start`` and ends ``fit`` there."""
 
     def __init__(self, act: Callable[[pl.Trainer, pl.LightningModule], Any]) -> None:
         self._act = act
         self.results: list[Any] = []
 
+    @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.results.append(self._act(trainer, pl_module))
-        # Lightning's own way out of `fit` before the training: it tears down, reports success and returns.
+        # Lightning's own way to leave `fit` before the training: it tears down, reports success and returns.
         raise lightning_module_of(trainer, "utilities.exceptions")._TunerExitException
 
 
-def _refuse_what_cannot_come_back(trainer: Any) -> None:
+def _refuse_running_and_spawning(trainer: Any) -> None:
     if trainer.state.status == "running":
-        raise misconfiguration(trainer, "Expected a Trainer at rest, got one that runs. Use the callback inside it.")
+        raise misconfiguration(
+            trainer, "Expected a Trainer that is not running, but got one that is. Add the callback to it instead."
+        )
     launcher = trainer.strategy.launcher
     if launcher is not None and any(base.__name__ == "_MultiProcessingLauncher" for base in type(launcher).__mro__):
         raise misconfiguration(
             trainer,
-            "Expected a Trainer that runs in this process, got a strategy that starts others"
-            f" ({type(trainer.strategy).__name__}): what they find stays with them. Put the callback into the Trainer.",
+            "Expected a Trainer that runs in this process, but got a strategy that starts others"
+            f" ({type(trainer.strategy).__name__}), from which no result comes back. Add the callback to the Trainer.",
         )
 
 
 def _owners_of_settings(trainer: Any) -> list[Any]:
-    """The objects that the set-up of a ``fit`` writes into."""
+    """The objects into which the set-up of ``fit`` writes."""
     loops = [trainer.validate_loop, trainer.test_loop, trainer.predict_loop]
     return [
         trainer,

@@ -1,4 +1,4 @@
-"""Which callbacks act in a rehearsal: those that say that they are part of what a training step is."""
+"""Which callbacks act in a rehearsal: those that declare that they change a training step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
-# Lightning's own callback that decides how many batches make a step.
-_STEP_CALLBACKS = ("GradientAccumulationScheduler",)
-
-# Callbacks of these packages are known: what they have to say, they say.
+# The callbacks of these packages are known: those that change a step declare it.
 _LIBRARIES = ("lightning", "pytorch_lightning", "lightning_hp")
 
 _STEP_HOOKS = (
@@ -26,12 +23,16 @@ _STEP_HOOKS = (
 
 
 def changes_gradients(callback: Any) -> bool:
-    """Whether a callback is part of what a training step *is*, and so acts in a rehearsal.
+    """Whether a callback is part of a training step and therefore acts in a rehearsal.
 
-    A callback says so with a class attribute ``changes_gradients = True``. It then sees every hook of the batch, the
-    backward pass and the optimizer step, and ``on_train_start`` and ``on_train_epoch_start`` before the first one; it
-    must be ready after ``setup``. Its attributes are put back afterwards like everything else. Say it of callbacks
-    that freeze layers, mix samples, or edit gradients, not of those that watch.
+    A callback declares it with the class attribute ``changes_gradients = True``. In a rehearsal its hooks of the batch,
+    the backward pass and the optimizer step are called, and before the first batch ``on_train_start`` and
+    ``on_train_epoch_start``; it must be ready after ``setup``. Its attributes are restored afterwards. Declare it for
+    callbacks that freeze layers, mix samples or edit gradients, not for those that only observe. Lightning's
+    ``GradientAccumulationScheduler`` acts too.
+
+    Args:
+        callback: A callback.
 
     Example:
         >>> class NoisyGradients(Callback):
@@ -40,32 +41,35 @@ def changes_gradients(callback: Any) -> bool:
         (True, False)
 
     """
-    declared = bool(getattr(callback, "changes_gradients", False))
-    return declared or any(base.__name__ in _STEP_CALLBACKS for base in type(callback).__mro__)
+    return bool(getattr(callback, "changes_gradients", False)) or is_accumulation_scheduler(callback)
 
 
-def gradient_callbacks(trainer: Any) -> list[Any]:
+def is_accumulation_scheduler(callback: Any) -> bool:
+    """Whether a callback is Lightning's own that sets the number of batches of an optimizer step, in either package."""
+    return any(base.__name__ == "GradientAccumulationScheduler" for base in type(callback).__mro__)
+
+
+def participants(trainer: Any) -> list[Any]:
     """The callbacks of a Trainer that act in a rehearsal."""
     return [callback for callback in trainer.callbacks if changes_gradients(callback)]
 
 
 @contextmanager
-def at_heaviest(trainer: Any) -> Iterator[None]:
-    """Lets the callbacks that act in a rehearsal show the step of theirs that takes the most memory.
+def at_heaviest_step(trainer: Any) -> Iterator[None]:
+    """Within the ``with`` block the participating callbacks act as in their step that takes the most memory.
 
-    What is measured now has to hold for the whole training. A callback whose steps grow in the course of it, one that
-    unfreezes layers for instance, offers a context manager ``heaviest_step(trainer)``: within it every step is as large
-    as its largest one will be.
+    A batch size has to fit during the whole training. A callback whose steps grow, for example one that unfreezes
+    layers, offers a context manager ``heaviest_step(trainer)``, within which each step takes as much as the largest.
     """
     with ExitStack() as stack:
-        for callback in gradient_callbacks(trainer):
+        for callback in participants(trainer):
             if hasattr(callback, "heaviest_step"):
                 stack.enter_context(callback.heaviest_step(trainer))
         yield
 
 
 def undecided_callbacks(trainer: Any) -> list[str]:
-    """Class names of the user's own callbacks that could shape a step and do not say whether they do."""
+    """Class names of the user's callbacks that override a hook of a step and do not declare ``changes_gradients``."""
     return [
         type(callback).__name__
         for callback in trainer.callbacks
@@ -76,9 +80,9 @@ def undecided_callbacks(trainer: Any) -> list[str]:
 
 
 def name_undecided_callbacks(who: str, trainer: Any) -> None:
-    """Says once which of the user's callbacks could shape a step and do not say whether they do."""
+    """Logs once which callbacks are left out of the rehearsal although they may change a step."""
     if undecided := undecided_callbacks(trainer):
         rank_zero_info(
-            f"{who}: {', '.join(undecided)} only watched, if at all: a callback that changes the gradients takes"
-            " part when it has the class attribute `changes_gradients = True`; `False` says that it does not."
+            f"{who}: {', '.join(undecided)} did not act in the rehearsal. A callback that changes the gradients needs"
+            " the class attribute `changes_gradients = True`; with `changes_gradients = False` this message ends."
         )

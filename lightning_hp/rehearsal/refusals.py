@@ -1,58 +1,52 @@
-"""What cannot be rehearsed, refused before any step with what to do instead."""
+"""What cannot be rehearsed: refused before any step, with what to do instead."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
 
-from lightning_hp.trainer import STRATEGIES_IN_WORDS, is_supported, misconfiguration
+from lightning_hp.trainer import STRATEGIES_IN_WORDS, is_supported, misconfiguration, uninitialized_parameters
+
+
+def reason_not_to_rehearse(trainer: Any) -> str | None:
+    """Why no training follows that could be rehearsed, as a clause; ``None`` if one does."""
+    if trainer.fast_dev_run:
+        return "because `fast_dev_run` is not a training"
+    if 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
+        return "because nothing will be trained"
+    return None
 
 
 def refuse_what_cannot_be_rehearsed(trainer: Any, module: nn.Module) -> None:
-    """Raises for a strategy that keeps state elsewhere, no optimizer, no batches, parameters without a shape."""
+    """Raises ``MisconfigurationException`` for another strategy, no optimizer, no batches, or lazy parameters."""
     strategy = trainer.strategy
     if not is_supported(strategy):
         raise misconfiguration(
             trainer,
-            f"Expected a strategy whose training can be restored exactly ({STRATEGIES_IN_WORDS}), got"
+            f"Expected a strategy whose training can be restored exactly ({STRATEGIES_IN_WORDS}), but got"
             f" {type(strategy).__name__}. Tune under one of these.",
         )
     if not strategy.optimizers or type(strategy.optimizers[0]).__name__ == "_MockOptimizer":
         raise misconfiguration(
-            trainer, "Expected `configure_optimizers` to return an optimizer, got none: there is nothing to tune."
+            trainer, "Expected `configure_optimizers` to return an optimizer, but got none: there is nothing to tune."
         )
     if trainer.limit_train_batches == 0:
-        raise misconfiguration(trainer, "Expected training batches to rehearse, got `limit_train_batches=0`.")
-    lazy = [name for name, parameter in module.named_parameters() if _has_no_shape(parameter)]
-    if lazy:
+        raise misconfiguration(trainer, "Expected training batches to rehearse, but got `limit_train_batches=0`.")
+    if lazy := uninitialized_parameters(module):
         raise misconfiguration(
             trainer,
-            f"Expected initialized parameters, got uninitialized lazy ones: {', '.join(lazy[:3])}. Run one batch"
+            f"Expected initialized parameters, but got uninitialized lazy ones: {', '.join(lazy[:3])}. Run one batch"
             " through the model before `fit`.",
         )
 
 
-def refuse_one_way_data(trainer: Any, one_way: list[str]) -> None:
-    """Raises for data that was met and cannot be started again."""
-    if one_way:
+def refuse_unrestorable_data(trainer: Any, iterators: list[str]) -> None:
+    """Raises ``MisconfigurationException`` if there are iterators that a snapshot cannot restore."""
+    if iterators:
         raise misconfiguration(
             trainer,
-            f"Expected training data that can be started again, got {', '.join(one_way[:3])}: what a rehearsal"
+            f"Expected training data that can be started again, but got {', '.join(iterators[:3])}: what a rehearsal"
             " draws from it would be lost to the training. Build the iterator inside `__iter__`, or give the data"
             " `state_dict` and `load_state_dict`, or use a loader with workers.",
         )
-
-
-def _has_no_shape(parameter: Any) -> bool:
-    return isinstance(parameter, UninitializedParameter)
-
-
-def reason_not_to_rehearse(trainer: Any) -> str | None:
-    """Why there is no training to rehearse, in half a sentence, or ``None``."""
-    if trainer.fast_dev_run:
-        return "since `fast_dev_run` is no training"
-    if 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
-        return "since nothing will be trained"
-    return None

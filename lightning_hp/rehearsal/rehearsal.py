@@ -1,10 +1,10 @@
-"""A rehearsal: run the training steps that ``fit`` would run, measure, and put everything back, bit for bit.
+"""A rehearsal: run the training steps that ``fit`` would run, measure, and restore everything, bit for bit.
 
-The Trainer's fit loop is never entered. An *understudy*, a second loop of the same class, takes its place for as long
-as the rehearsal lasts: it has loaders, counters and logged results of its own, and its ``advance`` is Lightning's own
-code for one batch, so that the strategy, the precision plugin, accumulation, clipping and the module's hooks act as
-they will in the training. Of the callbacks only those act that change the gradients. Afterwards the user's loop, which
-has seen nothing, is put back, and with it every tensor, attribute, counter and random stream.
+The Trainer's own fit loop is not entered. A second loop of the same class replaces it during the rehearsal, with
+loaders, counters and logged results of its own. Its ``advance`` is Lightning's own code for one batch, so the strategy,
+the precision plugin, accumulation, clipping and the module's hooks act as in the training. Of the callbacks only those
+that change the gradients act. Afterwards the Trainer's own loop is set again, and every tensor, attribute, counter and
+random state is restored.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_hp.rehearsal.participants import gradient_callbacks
+from lightning_hp.rehearsal.participants import participants
 from lightning_hp.rehearsal.recorder import LossRecorder
-from lightning_hp.rehearsal.refusals import refuse_one_way_data, refuse_what_cannot_be_rehearsed
-from lightning_hp.rehearsal.stand_in_loop import make_understudy, run_one_validation_batch
-from lightning_hp.snapshot import RandomStreams, Snapshot, put_back_dict
+from lightning_hp.rehearsal.refusals import refuse_unrestorable_data, refuse_what_cannot_be_rehearsed
+from lightning_hp.rehearsal.stand_in_loop import make_stand_in_loop, run_one_validation_batch
+from lightning_hp.snapshot import RandomState, Snapshot, restore_dict
 from lightning_hp.trainer import (
-    SilentLogger,
     copy_loaders,
     lightning_module_of,
     loader_roots,
     misconfiguration,
+    muted,
+    no_op,
     request_loaders,
     reshard,
 )
@@ -40,36 +41,38 @@ if TYPE_CHECKING:
 HOOKS_BEFORE_FIT = ("on_fit_start", "on_train_start", "on_train_epoch_start")
 HOOKS_BEFORE_EPOCH = ("on_train_epoch_start",)
 
-# A training that does not step within so many batches never will.
-_PATIENCE = 1000
+# Without an optimizer step in this number of batches, a training is taken for one that never steps.
+_MAX_BATCHES_PER_STEP = 1000
 
 
 class Rehearsal:
-    """Real training steps that leave no trace; a context manager.
+    """Real training steps, after which every state is restored; a context manager.
 
-    Inside the ``with`` block :meth:`step` trains the model. When the block ends, normally or by any exception
-    (Ctrl-C too), weights, buffers, gradients, optimizer and scaler state, the module's attributes, random streams,
-    samplers, the Trainer's loop, callbacks, loggers and flags are what they were. No file is written, no validation
-    runs, no logger hears of it. On several processes nothing that restores is collective, so that a failure on one
-    rank ends the run as it would end a training, without a deadlock.
+    Within the ``with`` block :meth:`step` trains the model. When the block ends, normally or by any exception
+    (including Ctrl-C), weights, buffers, gradients, optimizer and scaler state, the module's attributes, random state,
+    samplers, and the Trainer's loop, callbacks, loggers and flags are restored. No file is written and nothing is
+    logged; validation runs only in :meth:`validate`. Restoring needs no communication, so a failure on one of several
+    processes ends the run as it would end a training, without a deadlock.
 
     Args:
         trainer: A Trainer inside ``fit``, at ``on_fit_start`` or later (the strategy is set up, optimizers exist).
         pl_module: Its module.
-        hooks: The module's hooks to run before the first step: those that ``fit`` has not yet called itself.
+        hooks: The module's hooks to call before the first step: those that ``fit`` has not called yet.
 
     Raises:
         MisconfigurationException: On entry, before any step, when the training cannot be rehearsed: an unsupported
-            strategy, no optimizer, no training batches, uninitialized lazy parameters, or data that cannot be rewound.
+            strategy, no optimizer, no training batches, uninitialized lazy parameters, or data that cannot be restored.
 
-    Costs one copy of weights, buffers and optimizer state in host memory, and per step what ``fit`` costs.
+    Note:
+        Memory: one copy of weights, buffers and optimizer state in host memory. Time: a step takes as long as in
+        ``fit``.
 
     """
 
     def __init__(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, hooks: Sequence[str] = HOOKS_BEFORE_FIT
     ) -> None:
-        # The room reads and writes fields that Lightning does not declare: for the type checker it is anything.
+        # Typed as Any: private attributes are read and written.
         self.trainer: Any = trainer
         self._module = pl_module
         self._hooks = tuple(hooks)
@@ -81,7 +84,7 @@ class Rehearsal:
 
     def __enter__(self) -> Rehearsal:
         refuse_what_cannot_be_rehearsed(self.trainer, self._module)
-        with ExitStack() as undo:  # a failure in here undoes what was begun
+        with ExitStack() as undo:  # a failure here undoes what was already done
             self._prepare(undo)
             self._undo = undo.pop_all()
         return self
@@ -92,12 +95,15 @@ class Rehearsal:
         self._undo.__exit__(kind, error, trace)
 
     def step(self) -> Tensor:
-        """Runs one optimizer step, over as many batches as it takes with gradient accumulation.
+        """Runs one optimizer step, over several batches with gradient accumulation.
 
         Returns:
-            The mean training loss of those batches before the step, shape ``()``, detached, on the device: reading
-            its value is the only synchronisation, and it is left to the caller. On several processes it is this
-            rank's loss.
+            The mean training loss of those batches before the step, shape ``()``, detached, on the device. Nothing is
+            synchronized until the caller reads its value. On several processes it is the loss of this one.
+
+        Raises:
+            MisconfigurationException: If 1000 batches bring no loss or no optimizer step, or if several optimizers
+                step and ``training_step`` returns no loss.
 
         """
         loop = self._loop.epoch_loop
@@ -106,11 +112,12 @@ class Rehearsal:
         self._recorder.clear()
         batches = 0
         while loop.global_step == steps_before or not losses:
-            if batches == _PATIENCE:
+            if batches == _MAX_BATCHES_PER_STEP:
                 raise misconfiguration(
                     self.trainer,
-                    f"Expected `training_step` to reach an optimizer step with a loss; {_PATIENCE} batches went by"
-                    " without. Return the loss from `training_step`, and step the optimizer if you do so by hand.",
+                    "Expected `training_step` to return a loss and the optimizer to step, but got"
+                    f" {_MAX_BATCHES_PER_STEP} batches without. Return the loss from `training_step`; with manual"
+                    " optimization also step the optimizer.",
                 )
             batches += 1
             self._advance()
@@ -118,24 +125,24 @@ class Rehearsal:
 
     @property
     def num_samples(self) -> int | None:
-        """Samples that went through the last :meth:`step` on this process; ``None`` if a batch holds no tensor."""
+        """Samples of the last :meth:`step` on this process; ``None`` if a batch contains no tensor."""
         counts = self._recorder.num_samples
         return None if None in counts else sum(filter(None, counts))
 
     @property
     def first_batch(self) -> int | None:
-        """Samples in the first batch of the last :meth:`step`; ``None`` if it holds no tensor."""
+        """Samples in the first batch of the last :meth:`step`; ``None`` if it contains no tensor."""
         return self._recorder.num_samples[0]
 
     @property
     def loaders(self) -> list[Any]:
-        """The training loaders of the steps, one for each of a nest, as the strategy has prepared them."""
+        """The training loaders as a flat list, as the strategy prepared them."""
         return list(self._loop._combined_loader.flattened)
 
     def read(self, losses: Sequence[Tensor]) -> list[float]:
-        """The values of losses that :meth:`step` returned, averaged over all processes: one synchronisation.
+        """The values of losses that :meth:`step` returned, averaged over all processes, with one synchronization.
 
-        On several processes every rank must call it at the same step.
+        A collective call: every process has to make it after the same step.
         """
         stacked = torch.stack(list(losses)).detach()
         if stacked.dtype in (torch.float16, torch.bfloat16):
@@ -144,23 +151,23 @@ class Rehearsal:
         return values
 
     def rewind(self) -> None:
-        """Puts model, optimizers, scaler and callbacks back to the start. The data and the dice go on."""
+        """Restores model, optimizers, scaler and callbacks. Loaders and the random state are not rewound."""
         self._state.restore()
-        put_back_dict(vars(self.trainer), self._settings)
+        restore_dict(vars(self.trainer), self._settings)
         self._run_hooks()
 
     def restart(self, build: Callable[[], Any], accumulate_grad_batches: int | None = None) -> None:
-        """Begins again from the start over other training loaders, after an error in a step too.
+        """Starts again over other training loaders; also possible after an error in a step.
 
         Args:
-            build: Gives the loaders: what ``fit`` takes. It is called when everything is back at the start, so what it
-                writes into the module or the datamodule, a batch size for instance, is there in the steps that follow.
-            accumulate_grad_batches: Batches for one optimizer step; ``None``: as in the training.
+            build: Returns the loaders, as ``fit`` takes them. It is called after everything has been restored, so a
+                value that it writes into the module or the datamodule, such as a batch size, stays for the next steps.
+            accumulate_grad_batches: Batches of one optimizer step; ``None``: as in the training.
 
         """
         self._end_workers()
-        put_back_dict(vars(self.trainer), self._settings)
-        self.trainer.fit_loop = self._users_loop
+        restore_dict(vars(self.trainer), self._settings)
+        self.trainer.fit_loop = self._own_loop
         self._state.restore()
         self._begin(build())
         if accumulate_grad_batches is not None:
@@ -169,14 +176,13 @@ class Rehearsal:
     def validate(self) -> bool:
         """Runs one batch of the validation that ``fit`` will run, if there is one.
 
-        Metrics are updated and not computed, so that nothing is exchanged between processes. :meth:`rewind` or
-        :meth:`restart` takes back what it did.
+        Metrics are updated and not computed, so processes exchange nothing. :meth:`rewind` and :meth:`restart` undo it.
 
         Returns:
             Whether there was a batch.
 
         """
-        source = self._users_loop.epoch_loop.val_loop._data_source
+        source = self._own_loop.epoch_loop.val_loop._data_source
         if not source.is_defined():
             return False
         loaders = copy_loaders(request_loaders(self.trainer, source))
@@ -184,12 +190,12 @@ class Rehearsal:
         return run_one_validation_batch(self.trainer, type(source)(loaders, source.name), self._recorder)
 
     def _prepare(self, undo: ExitStack) -> None:
-        """Remembers everything, then brings the Trainer to its first batch. What is remembered first returns last."""
+        """Takes the snapshots and brings the Trainer to its first batch. What is taken first is restored last."""
         trainer, strategy = self.trainer, self.trainer.strategy
-        undo.callback(RandomStreams(strategy.root_device).restore)
+        undo.callback(RandomState(strategy.root_device).restore)
         undo.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         for owner in (trainer, strategy):
-            undo.callback(put_back_dict, vars(owner), dict(vars(owner)))
+            undo.callback(restore_dict, vars(owner), dict(vars(owner)))
         self._state = Snapshot(*self._owners_of_state(), data=[d for d in [trainer.datamodule] if d is not None])
         undo.callback(self._state.restore)
         undo.callback(reshard, self._module)
@@ -198,14 +204,14 @@ class Rehearsal:
         loaders = copy_loaders(request_loaders(trainer, loop._data_source) if ready is None else ready)
         data = Snapshot(data=loader_roots(loaders))
         undo.callback(data.restore)
-        refuse_one_way_data(self.trainer, self._state.one_way + data.one_way)
-        self._users_loop = loop
-        self._silence()
+        refuse_unrestorable_data(self.trainer, self._state.unrestorable + data.unrestorable)
+        self._own_loop = loop
+        undo.enter_context(muted(trainer, [*participants(trainer), self._recorder]))
         undo.callback(self._end_workers)
         self._begin(loaders)
 
     def _owners_of_state(self) -> list[Any]:
-        """The objects that a training step writes into."""
+        """The objects into which a training step writes."""
         trainer, strategy = self.trainer, self.trainer.strategy
         return [
             self._module,
@@ -213,48 +219,41 @@ class Rehearsal:
             *strategy._lightning_optimizers,
             *(config.scheduler for config in strategy.lr_scheduler_configs),
             trainer.precision_plugin,
-            *gradient_callbacks(trainer),
+            *participants(trainer),
         ]
 
-    def _silence(self) -> None:
-        """Puts silent surroundings in place: of the callbacks only those that are part of a step, no logger."""
-        trainer = self.trainer
-        trainer.callbacks = [*gradient_callbacks(trainer), self._recorder]
-        trainer._loggers = [SilentLogger(logger) for logger in trainer.loggers]
-        trainer.profiler = lightning_module_of(trainer, "profilers").PassThroughProfiler()
-
     def _begin(self, loaders: Any) -> None:
-        """What ``fit`` does between here and its first batch, with an understudy in the place of its loop."""
+        """Does what ``fit`` does from here to its first batch, with the stand-in loop."""
         trainer = self.trainer
-        self._loop = trainer.fit_loop = make_understudy(trainer, loaders)
+        self._loop = trainer.fit_loop = make_stand_in_loop(trainer, loaders)
         self._passes = 0
         trainer._logger_connector = type(trainer._logger_connector)(trainer)
-        # The caller decides the learning rate of every step; a schedule has its own length and may refuse to go on.
-        self._loop.epoch_loop.update_lr_schedulers = _do_nothing
+        # The caller sets the learning rate of every step; a schedule may raise when it is stepped beyond its length.
+        self._loop.epoch_loop.update_lr_schedulers = no_op
         torch.set_grad_enabled(True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the training's own loaders `fit` says it; of others nobody needs it
+            warnings.simplefilter("ignore")  # `fit` itself warns of the training's own loaders
             self._loop.setup_data()
         if self._loop._data_fetcher is None or self._loop.max_batches == 0:
             raise misconfiguration(
-                trainer, "Expected training batches to rehearse, got none. Give `fit` a training loader with data."
+                trainer, "Expected training batches to rehearse, but got none. Give `fit` a training loader with data."
             )
         self._settings = dict(vars(trainer))  # hooks may change them, as GradientAccumulationScheduler does
         self._run_hooks()
         self._start_pass()
 
     def _run_hooks(self) -> None:
-        """The hooks between here and the first batch: what they prepare, the steps may need."""
+        """Calls the hooks between here and the first batch: steps may need what they prepare."""
         self._clear_gradients()
         for config in self.trainer.strategy.lr_scheduler_configs:
-            vars(config.scheduler)["step"] = _do_nothing  # for `self.lr_schedulers().step()` by hand
+            vars(config.scheduler)["step"] = no_op  # a module may call `self.lr_schedulers().step()`
         for hook in self._hooks:
             if hook != "on_fit_start":  # callbacks are ready after `setup`
                 self._call._call_callback_hooks(self.trainer, hook)
             self._call._call_lightning_module_hook(self.trainer, hook)
 
     def _start_pass(self) -> None:
-        """Begins a pass over the loaders; samplers shuffle anew. The epoch stays: this is still the start."""
+        """Starts a pass over the loaders; samplers shuffle again. The epoch does not change."""
         loop = self._loop
         fit_loop = lightning_module_of(self.trainer, "loops.fit_loop")
         for loader in loop._combined_loader.flattened:
@@ -265,17 +264,17 @@ class Rehearsal:
         self._passes += 1
 
     def _advance(self) -> None:
-        """One batch, by Lightning's own code; at the end of the data, on with the next pass."""
+        """Runs one batch by Lightning's own code; at the end of the data a new pass starts."""
         fetcher = self._loop._data_fetcher
         if fetcher.done:
             self._start_pass()
         try:
             self._loop.epoch_loop.advance(fetcher)
-        except StopIteration:  # the data ended unannounced, or `on_train_batch_start` returned -1
+        except StopIteration:  # the data ended early, or `on_train_batch_start` returned -1
             self._start_pass()
 
     def _clear_gradients(self) -> None:
-        """A gradient that exists would be added to, in place: the user's tensor is set aside instead."""
+        """Removes gradients: a backward pass would add to the user's tensors in place."""
         for parameter in self._module.parameters():
             parameter.grad = None
 
@@ -283,7 +282,3 @@ class Rehearsal:
         if self._loop is not None and self._loop._data_fetcher is not None:
             self._loop._data_fetcher.teardown()
             self._loop._data_fetcher = None
-
-
-def _do_nothing(*args: Any, **kwargs: Any) -> None:
-    pass

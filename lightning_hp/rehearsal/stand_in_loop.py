@@ -1,4 +1,4 @@
-"""The understudy: a second fit loop that stands in for the user's as long as a rehearsal lasts."""
+"""The fit loop that replaces the Trainer's own during a rehearsal, and one batch of its validation loop."""
 
 from __future__ import annotations
 
@@ -8,40 +8,36 @@ from typing import Any
 from lightning_hp.rehearsal.recorder import LossRecorder
 
 
-def fresh_loop(trainer: Any) -> Any:
-    """A fit loop that has not begun, with the limits of the Trainer's own."""
+def new_loop(trainer: Any) -> Any:
+    """A fit loop that has not started, with the limits of the Trainer's own."""
     loop = trainer.fit_loop
-    fresh: Any = type(loop)(trainer, min_epochs=loop.min_epochs, max_epochs=loop.max_epochs)
-    fresh.epoch_loop = type(loop.epoch_loop)(trainer, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps)
-    return fresh
+    new: Any = type(loop)(trainer, min_epochs=loop.min_epochs, max_epochs=loop.max_epochs)
+    new.epoch_loop = type(loop.epoch_loop)(trainer, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps)
+    return new
 
 
-def make_understudy(trainer: Any, loaders: Any) -> Any:
-    """A fit loop like the Trainer's, at the same place in the training, over other loaders."""
-    loop, understudy = trainer.fit_loop, fresh_loop(trainer)
-    for ours, theirs, names in (
-        (understudy, loop, ("epoch_progress",)),
-        (understudy.epoch_loop, loop.epoch_loop, ("batch_progress", "_batches_that_stepped")),
-        (understudy.epoch_loop.automatic_optimization, loop.epoch_loop.automatic_optimization, ("optim_progress",)),
-        (understudy.epoch_loop.manual_optimization, loop.epoch_loop.manual_optimization, ("optim_step_progress",)),
+def make_stand_in_loop(trainer: Any, loaders: Any) -> Any:
+    """A fit loop like the Trainer's, with a copy of its progress, over other loaders."""
+    loop, stand_in = trainer.fit_loop, new_loop(trainer)
+    for copied, original, names in (
+        (stand_in, loop, ("epoch_progress",)),
+        (stand_in.epoch_loop, loop.epoch_loop, ("batch_progress", "_batches_that_stepped")),
+        (stand_in.epoch_loop.automatic_optimization, loop.epoch_loop.automatic_optimization, ("optim_progress",)),
+        (stand_in.epoch_loop.manual_optimization, loop.epoch_loop.manual_optimization, ("optim_step_progress",)),
     ):
         for name in names:
-            setattr(ours, name, copy.deepcopy(getattr(theirs, name)))
-    understudy._data_source = type(loop._data_source)(loaders, loop._data_source.name)
-    return understudy
-
-
-class _Enough(Exception):  # noqa: N818 - no error: the way out of Lightning's loop after one batch
-    pass
+            setattr(copied, name, copy.deepcopy(getattr(original, name)))
+    stand_in._data_source = type(loop._data_source)(loaders, loop._data_source.name)
+    return stand_in
 
 
 def run_one_validation_batch(trainer: Any, source: Any, recorder: LossRecorder) -> bool:
-    """Runs the validation loop of a rehearsal until its first batch is through.
+    """Runs the validation loop of a rehearsal and leaves it after its first batch, before metrics are computed.
 
     Args:
         trainer: A Trainer in a rehearsal.
-        source: Where the validation loaders come from.
-        recorder: A callback of the rehearsal.
+        source: The data source of the validation loaders.
+        recorder: The rehearsal's recorder, one of the Trainer's callbacks.
 
     Returns:
         Whether there was a batch.
@@ -53,13 +49,13 @@ def run_one_validation_batch(trainer: Any, source: Any, recorder: LossRecorder) 
         return False
 
     def leave() -> None:
-        raise _Enough
+        raise _FirstBatchDone
 
     stage, recorder.on_validation_batch = trainer.state.stage, leave
     trainer.validating = True
     try:
         loop.run()
-    except _Enough:
+    except _FirstBatchDone:
         loop._module_mode.restore(trainer.lightning_module)
         return True
     finally:
@@ -67,3 +63,7 @@ def run_one_validation_batch(trainer: Any, source: Any, recorder: LossRecorder) 
         if loop._data_fetcher is not None:
             loop._data_fetcher.teardown()
     return False
+
+
+class _FirstBatchDone(Exception):  # noqa: N818 - not an error: it leaves Lightning's loop after one batch
+    pass

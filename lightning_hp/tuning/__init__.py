@@ -1,1 +1,10 @@
-"""How a value is found through a rehearsal."""
+"""How a value is found through a rehearsal: ``learning_rate.py`` and ``batch_size/``."""
+
+from lightning_hp.tuning.learning_rate import (
+    MIN_STEPS,
+    RangeTestSettings,
+    Rule,
+    find_learning_rate,
+)
+
+__all__ = ["MIN_STEPS", "RangeTestSettings", "Rule", "find_learning_rate"]

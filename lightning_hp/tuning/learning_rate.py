@@ -1,28 +1,116 @@
-"""The learning-rate range test: train over rising learning rates and write down the losses.
+"""Finds a learning rate in a running Trainer: train over rising learning rates, and read the curve of the losses.
 
-The object between the maths (`functional/learning_rate/suggestion.py`, which reads the curve) and the glue
-(`callbacks/lr_finder.py`, which knows when to run it and what to do with the answer).
+The range test of Smith (2017), repeated, with a second, finer sweep over the part where the loss falls:
+
+    one sweep over all learning rates, from the start of the training
+    where its curve shows too little, more sweeps, each from the same start over other batches; the median is read
+    several sweeps of half as many steps over the part where the loss falls
+    the rule reads the median of these
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from lightning_hp.functional.learning_rate.range_test import has_exploded
+from lightning_hp.functional.learning_rate.range_test import has_exploded, lr_range
+from lightning_hp.functional.learning_rate.suggestion import falling_part, suggest_lr
 from lightning_hp.hyperparameters import LearningRate
 from lightning_hp.rehearsal import Rehearsal
+from lightning_hp.reporting import progress_bar
+from lightning_hp.results import LearningRateResult
 
 if TYPE_CHECKING:
-    pass
+    import pytorch_lightning as pl
+
+#: How the curve is read; see :class:`~lightning_hp.LRFinder`.
+Rule = Literal["auto", "fall", "one_cycle", "steepest", "valley", "slide", "minimum", "half"]
+
+#: Fewer points are too few for a curve.
+MIN_STEPS = 10
+
+# Losses are read from the device once in this number of steps, so that steps are not synchronized. A sweep whose loss
+# explodes therefore runs a few steps too many.
+_READ_INTERVAL = 8
 
 
-# Losses are read from the device once in so many steps: a sweep that explodes runs on for a few steps more, and one
-# that does not is never held up by a synchronisation.
-_READ_EVERY = 8
+@dataclass(frozen=True)
+class RangeTestSettings:
+    """The arguments of :class:`~lightning_hp.LRFinder` that decide the learning rate; see there.
+
+    Attributes:
+        lrs: Learning rates of the sweep over the whole range, in ascending order.
+        early_stop_threshold: Ends a sweep once its loss stays above this multiple of the initial loss, or ``None``.
+        num_repeats: Sweeps whose median is read.
+        rule: How the curve is read.
+        zoom: Whether there is a second, finer sweep over the part where the loss falls.
+
+    """
+
+    lrs: tuple[float, ...]
+    early_stop_threshold: float | None
+    num_repeats: int
+    rule: Rule
+    zoom: bool
+
+
+def find_learning_rate(
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    learning_rate: LearningRate,
+    settings: RangeTestSettings,
+    hooks: Sequence[str],
+) -> LearningRateResult:
+    """Finds the learning rate of a training; sets nothing.
+
+    Args:
+        trainer: A Trainer inside ``fit``, before a batch.
+        pl_module: Its module.
+        learning_rate: Where the learning rate is kept.
+        settings: The arguments of the callback.
+        hooks: The module's hooks that ``fit`` has not called yet.
+
+    Returns:
+        The result; its ``suggestion`` is ``None`` if the curve shows no learning.
+
+    Raises:
+        MisconfigurationException: If the training cannot be rehearsed.
+
+    """
+    rule = settings.rule
+    if rule == "auto":
+        rule = "one_cycle" if learning_rate.is_one_cycle else "fall"
+    with (
+        progress_bar(trainer, "Finding the learning rate", "steps") as on_step,
+        Rehearsal(trainer, pl_module, hooks) as rehearsal,
+    ):
+
+        def sweep(lrs: Sequence[float], num_repeats: int) -> list[list[float]]:
+            return range_test(rehearsal, learning_rate, lrs, settings.early_stop_threshold, num_repeats, on_step)
+
+        started = time.monotonic()
+        lrs = settings.lrs
+        # With `zoom` the first sweep only has to find the part where the loss falls; if it cannot, more sweeps follow.
+        losses = sweep(lrs, 1 if settings.zoom else settings.num_repeats)
+        suggestion = suggest_lr(lrs, losses)
+        if suggestion.lr is None and len(losses) < settings.num_repeats:
+            losses += sweep(lrs, settings.num_repeats - len(losses))
+            suggestion = suggest_lr(lrs, losses)
+        seconds = time.monotonic() - started
+        result = LearningRateResult.from_range_test(
+            lrs, losses, suggestion, lr_before=learning_rate.value, rule=rule, seconds=seconds
+        )
+        if settings.zoom and (part := falling_part(lrs, suggestion)) is not None:
+            lrs = tuple(lr_range(part[0], part[1], max(MIN_STEPS, len(lrs) // 2)).tolist())
+            losses = sweep(lrs, settings.num_repeats)
+            seconds = time.monotonic() - started - seconds
+            result = result.with_zoom(lrs, losses, suggest_lr(lrs, losses), seconds)
+    return result
 
 
 def range_test(
@@ -33,20 +121,20 @@ def range_test(
     num_repeats: int,
     on_step: Callable[[], None],
 ) -> list[list[float]]:
-    """Sweeps over ``lrs``, each time from the same start and over other batches.
+    """Sweeps over ``lrs``, each from the same start and over other batches.
 
     Args:
-        rehearsal: An open rehearsal: it gives the steps and takes them back.
-        learning_rate: Writes the learning rate of each step, at the ratios of the user's parameter groups.
-        lrs: Rising learning rates, one a step.
-        early_stop_threshold: Ends a sweep once its loss stays above this multiple of the initial loss; a loss that is
-            not finite always ends it. ``None``: never for its height.
+        rehearsal: An open rehearsal.
+        learning_rate: Sets the learning rate of each step with the ratios of the parameter groups.
+        lrs: Learning rates in ascending order, one for each step.
+        early_stop_threshold: Ends a sweep once its loss stays above this multiple of the initial loss; ``None``: never.
+            A loss that is not finite always ends it.
         num_repeats: Number of sweeps.
         on_step: Called after each step, for a progress bar.
 
     Returns:
-        The training losses, ``num_repeats`` rows of ``len(lrs)``; NaN where a sweep had ended. On several processes
-        the mean over them.
+        The training losses, ``num_repeats`` rows of ``len(lrs)``; NaN after the end of a sweep. On several processes
+        their mean.
 
     """
     sweeps = []
@@ -71,9 +159,9 @@ def _sweep(
     for position, lr in enumerate(lrs):
         learning_rate.set_for_step(lr)
         unread.append(rehearsal.step())
-        learning_rate.check_still(lr)
+        learning_rate.check_step_lr(lr)
         on_step()
-        if len(unread) == _READ_EVERY or position == len(lrs) - 1:
+        if len(unread) == _READ_INTERVAL or position == len(lrs) - 1:
             losses += rehearsal.read(unread)
             unread = []
             if has_exploded(losses, threshold):

@@ -57,8 +57,8 @@ def _finder(**kwargs: Any) -> LRFinder:
 
 def _scaler(**kwargs: Any) -> BatchSizeScaler:
     """Eight of each of three classes: a batch of 24, on data so small that an epoch has few steps."""
-    few = {"min_steps_per_epoch": 1, "min_training_steps": 1}
-    return BatchSizeScaler(**{"min_per_class": 8, "max_val": 24, "num_classes": 3, **few, **kwargs})
+    few = {"limits": {"min_steps_per_epoch": 1, "min_training_steps": 1}, "class_options": {"num_classes": 3}}
+    return BatchSizeScaler(**{"min_per_class": 8, "max_val": 24, **few, **kwargs})
 
 
 MEMBERS = [
@@ -271,7 +271,7 @@ TRAININGS = [
         {"batch_norm": True},
         lambda: loader(shuffle=True, dataset=Samples(augment=True)),
         lambda: {**fp16_on_cpu(), "accumulate_grad_batches": 2, "gradient_clip_val": 0.5},
-        callbacks=lambda: [SAM(rho=1.0, adaptive=True, every=2)],
+        callbacks=lambda: [SAM(rho=1.0, adaptive=True, interval=2)],
     ),
     Training(
         "classifier",

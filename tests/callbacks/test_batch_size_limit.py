@@ -62,7 +62,9 @@ def child() -> None:
 
     trains(2)  # what is imported and built once is no part of the limit
     resource.setrlimit(resource.RLIMIT_AS, (status("VmSize")[0] + 400 * 2**20, resource.RLIM_INFINITY))
-    scaler = BatchSizeScaler(objective="memory", min_per_class=0, min_steps_per_epoch=1, min_training_steps=1)
+    scaler = BatchSizeScaler(
+        objective="memory", min_per_class=0, limits={"min_steps_per_epoch": 1, "min_training_steps": 1}
+    )
     result = scaler.find(trainer(max_steps=3), Wide(), DataLoader(Rows(), batch_size=16, shuffle=True))
     found = result.batch_size
     tried = {size: trains(size) for size in (found, int(1.06 * found), int(1.2 * found))}

@@ -1,4 +1,4 @@
-"""BatchSizeScaler as a user meets it. That it leaves no trace and that its value sticks is in the contract suite."""
+"""BatchSizeScaler as a user meets it. That every state is restored and its value is used is in the contract suite."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import enum
 import itertools
 import math
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,18 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from lightning_hp import BatchSizeResult, BatchSizeScaler, ClassBalancedBatchSampler, LRFinder
 from lightning_hp.functional import coverage_probability
+from lightning_hp.tuning.batch_size import BatchSizeLimits, ClassOptions
 from tests.training import NUM_CLASSES, MemoryLogger, Net, Run, Samples, assert_identical, assert_same_training, train
 
 PAGES: dict[int, list[int]] = {}
-ANY_DATA: dict[str, Any] = {"min_steps_per_epoch": 1, "min_training_steps": 1}
 
 
 def scaler(**kwargs: Any) -> BatchSizeScaler:
-    """Without a wish for many steps, since the data here is small."""
-    return BatchSizeScaler(**{**ANY_DATA, **kwargs})
+    """Few optimizer steps are enough here, since the data is small; the keys of the two groups are given flat."""
+    limits: dict[str, Any] = {"min_steps_per_epoch": 1, "min_training_steps": 1}
+    limits |= {name: kwargs.pop(name) for name in BatchSizeLimits.__annotations__ if name in kwargs}
+    options = {name: kwargs.pop(name) for name in ClassOptions.__annotations__ if name in kwargs}
+    return BatchSizeScaler(**kwargs, class_options=options, limits=limits)
 
 
 def largest(**kwargs: Any) -> BatchSizeScaler:
@@ -99,30 +103,47 @@ class Sizes:
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("kwargs", "error", "message"),
     [
-        ({"min_per_class": -1}, "`min_per_class` to be an int >= 0, but got -1"),
-        ({"coverage": 1.0}, "`coverage` > 0 and < 1, or None, but got 1.0"),
-        ({"num_classes": 0}, "`num_classes` to be an int >= 1 or None"),
-        ({"effective_batch_size": 0}, "`effective_batch_size` to be an int >= 1 or None"),
-        ({"base_batch_size": 32.0}, "`base_batch_size` to be an int >= 1 or None, but got 32.0"),
-        ({"lr_scaling": "cubic"}, "`lr_scaling` to be one of linear, sqrt, auto, but got 'cubic'"),
-        ({"warmup": 0.5}, "`warmup` to be a bool or steps >= 1, but got 0.5"),
-        ({"objective": "accuracy"}, "`objective` to be one of throughput, memory"),
-        ({"init_val": 0}, "`init_val` to be an int >= 1"),
-        ({"max_val": True}, "`max_val` to be an int >= 1, but got True"),
-        ({"round_to": "odd"}, "`round_to` to be an int >= 1 or 'power', but got 'odd'"),
-        ({"min_steps_per_epoch": 0}, "`min_steps_per_epoch` to be an int >= 1"),
-        ({"min_training_steps": 0}, "`min_training_steps` to be an int >= 1"),
-        ({"within": 0}, "`within` > 0 and < 1, but got 0"),
-        ({"steps_per_trial": 1}, "`steps_per_trial` to be an int >= 2"),
-        ({"memory_share": 0.0}, "`memory_share` > 0 and <= 1"),
-        ({"margin": 1.0}, "`margin` >= 0 and < 1"),
-        ({"batch_arg_name": None}, "`batch_arg_name` to be a name"),
+        ({"min_per_class": -1}, ValueError, "`min_per_class` to be an int >= 0, but got -1"),
+        (
+            {"class_options": {"coverage": 1.0}},
+            ValueError,
+            "`coverage` to be a number > 0 and < 1, or None, but got 1.0",
+        ),
+        ({"class_options": {"num_classes": 0}}, ValueError, "`num_classes` to be an int >= 1, or None"),
+        (
+            {"class_options": {"classes": 3}},
+            ValueError,
+            "`class_options` to be a dict of options with keys from num_classes",
+        ),
+        ({"limits": 3}, TypeError, "`limits` to be a dict of options with keys from min_steps_per_epoch"),
+        ({"effective_batch_size": 0}, ValueError, "`effective_batch_size` to be an int >= 1, or None"),
+        ({"base_batch_size": 32.0}, TypeError, "`base_batch_size` to be an int >= 1, or None, but got 32.0"),
+        (
+            {"lr_scaling": "cubic"},
+            ValueError,
+            "`lr_scaling` to be one of 'linear', 'sqrt', 'auto', or None, but got 'cubic'",
+        ),
+        ({"warmup": 0.5}, TypeError, "`warmup` to be an int >= 1, or True or False, but got 0.5"),
+        ({"objective": "accuracy"}, ValueError, "`objective` to be one of 'throughput', 'memory'"),
+        ({"init_val": 0}, ValueError, "`init_val` to be an int >= 1"),
+        ({"max_val": True}, TypeError, "`max_val` to be an int >= 1, but got True"),
+        ({"round_to": "odd"}, ValueError, "`round_to` to be 'power', or an int >= 1, but got 'odd'"),
+        ({"limits": {"min_steps_per_epoch": 0}}, ValueError, "`min_steps_per_epoch` to be an int >= 1"),
+        ({"limits": {"min_training_steps": 0}}, ValueError, "`min_training_steps` to be an int >= 1"),
+        ({"limits": {"within": 0}}, ValueError, "`within` to be a number > 0 and < 1, but got 0"),
+        ({"steps_per_trial": 1}, ValueError, "`steps_per_trial` to be an int >= 2"),
+        ({"limits": {"memory_share": 0.0}}, ValueError, "`memory_share` to be a number > 0 and <= 1"),
+        ({"margin": 1.0}, ValueError, "`margin` to be a number >= 0 and < 1"),
+        ({"update_attr": "no"}, TypeError, "`update_attr` to be True or False"),
+        ({"batch_arg_name": None}, TypeError, "`batch_arg_name` to be a name"),
     ],
 )
-def test_bad_arguments_are_refused_at_construction(kwargs: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_bad_arguments_are_refused_at_construction(
+    kwargs: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
         BatchSizeScaler(**kwargs)
 
 
@@ -545,7 +566,7 @@ def test_a_finder_behind_it_searches_at_the_size_found_from_the_rate_scaled() ->
 def test_a_finder_before_it_is_refused_before_any_step() -> None:
     """With the peer, the rate is found for one size and then the size is changed."""
     module = net(OutOfMemory)
-    with pytest.raises(MisconfigurationException, match="Expected BatchSizeScaler before LRFinder, got it behind"):
+    with pytest.raises(MisconfigurationException, match="Expected BatchSizeScaler before LRFinder, but got it after"):
         fit([LRFinder(), scaler()], module)
     assert module.sizes.all == []
 
@@ -567,9 +588,9 @@ def test_an_optimizer_that_finds_its_own_rate_is_left_alone() -> None:
 def test_few_steps_and_a_large_factor_are_said() -> None:
     callback = largest(max_val=640)
     fit([callback], data=loader(batch_size=32))
-    assert "Only 2 optimizer steps are left" in str(callback.result)
-    assert "20 times the one the learning rate was right for" in str(callback.result)
-    assert "wants a warm-up" in str(callback.result)
+    assert "The training has only 2 optimizer steps" in str(callback.result)
+    assert "20 times the one the learning rate was chosen for" in str(callback.result)
+    assert "needs a warm-up" in str(callback.result)
 
 
 class Rates(pl.Callback):
@@ -895,7 +916,7 @@ def test_lightning_cli_builds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "  callbacks:\n"
         "    - class_path: lightning_hp.BatchSizeScaler\n"
         "      init_args: {max_val: 64, round_to: power, lr_scaling: sqrt, warmup: 3, objective: memory,\n"
-        "                  min_training_steps: 1, min_steps_per_epoch: 1}\n"
+        "                  limits: {min_training_steps: 1, min_steps_per_epoch: 1}}\n"
     )
     cli = LightningCLI(Net, Data, args=["fit", f"--config={config}"], save_config_callback=None)
     assert cli.datamodule.batch_size == 64

@@ -1,4 +1,4 @@
-"""Contract 1 (no trace) and 5 (the value sticks) for every callback in every training of the tables."""
+"""Contract 1 (everything is restored) and 5 (the value is used) for every callback in every training of the tables."""
 
 from __future__ import annotations
 

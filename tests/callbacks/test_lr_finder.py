@@ -1,9 +1,10 @@
-"""LRFinder as a user meets it. That it leaves no trace and that its value sticks is in the contract suite."""
+"""LRFinder as a user meets it. That every state is restored and that its value is used is in the contract suite."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from lightning_hp import LRFinder, LRFindResult
+from lightning_hp import LearningRateResult, LRFinder
 from tests.callbacks.contract import loader
 from tests.training import MemoryLogger, Net, Run, Samples, assert_identical, assert_same_training, train
 
@@ -41,31 +42,34 @@ def fit(callbacks: list[Callback], module: pl.LightningModule | None = None, **k
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("kwargs", "error", "message"),
     [
-        ({"min_lr": 0.0}, "0 < `min_lr` < `max_lr`"),
-        ({"min_lr": 1.0, "max_lr": 0.1}, "0 < `min_lr` < `max_lr`"),
-        ({"max_lr": float("inf")}, "0 < `min_lr` < `max_lr`"),
-        ({"num_training_steps": 9}, "`num_training_steps` to be an int >= 10 or None, but got 9"),
-        ({"num_training_steps": 20.0}, "`num_training_steps` to be an int >= 10 or None, but got 20.0"),
-        ({"mode": "log"}, "`mode` to be one of exponential, linear, but got 'log'"),
-        ({"early_stop_threshold": 1.0}, "`early_stop_threshold` > 1 or None, but got 1.0"),
-        ({"num_repeats": 0}, "`num_repeats` to be an int >= 1, but got 0"),
-        ({"suggestion": "best"}, "`suggestion` to be one of auto, fall, .* but got 'best'"),
-        ({"milestones": (-1,)}, "`milestones` to be a sequence of epochs >= 0"),
-        ({"milestones": 5}, "`milestones` to be a sequence of epochs >= 0, but got 5"),
-        ({"min_lr": "1e-4"}, "`min_lr` to be a number, but got '1e-4'"),
-        ({"attr_name": None}, "`attr_name` to be a name"),
+        ({"min_lr": 0.0}, ValueError, "`min_lr` to be a finite number > 0, but got 0.0"),
+        ({"min_lr": 1.0, "max_lr": 0.1}, ValueError, "`max_lr` to be a finite number > 1, but got 0.1"),
+        ({"max_lr": float("inf")}, ValueError, "`max_lr` to be a finite number > 1e-07, but got inf"),
+        ({"num_training_steps": 9}, ValueError, "`num_training_steps` to be an int >= 10, or None, but got 9"),
+        ({"num_training_steps": 20.0}, TypeError, "`num_training_steps` to be an int >= 10, or None, but got 20.0"),
+        ({"mode": "log"}, ValueError, "`mode` to be one of 'exponential', 'linear', but got 'log'"),
+        ({"early_stop_threshold": 1.0}, ValueError, "to be a finite number > 1, or None, but got 1.0"),
+        ({"early_stop_threshold": "4"}, TypeError, "`early_stop_threshold` to be a finite number > 1, or None"),
+        ({"num_repeats": 0}, ValueError, "`num_repeats` to be an int >= 1, but got 0"),
+        ({"suggestion": "best"}, ValueError, "`suggestion` to be one of 'auto', 'fall', "),
+        ({"milestones": (-1,)}, ValueError, "`milestones[0]` to be an int >= 0, but got -1"),
+        ({"milestones": 5}, TypeError, "`milestones` to be a sequence of epochs, ints >= 0, but got 5"),
+        ({"min_lr": "1e-4"}, TypeError, "`min_lr` to be a finite number > 0, but got '1e-4'"),
+        ({"zoom": "no"}, TypeError, "`zoom` to be True or False, but got 'no'"),
+        ({"update_attr": "no"}, TypeError, "`update_attr` to be True or False, but got 'no'"),
+        ({"attr_name": None}, TypeError, "`attr_name` to be a name"),
     ],
 )
-def test_bad_arguments_are_refused_at_construction(kwargs: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_bad_arguments_are_refused_at_construction(kwargs: dict[str, Any], error: type[Any], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
         LRFinder(**kwargs)
 
 
 def test_by_default_a_factor_of_ten_takes_14_steps() -> None:
-    assert len(LRFinder()._lrs) == 8 * 14
-    assert len(LRFinder(min_lr=1e-4, max_lr=1.0)._lrs) == 4 * 14
+    assert len(LRFinder()._settings.lrs) == 8 * 14
+    assert len(LRFinder(min_lr=1e-4, max_lr=1.0)._settings.lrs) == 4 * 14
 
 
 def test_it_finds_a_rate_that_trains_and_sets_it_in_every_place() -> None:
@@ -269,7 +273,7 @@ def test_a_callback_that_may_shape_the_step_and_does_not_say_is_named_once(caplo
 
     with caplog.at_level("INFO"):
         fit([Says(), KeepsSilent(), finder()], max_epochs=1)
-    assert sum("LRFinder: KeepsSilent only watched" in record.message for record in caplog.records) == 1
+    assert sum("LRFinder: KeepsSilent did not act" in record.message for record in caplog.records) == 1
 
 
 def test_find_keeps_the_metrics_of_an_earlier_fit() -> None:
@@ -491,7 +495,7 @@ def test_find_alone_returns_the_result_and_leaves_everything_as_it_was(tmp_path:
         attributes, hparams = sorted(vars(module)), copy.deepcopy(dict(module.hparams))
         settings = {name: id(value) for name, value in vars(trainer).items()}
         result = finder(num_repeats=3).find(trainer, module, data)
-        assert isinstance(result, LRFindResult)
+        assert isinstance(result, LearningRateResult)
         assert result.suggestion
         assert result.lr_used == result.lr_before == 0.05
         assert torch.equal(streams, torch.get_rng_state())

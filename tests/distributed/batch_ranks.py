@@ -17,10 +17,17 @@ from tests.distributed.rank import run_scenario
 from tests.distributed.two_ranks import DDP, Sharded, same_on_both_ranks
 from tests.training import Net, Run, Samples, assert_identical, assert_same_training, train
 
+LIMITS = {"min_steps_per_epoch": 1, "min_training_steps": 1}
+
 
 def scaler(**kwargs: Any) -> BatchSizeScaler:
     return BatchSizeScaler(
-        **{"objective": "memory", "min_per_class": 0, "min_steps_per_epoch": 1, "min_training_steps": 1, **kwargs}
+        **{
+            "objective": "memory",
+            "min_per_class": 0,
+            "limits": LIMITS,
+            **kwargs,
+        }
     )
 
 
@@ -74,7 +81,12 @@ def ddp() -> None:
 
 def classes() -> None:
     """A step of both processes shows the classes together."""
-    callback = scaler(objective="throughput", min_per_class=50, within=0.9, init_val=4)
+    callback = scaler(
+        objective="throughput",
+        min_per_class=50,
+        limits={**LIMITS, "within": 0.9},
+        init_val=4,
+    )
     run([callback], net())
     assert callback.optimal_batch_size == 75
     effective = scaler(effective_batch_size=128, max_val=16)

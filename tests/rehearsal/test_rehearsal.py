@@ -1,4 +1,4 @@
-"""What a rehearsal is: the training's own steps, without a trace, whatever happens in it."""
+"""A rehearsal runs the training's own steps and restores every state, also after an exception."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_hp.rehearsal import HOOKS_BEFORE_EPOCH, Rehearsal
-from lightning_hp.snapshot import RandomStreams, Snapshot
+from lightning_hp.snapshot import RandomState, Snapshot
 from tests.callbacks.contract import TRAININGS, Rehearse, Training, loader
 from tests.training import Net, Samples, assert_identical, assert_same_training, train
 
@@ -431,7 +431,7 @@ class _HoldsGenerator(torch.utils.data.IterableDataset):
 @pytest.mark.parametrize("data", [_generator, lambda: loader(dataset=_HoldsGenerator())], ids=["generator", "dataset"])
 def test_data_that_cannot_be_started_again_is_refused_before_any_of_it_is_drawn(data: Any) -> None:
     module, source = Net(), data()
-    with pytest.raises(MisconfigurationException, match=r"can be started again, got .*generator"):
+    with pytest.raises(MisconfigurationException, match=r"can be started again, but got .*generator"):
         train(module, [Rehearse()], source)
     assert module.seen == []
     batches = list(source)
@@ -462,7 +462,7 @@ def test_two_optimizers_with_one_loss_are_rehearsed_and_without_are_refused() ->
     rehearse = Rehearse()
     train(TwoOptimizers(tells=True), [rehearse], loader())
     assert len(rehearse.losses) == 18
-    with pytest.raises(MisconfigurationException, match="the loss that 2 optimizers together bring down"):
+    with pytest.raises(MisconfigurationException, match="the loss that its 2 optimizers minimize together"):
         train(TwoOptimizers(tells=False), [Rehearse()], loader())
 
 
@@ -499,7 +499,7 @@ def test_a_training_that_never_steps_is_refused() -> None:
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             return self(batch[0]).sum()
 
-    with pytest.raises(MisconfigurationException, match="1000 batches went by without"):
+    with pytest.raises(MisconfigurationException, match="got 1000 batches without"):
         train(Never(manual=True), [Rehearse()], loader())
 
 
@@ -578,7 +578,7 @@ def test_the_other_namespace() -> None:
 
 def test_snapshot_and_streams_are_usable_alone() -> None:
     module = torch.nn.BatchNorm1d(3)
-    snapshot, streams = Snapshot(module), RandomStreams()
+    snapshot, streams = Snapshot(module), RandomState()
     first = module(torch.randn(4, 3))
     snapshot.restore()
     streams.restore()

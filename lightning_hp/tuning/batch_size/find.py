@@ -1,4 +1,4 @@
-"""Find a batch size in an open Trainer: rehearse, choose, and put the answer into words."""
+"""Finds a batch size in a running Trainer: rehearse, choose, explain."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_hp.functional.learning_rate.scaling import scale_lr, scaling_advice, scaling_rule, warmup_steps
 from lightning_hp.hyperparameters import BatchSize
-from lightning_hp.memory import memory_meter, swift_collections
-from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal, at_heaviest
+from lightning_hp.memory import frozen_gc, memory_meter
+from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal, at_heaviest_step
 from lightning_hp.reporting import progress_bar
 from lightning_hp.results import BatchSizeResult
 from lightning_hp.trainer import misconfiguration
-from lightning_hp.tuning.batch_size.bounds import Asked, Bounds
+from lightning_hp.tuning.batch_size.bounds import Bounds
 from lightning_hp.tuning.batch_size.choice import choose_batch_size
 from lightning_hp.tuning.batch_size.explanation import describe_bounds, notes_on
+from lightning_hp.tuning.batch_size.read_bounds import read_bounds, read_evaluation_bounds
+from lightning_hp.tuning.batch_size.settings import SearchSettings
 from lightning_hp.tuning.batch_size.trials import BatchTrials
 
 if TYPE_CHECKING:
@@ -23,16 +25,23 @@ if TYPE_CHECKING:
 
 
 def find_batch_size(
-    trainer: pl.Trainer, pl_module: pl.LightningModule, batch_size: BatchSize, asked: Asked, lr: float | None
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    batch_size: BatchSize,
+    settings: SearchSettings,
+    lr: float | None,
 ) -> BatchSizeResult:
-    """Finds the batch size of a training, and what it makes of the learning rate; applies nothing.
+    """Finds the batch size of a training and the learning rate scaled to it; sets nothing.
 
     Args:
         trainer: A Trainer at ``on_fit_start``, or in ``validate``, ``test`` or ``predict`` at ``on_*_start``.
         pl_module: Its module.
-        batch_size: Where the size lives.
-        asked: What the user asks.
+        batch_size: Where the batch size is kept.
+        settings: The arguments of the callback.
         lr: The learning rate to scale, or ``None``.
+
+    Returns:
+        The result: the size, the bounds, the trials and the scaled learning rate.
 
     Raises:
         MisconfigurationException: If the run cannot be rehearsed, or not even the smallest batch fits.
@@ -41,14 +50,14 @@ def find_batch_size(
     started = time.monotonic()
     in_training = trainer.state.fn == "fit"
     kind: Any = Rehearsal if in_training else EvaluationRehearsal
-    read = Bounds.read if in_training else Bounds.of_evaluation
+    read: Any = read_bounds if in_training else read_evaluation_bounds
     bar = progress_bar(trainer, "Finding the batch size", "sizes")
-    with swift_collections(), bar as on_trial, at_heaviest(trainer), kind(trainer, pl_module) as rehearsal:
-        bounds = read(asked, rehearsal, batch_size)
-        # Made in here: the copy of the weights that a rehearsal keeps is no part of the training.
-        meter = memory_meter(trainer.strategy.root_device, asked.memory_share)
-        trials = BatchTrials(rehearsal, batch_size, meter, asked.steps_per_trial, bounds.accumulate, on_trial)
-        choice = choose_batch_size(trials, bounds.wanted)
+    with frozen_gc(), bar as on_trial, at_heaviest_step(trainer), kind(trainer, pl_module) as rehearsal:
+        bounds = read(settings, rehearsal, batch_size)
+        # Created here: the copy of the weights that a rehearsal keeps does not count as memory of the training.
+        meter = memory_meter(trainer.strategy.root_device, settings.memory_share)
+        trials = BatchTrials(rehearsal, batch_size, meter, settings.steps_per_trial, bounds.accumulate, on_trial)
+        choice = choose_batch_size(trials, bounds.goal)
     if choice.batch_size is None:
         last = trials.trials[-1]
         raise misconfiguration(
@@ -68,8 +77,8 @@ def find_batch_size(
         batch_size_before=batch_size.value,
         batch_size_used=batch_size.value,
         accumulate_before=bounds.accumulate,
-        base_batch_size=bounds.base(),
-        min_per_class=bounds.asked.min_per_class,
+        base_batch_size=bounds.base_batch_size(),
+        min_per_class=bounds.settings.min_per_class,
         class_probability=bounds.probability(step),
         notes=tuple(notes_on(bounds, choice, accumulate)),
         num_steps=trials.num_steps,
@@ -80,18 +89,20 @@ def find_batch_size(
 
 
 def _with_learning_rate(trainer: pl.Trainer, result: BatchSizeResult, bounds: Bounds, lr: float) -> BatchSizeResult:
-    """The result with the learning rate scaled to it, the warm-up, and what to know about both."""
-    asked = bounds.asked
+    """Adds the learning rate scaled to the size, the warm-up, and notes on both."""
+    settings = bounds.settings
     optimizer = type(trainer.optimizers[0]).__name__
-    rule: Any = scaling_rule(optimizer) if asked.lr_scaling == "auto" else asked.lr_scaling
+    rule: Any = scaling_rule(optimizer) if settings.lr_scaling == "auto" else settings.lr_scaling
     step, base = result.effective_batch_size, result.base_batch_size
     size, accumulate = result.batch_size, result.accumulate_grad_batches
-    num_steps = bounds.num_training_steps(trainer, size, accumulate)
-    warmup = 0 if isinstance(asked.warmup, bool) else asked.warmup
-    if asked.warmup is True:
-        per_epoch = bounds.steps_per_epoch(trainer, size, accumulate)
+    num_steps = bounds.num_training_steps(size, accumulate)
+    warmup = 0 if isinstance(settings.warmup, bool) else settings.warmup
+    if settings.warmup is True:
+        per_epoch = bounds.steps_per_epoch(size, accumulate)
         warmup = warmup_steps(step, base, rule, num_training_steps=num_steps, steps_per_epoch=per_epoch)
-    advice = scaling_advice(step, base, rule, num_training_steps=num_steps, optimizer=optimizer)
+    advice = scaling_advice(
+        step, base, rule, num_training_steps=num_steps, optimizer=optimizer, has_warmup=bool(warmup)
+    )
     return replace(
         result,
         lr_before=lr,
@@ -99,5 +110,5 @@ def _with_learning_rate(trainer: pl.Trainer, result: BatchSizeResult, bounds: Bo
         lr_used=lr,
         lr_rule=rule,
         warmup_steps=warmup,
-        notes=(*result.notes, *(note for note in advice if not (warmup and "wants a warm-up" in note))),
+        notes=(*result.notes, *advice),
     )

@@ -21,38 +21,18 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_hp.data import ClassBalancedBatchSampler, NoClasses
+from lightning_hp.data import ClassBalancedBatchSampler, UnknownClasses
 from lightning_hp.functional import batch_size_for_coverage, coverage_probability
 from lightning_hp.results import BatchTrial
-from lightning_hp.tuning.batch_size import Asked
-from lightning_hp.tuning.batch_size.bounds import Bounds
+from lightning_hp.tuning.batch_size import SearchSettings
 from lightning_hp.tuning.batch_size.choice import Choice
 from lightning_hp.tuning.batch_size.explanation import describe_bounds, notes_on
+from lightning_hp.tuning.batch_size.read_bounds import read_bounds
 from tests.tuning.batch_size.test_trials import Trainer
 
 
-def asked(**changes):
-    plain = {
-        "min_per_class": 3,
-        "coverage": None,
-        "num_classes": None,
-        "read_labels": False,
-        "max_val": 8192,
-        "min_steps_per_epoch": 10,
-        "min_training_steps": 1,
-        "effective_batch_size": None,
-        "init_val": 8,
-        "round_to": 1,
-        "objective": "throughput",
-        "within": 0.05,
-        "margin": 0.03,
-        "steps_per_trial": 3,
-        "memory_share": 0.9,
-        "base_batch_size": None,
-        "lr_scaling": "linear",
-        "warmup": False,
-    }
-    return Asked(**{**plain, **changes})
+def settings(**changes):
+    return SearchSettings(**{"min_training_steps": 1, "lr_scaling": "linear", **changes})
 
 
 def dataset(samples, classes=5):
@@ -89,7 +69,7 @@ def found(loader, value):
 def read(loader, value=None, **changes):
     of_trainer = {"limit", "accumulate", "world_size", "max_epochs", "callbacks", "module", "val_check_interval"}
     place = rehearsal(loader, **{name: changes.pop(name) for name in of_trainer & changes.keys()})
-    return Bounds.read(asked(**changes), place, found(loader, value or loader.batch_size))
+    return read_bounds(settings(**changes), place, found(loader, value or loader.batch_size))
 
 
 def chosen(size, limit=None, knee=None):
@@ -113,43 +93,42 @@ def test_the_largest_batch_that_leaves_the_steps_of_an_epoch(samples, drop_last)
             for size in range(1, samples + 1)
             if len(DataLoader(data, size, drop_last=True)) >= steps * accumulate or size <= value
         ]
-        assert bounds.most_of_data == max(enough, default=1)
-        assert bounds.highest == min((8192, "max_val"), (bounds.most_of_data, "data"))
-        assert len(DataLoader(data, bounds.most_of_data, drop_last=True)) >= 1
+        assert bounds.data_limit == max(enough, default=1)
+        assert bounds.highest == min((8192, "max_val"), (bounds.data_limit, "data"))
+        assert len(DataLoader(data, bounds.data_limit, drop_last=True)) >= 1
 
 
 def test_steps_of_the_whole_training():
     """Ten epochs of a thousand samples are ten thousand: a thousand steps want batches of ten."""
     loader = DataLoader(dataset(1000), 4)
     bounds = read(loader, max_epochs=10, min_training_steps=1000)
-    assert bounds.most_of_data == max(size for size in range(1, 1001) if 10 * 1000 // size >= 1000)
-    assert read(loader, max_epochs=None, min_training_steps=1000).most_of_data == 100
-    assert read(loader, max_epochs=-1, min_training_steps=1000).most_of_data == 100
-    assert read(loader, max_epochs=10, min_training_steps=10**6).most_of_data == 4
+    assert bounds.data_limit == max(size for size in range(1, 1001) if 10 * 1000 // size >= 1000)
+    assert read(loader, max_epochs=None, min_training_steps=1000).data_limit == 100
+    assert read(loader, max_epochs=-1, min_training_steps=1000).data_limit == 100
+    assert read(loader, max_epochs=10, min_training_steps=10**6).data_limit == 4
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 1.0])
-def test_a_share_of_the_epoch_holds_a_share_of_the_samples(share):
+def test_a_divisor_of_the_epoch_holds_a_divisor_of_the_samples(share):
     bounds = read(DataLoader(dataset(1000), 2), limit=share)
     assert bounds.samples == 1000 * share
-    assert bounds.most_of_data == 100 * share
+    assert bounds.data_limit == 100 * share
 
 
 def test_a_number_of_batches_leaves_the_samples_and_bounds_the_steps():
     bounds = read(DataLoader(dataset(1000), 2), limit=7)
     assert bounds.samples == 1000
-    trainer = rehearsal(limit=7).trainer
-    assert [bounds.steps_per_epoch(trainer, size, 1) for size in (10, 500, 1000)] == [7, 2, 1]
-    assert bounds.steps_per_epoch(trainer, 10, 4) == 2  # the last batch of an epoch is stepped with in any case
+    assert [bounds.steps_per_epoch(size, 1) for size in (10, 500, 1000)] == [7, 2, 1]
+    assert bounds.steps_per_epoch(10, 4) == 2  # the last batch of an epoch is stepped with in any case
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_each_process_has_its_share_of_the_samples(world_size):
+def test_each_process_has_its_divisor_of_the_samples(world_size):
     data = dataset(1000)
     loader = DataLoader(data, 2, sampler=DistributedSampler(data, world_size, rank=0, shuffle=False))
     bounds = read(loader, world_size=world_size)
     assert bounds.samples == math.ceil(1000 / world_size)
-    assert bounds.most_of_data == math.ceil(1000 / world_size) // 10
+    assert bounds.data_limit == math.ceil(1000 / world_size) // 10
 
 
 class Stream(IterableDataset):
@@ -165,24 +144,24 @@ class CountedStream(Stream):
 def test_a_stream_bounds_nothing_unless_it_tells_its_length():
     """Lightning answers 8192, having run 4096."""
     bounds = read(DataLoader(Stream(), 4))
-    assert (bounds.samples, bounds.most_of_data, bounds.highest) == (None, None, (8192, "max_val"))
-    assert isinstance(bounds.classes, NoClasses)
-    assert read(DataLoader(CountedStream(), 4)).most_of_data == 10
+    assert (bounds.samples, bounds.data_limit, bounds.highest) == (None, None, (8192, "max_val"))
+    assert isinstance(bounds.classes, UnknownClasses)
+    assert read(DataLoader(CountedStream(), 4)).data_limit == 10
 
 
 def test_the_smallest_of_several_loaders_bounds():
     small, large = DataLoader(dataset(100), 2), DataLoader(dataset(1000), 2)
-    assert Bounds.read(asked(), rehearsal(large, small), found(large, 2)).samples == 100
+    assert read_bounds(settings(), rehearsal(large, small), found(large, 2)).samples == 100
     # One whose batches are a quarter as large has its samples counted in batches of the first.
     quarter = DataLoader(dataset(100), 1)
     whole = DataLoader(dataset(1000), 4)
-    assert Bounds.read(asked(), rehearsal(whole, quarter), found(whole, 4)).samples == 400
+    assert read_bounds(settings(), rehearsal(whole, quarter), found(whole, 4)).samples == 400
 
 
 def test_the_batch_size_that_the_training_came_with_is_always_allowed():
     for value in (1, 50, 100):
-        assert read(DataLoader(dataset(100), value)).most_of_data >= value
-    assert read(DataLoader(dataset(100), 512)).most_of_data == 100  # as far as there is so much data
+        assert read(DataLoader(dataset(100), value)).data_limit >= value
+    assert read(DataLoader(dataset(100), 512)).data_limit == 100  # as far as there is so much data
 
 
 def test_the_smallest_bound_is_the_highest_size():
@@ -193,16 +172,16 @@ def test_the_smallest_bound_is_the_highest_size():
 
 
 def test_a_batch_of_one_is_tried_only_where_the_training_had_one():
-    assert read(DataLoader(dataset(1000), 1)).wanted.lowest == 1
-    assert read(DataLoader(dataset(1000), 2)).wanted.lowest == 2
-    assert read(DataLoader(dataset(1000), 4), max_val=1).wanted.lowest == 1
+    assert read(DataLoader(dataset(1000), 1)).goal.lowest == 1
+    assert read(DataLoader(dataset(1000), 2)).goal.lowest == 2
+    assert read(DataLoader(dataset(1000), 4), max_val=1).goal.lowest == 1
 
 
 def test_a_sampler_of_balanced_batches_has_a_smallest_batch():
     labels = torch.arange(1000) % 5
     sampler = ClassBalancedBatchSampler(labels, batch_size=20)
     bounds = read(DataLoader(dataset(1000), batch_sampler=sampler), 20)
-    assert bounds.least == bounds.wanted.lowest == sampler.least_batch_size
+    assert bounds.smallest == bounds.goal.lowest == sampler.least_batch_size
 
 
 # --- the classes
@@ -214,7 +193,7 @@ def test_the_classes_on_average(world_size, accumulate):
     for least in (0, 1, 3):
         bounds = read(loader, world_size=world_size, accumulate=accumulate, min_per_class=least)
         assert bounds.needed == 7 * least
-        micro = bounds.wanted.at_least
+        micro = bounds.goal.at_least
         assert micro * world_size * accumulate >= 7 * least > (micro - 1) * world_size * accumulate or not least
 
 
@@ -254,7 +233,7 @@ def test_batches_that_hold_every_class_need_nothing():
     loader = DataLoader(dataset(1000), batch_sampler=sampler)
     bounds = read(loader, 20, min_per_class=1)
     assert (bounds.needed, bounds.probability(20)) == (0, 1.0)
-    assert any("holds every class" in str(row) for row in describe_bounds(bounds, chosen(20), trials(20)))
+    assert any("contains every class" in str(row) for row in describe_bounds(bounds, chosen(20), trials(20)))
 
 
 def test_classes_that_are_not_known_bound_nothing_and_say_why():
@@ -303,21 +282,21 @@ def test_a_schedule_of_accumulation_is_left_alone():
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_an_effective_batch_is_shared_out_exactly(world_size):
     bounds = read(DataLoader(dataset(1000), 2), world_size=world_size, accumulate=3, effective_batch_size=240)
-    assert bounds.share == bounds.wanted.share_of == 240 // world_size
-    assert (bounds.wanted.at_least, bounds.wanted.round_to) == (0, 1)
+    assert bounds.share == bounds.goal.divisor_of == 240 // world_size
+    assert (bounds.goal.at_least, bounds.goal.round_to) == (0, 1)
     for size in (size for size in range(1, bounds.share + 1) if bounds.share % size == 0):
         assert size * bounds.accumulation(chosen(size)) * world_size == 240
 
 
 def test_an_effective_batch_that_the_processes_cannot_share_is_refused():
-    with pytest.raises(MisconfigurationException, match="a multiple of the 3 processes, got 100"):
+    with pytest.raises(MisconfigurationException, match="a multiple of the 3 processes, but got 100"):
         read(DataLoader(dataset(1000), 2), world_size=3, effective_batch_size=100)
 
 
 # --- in words
 
 
-def trials(*sizes, peaks=(), failed=(), room=math.inf):
+def trials(*sizes, peaks=(), failed=(), allowed_bytes=math.inf):
     """As much of trials as the rows look at."""
     peaks = dict(peaks)
     done = [BatchTrial(size, True, float(size), peaks.get(size)) for size in sizes]
@@ -327,7 +306,7 @@ def trials(*sizes, peaks=(), failed=(), room=math.inf):
         fitted=sorted(sizes),
         speeds={size: [float(size)] for size in sizes},
         peaks=sorted(peaks.items()),
-        room=room,
+        allowed_bytes=allowed_bytes,
         budget=SimpleNamespace(source="free memory"),
     )
 
@@ -338,7 +317,7 @@ def rows(bounds, choice, run):
 
 def test_every_bound_has_a_row():
     bounds = read(DataLoader(dataset(1000), 2), max_val=500)
-    table = rows(bounds, chosen(64, limit=90), trials(32, 64, 90, room=2**30))
+    table = rows(bounds, chosen(64, limit=90), trials(32, 64, 90, allowed_bytes=2**30))
     assert {name: (row.kind, row.size) for name, row in table.items()} == {
         "memory": ("at most", 90),
         "classes": ("at least", 15),
@@ -353,7 +332,7 @@ def test_every_bound_has_a_row():
 
 def test_a_limit_that_was_not_reached_says_what_was():
     bounds = read(DataLoader(dataset(1000), 2))
-    run = trials(32, 64, peaks={64: 2**20}, room=2**30)
+    run = trials(32, 64, peaks={64: 2**20}, allowed_bytes=2**30)
     assert rows(bounds, chosen(32), run)["memory"].detail == "not reached, 64 takes 1 MiB of 1024 MiB, free memory"
     assert rows(bounds, chosen(32), trials(32))["memory"].detail == "not reached, 32 fits, free memory"
 
@@ -361,7 +340,7 @@ def test_a_limit_that_was_not_reached_says_what_was():
 def test_a_limit_that_was_seen_and_not_searched_is_not_called_unreached():
     """Where the throughput is flat below a size that failed, nobody has to know the limit to a sample."""
     bounds = read(DataLoader(dataset(1000), 2))
-    detail = rows(bounds, chosen(32), trials(32, 64, failed=[128], room=2**30))["memory"].detail
+    detail = rows(bounds, chosen(32), trials(32, 64, failed=[128], allowed_bytes=2**30))["memory"].detail
     assert detail == "between 64 and 128, out of memory"
 
 
@@ -374,15 +353,15 @@ def test_a_throughput_that_still_rises_says_so():
 
 def test_notes():
     bounds = read(DataLoader(dataset(1000, 40), 2))
-    assert "want 120 samples in an optimizer step and get 80" in notes_on(bounds, chosen(8), 10)[0]
+    assert "need 120 samples in an optimizer step and get 80" in notes_on(bounds, chosen(8), 10)[0]
     assert notes_on(bounds, chosen(64), 2) == []
     normalised = read(DataLoader(dataset(1000, 40), 2), module=Module(torch.nn.BatchNorm1d(2)))
     assert "sees the micro-batch of 64, not the 128" in notes_on(normalised, chosen(64), 2)[0]
     rare = TensorDataset(torch.zeros(1000, 1), (torch.arange(1000) % 100 == 0).long())
-    assert "the rarest comes 0.64 times" in notes_on(read(DataLoader(rare, 2)), chosen(64), 1)[0]
+    assert "has 0.64 samples of the rarest" in notes_on(read(DataLoader(rare, 2)), chosen(64), 1)[0]
     shared = read(DataLoader(dataset(1000), 2), effective_batch_size=134, min_per_class=0)
     assert (
-        "Of the divisors of 134 the largest that fits is 2; up to 64 would"
+        "The largest divisor of 134 that fits is 2; batches up to 64 would"
         in notes_on(shared, chosen(2, knee=64), 67)[0]
     )
     even = read(DataLoader(dataset(1000), 2), effective_batch_size=256, min_per_class=0)
@@ -398,7 +377,7 @@ def test_an_effective_batch_that_no_batch_divides_is_refused_before_any_step():
 
 
 def test_an_effective_batch_of_more_than_an_epoch_is_refused():
-    with pytest.raises(MisconfigurationException, match="at most the 1000 samples of an epoch, got 1024"):
+    with pytest.raises(MisconfigurationException, match="at most the 1000 samples of an epoch, but got 1024"):
         read(DataLoader(dataset(1000), 2), effective_batch_size=1024)
 
 
@@ -407,28 +386,28 @@ def test_a_module_that_steps_by_hand_is_not_accumulated_for():
     module.automatic_optimization = False
     bounds = read(DataLoader(dataset(10_000, 40), 2), module=module)
     assert bounds.accumulation(chosen(8, limit=8)) == 1
-    with pytest.raises(MisconfigurationException, match="a module that steps by hand"):
+    with pytest.raises(MisconfigurationException, match="a module with manual optimization"):
         read(DataLoader(dataset(1000), 2), module=module, effective_batch_size=64)
 
 
 def test_a_validation_after_so_many_batches_wants_them_in_an_epoch():
     bounds = read(DataLoader(dataset(1000), 2), val_check_interval=200)
-    assert bounds.most_of_data == 5
-    assert "the validation comes after 200 batches" in rows(bounds, chosen(4), trials(4))["data"].detail
-    assert read(DataLoader(dataset(1000), 2), val_check_interval=0.5).most_of_data == 100
+    assert bounds.data_limit == 5
+    assert "the Trainer validates after 200 batches" in rows(bounds, chosen(4), trials(4))["data"].detail
+    assert read(DataLoader(dataset(1000), 2), val_check_interval=0.5).data_limit == 100
 
 
 def test_no_last_batch_of_one_where_batch_normalisation_could_not_take_it():
     normalised = {"module": Module(torch.nn.BatchNorm1d(2))}
-    assert read(DataLoader(dataset(1001), 2), **normalised).wanted.leaves_no_one == 1001
-    assert read(DataLoader(dataset(1001), 2, drop_last=True), **normalised).wanted.leaves_no_one is None
-    assert read(DataLoader(dataset(1001), 2)).wanted.leaves_no_one is None
+    assert read(DataLoader(dataset(1001), 2), **normalised).goal.no_last_batch_of_one == 1001
+    assert read(DataLoader(dataset(1001), 2, drop_last=True), **normalised).goal.no_last_batch_of_one is None
+    assert read(DataLoader(dataset(1001), 2)).goal.no_last_batch_of_one is None
 
 
 def test_the_base_is_no_more_than_an_epoch_has():
-    assert read(DataLoader(dataset(1000), 1024)).base() == 1000
-    assert read(DataLoader(dataset(1000), 32), accumulate=4, world_size=2).base() == 256
-    assert read(DataLoader(dataset(1000), 32), base_batch_size=64).base() == 64
+    assert read(DataLoader(dataset(1000), 1024)).base_batch_size() == 1000
+    assert read(DataLoader(dataset(1000), 32), accumulate=4, world_size=2).base_batch_size() == 256
+    assert read(DataLoader(dataset(1000), 32), base_batch_size=64).base_batch_size() == 64
 
 
 def test_a_sampler_that_needs_more_than_is_allowed_is_refused():
@@ -444,14 +423,12 @@ def test_a_sampler_that_needs_more_than_is_allowed_is_refused():
 def test_steps_of_a_training_as_its_loaders_have_them():
     for samples, size, accumulate in itertools.product((64, 1000), (4, 10, 64), (1, 2)):
         data = dataset(samples)
-        bounds = read(DataLoader(data, 2))
-        trainer = rehearsal(max_epochs=3).trainer
+        bounds = read(DataLoader(data, 2), max_epochs=3)
         steps = math.ceil(len(BatchSampler(SequentialSampler(data), size, drop_last=False)) / accumulate)
-        assert bounds.steps_per_epoch(trainer, size, accumulate) == steps
-        assert bounds.num_training_steps(trainer, size, accumulate) == 3 * steps
-    trainer = rehearsal(max_epochs=-1).trainer
-    assert bounds.num_training_steps(trainer, 4, 1) == math.inf
-    assert read(DataLoader(Stream(), 2)).steps_per_epoch(trainer, 4, 1) is None
+        assert bounds.steps_per_epoch(size, accumulate) == steps
+        assert bounds.num_training_steps(size, accumulate) == 3 * steps
+    assert read(DataLoader(dataset(64), 2), max_epochs=-1).num_training_steps(4, 1) == math.inf
+    assert read(DataLoader(Stream(), 2), max_epochs=-1).steps_per_epoch(4, 1) is None
 
 
 def test_a_sampler_that_draws_another_number_counts():

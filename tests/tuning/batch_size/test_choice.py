@@ -10,7 +10,7 @@ from collections import defaultdict
 import pytest
 
 from lightning_hp.functional import predict_batch_size
-from lightning_hp.tuning.batch_size.choice import TOLERANCE, Wanted, choose_batch_size
+from lightning_hp.tuning.batch_size.choice import TOLERANCE, SearchGoal, choose_batch_size
 
 LIMITS = range(1, 3001)
 HIGHEST = 2048
@@ -67,7 +67,7 @@ class Device:
 
 
 def wanted(**options):
-    return Wanted(**{"init_val": 8, "lowest": 1, "highest": HIGHEST, **options})
+    return SearchGoal(**{"init_val": 8, "lowest": 1, "highest": HIGHEST, **options})
 
 
 def choose(device, **options):
@@ -179,18 +179,18 @@ def test_the_grid_is_kept(objective, round_to):
             assert choice.batch_size >= min(needed, 0.98 * largest)
 
 
-@pytest.mark.parametrize("share_of", [60, 97, 256, 1000])
-def test_accumulated_batches_come_to_the_effective_batch_exactly(share_of):
-    divisors = [size for size in range(1, share_of + 1) if share_of % size == 0]
+@pytest.mark.parametrize("divisor_of", [60, 97, 256, 1000])
+def test_accumulated_batches_come_to_the_effective_batch_exactly(divisor_of):
+    divisors = [size for size in range(1, divisor_of + 1) if divisor_of % size == 0]
     for limit, bend in itertools.product(range(1, 1101, 9), (1, 30, 1000)):
         device = Device(limit, bend)
-        choice = choose(device, highest=share_of, share_of=share_of)
+        choice = choose(device, highest=divisor_of, divisor_of=divisor_of)
         assert choice.batch_size in divisors
         assert choice.decided_by == "effective_batch_size"
-        sure = max(size for size in divisors if size <= max(1, 0.98 * min(limit, share_of)))
-        knee = scanned_knee(device, 1, min(limit, share_of))
+        sure = max(size for size in divisors if size <= max(1, 0.98 * min(limit, divisor_of)))
+        knee = scanned_knee(device, 1, min(limit, divisor_of))
         assert choice.batch_size >= min(sure, knee / 2)
-        assert choice.batch_size <= max(min(size for size in divisors if size >= min(2 * knee, share_of)), sure)
+        assert choice.batch_size <= max(min(size for size in divisors if size >= min(2 * knee, divisor_of)), sure)
 
 
 # --- the validation
@@ -212,7 +212,7 @@ def test_the_validation_fits_too(objective):
 def test_a_validation_that_is_too_large_keeps_grid_and_share():
     for validation in range(1, 1001, 7):
         assert choose(Device(2000, 1000, validation), round_to="power").batch_size.bit_count() == 1
-        assert 1000 % choose(Device(2000, 1000, validation), highest=1000, share_of=1000).batch_size == 0
+        assert 1000 % choose(Device(2000, 1000, validation), highest=1000, divisor_of=1000).batch_size == 0
 
 
 def test_a_validation_that_never_fits():
@@ -240,7 +240,7 @@ def test_a_validation_that_never_fits():
         (Device(900, 10), {"objective": "memory"}, "memory"),
         (Device(10**9, 10**6), {"highest": 7}, "highest"),
         (Device(10**9, 10**6, validation=900), {}, "memory"),
-        (Device(10**9, 10), {"share_of": 96, "highest": 96}, "effective_batch_size"),
+        (Device(10**9, 10), {"divisor_of": 96, "highest": 96}, "effective_batch_size"),
     ],
 )
 def test_what_decided(device, options, decided_by):

@@ -14,8 +14,8 @@ import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_hp.memory import Budget, Peak
-from lightning_hp.tuning.batch_size.choice import Wanted, choose_batch_size
-from lightning_hp.tuning.batch_size.trials import CAREFUL, BatchTrials
+from lightning_hp.tuning.batch_size.choice import SearchGoal, choose_batch_size
+from lightning_hp.tuning.batch_size.trials import PREDICTION_SHARE, BatchTrials
 
 MIB = 2**20
 
@@ -58,7 +58,7 @@ class Machine:
         self.accumulated = []
         self.validated = []
         monkeypatch.setattr("lightning_hp.tuning.batch_size.trials.time.perf_counter", lambda: self.clock)
-        monkeypatch.setattr("lightning_hp.tuning.batch_size.trials.apart", lambda trainer: nullcontext())
+        monkeypatch.setattr("lightning_hp.tuning.batch_size.trials.independent_ranks", lambda trainer: nullcontext())
         monkeypatch.setattr("lightning_hp.memory.release.release_memory", lambda device: None)
 
     def restart(self, build, accumulate_grad_batches):
@@ -207,14 +207,14 @@ def test_a_trial_that_failed_gives_no_peak(machine):
     assert trials.trials[1].samples_per_second is None
 
 
-def test_an_allocator_that_retries_had_no_room(machine):
+def test_an_allocator_that_retries_ran_out_of_memory(machine):
     """It goes on by throwing its cache away, and runs out soon after."""
     for counts in ("retries", "ooms"):
         one = machine(peak=lambda size: size * MIB, budget=Budget(1000 * MIB, "a device", kills=False))
         getattr(one, counts)[64] = 1
         trials = one.trials()
         assert [trials.fits(32), trials.fits(64)] == [True, False]
-        assert trials.trials[1].reason == "the allocator had no room left"
+        assert trials.trials[1].reason == "the allocator ran out of memory"
         assert 64 not in trials.speeds
 
 
@@ -252,7 +252,7 @@ def test_batches_of_another_size_are_refused(machine, gives):
     one = machine()
     one.gives[32] = gives
     with pytest.raises(
-        MisconfigurationException, match=f"batches of 32 samples .* at batch size 32, got one of {gives}"
+        MisconfigurationException, match=f"batches of 32 samples .* at batch size 32, but got one of {gives}"
     ):
         one.trials().fits(32)
     assert one.position == 1
@@ -291,7 +291,7 @@ def test_far_only_where_it_is_sure_to_fit(machine):
     trials = machine(peak=lambda size: (100 + size) * MIB, budget=killing(500 * MIB)).trials()
     trials.fits(8)
     assert trials.affordable(32, 8) == 32  # four times 108 is within 500
-    assert trials.predict() == pytest.approx(8 * 500 / 108)
+    assert trials.predict() == 8 * 500 // 108
     trials.fits(32)
     assert trials.predict() == 400
     assert trials.affordable(128, 32) == 64  # four times 132 is not, and what is expected may be too much
@@ -326,7 +326,7 @@ def test_a_budget_that_kills_is_never_run_beyond(machine, name, objective, round
     for share, bend, at_least in itertools.product(np.geomspace(1.03, 20, 12), (30, 3000), (0, 200)):
         room = min(share * peak(8), 1.2 * peak(largest))
         one = machine(seconds=lambda size, position, bend=bend: 1 + size / bend, peak=peak, budget=killing(room))
-        asked = Wanted(8, 2, largest, at_least=at_least, objective=objective, round_to=round_to, margin=0.03)
+        asked = SearchGoal(8, 2, largest, at_least=at_least, objective=objective, round_to=round_to, margin=0.03)
         choice = choose_batch_size(one.trials(), asked)
         assert max(map(peak, one.run)) <= 1.10 * room
         assert peak(choice.batch_size) <= room
@@ -349,7 +349,7 @@ def test_joint_steps_stay_below_the_budget(machine, name, objective):
             budget=Budget(int(room), "a device", kills=False),
             world_size=2,
         )
-        choice = choose_batch_size(one.trials(), Wanted(8, 2, largest, objective=objective))
+        choice = choose_batch_size(one.trials(), SearchGoal(8, 2, largest, objective=objective))
         assert max(map(peak, one.run)) <= room
         assert choice.batch_size in one.run
 
@@ -357,13 +357,13 @@ def test_joint_steps_stay_below_the_budget(machine, name, objective):
 def test_a_size_that_ran_may_run_again_however_full_it_was(machine):
     one = machine(peak=lambda size: size * MIB, budget=Budget(100 * MIB, "a device", False), world_size=2)
     trials = one.trials()
-    full = int(100 * (1 + CAREFUL) / 2)
+    full = int(100 * (1 + PREDICTION_SHARE) / 2)
     assert trials.fits(full)
     assert trials.fits(full, validate=True)
 
 
 def test_joint_steps_need_to_know_the_memory(machine):
-    with pytest.raises(MisconfigurationException, match="a device that tells how much memory there is"):
+    with pytest.raises(MisconfigurationException, match="a device that reports how much memory it has"):
         machine(world_size=2).trials()
 
 

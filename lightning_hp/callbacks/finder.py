@@ -1,0 +1,120 @@
+"""What LRFinder and BatchSizeScaler share: searching outside ``fit``, their state, and reporting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from pytorch_lightning.utilities import rank_zero_info
+
+from lightning_hp.functional.checks import wrong_type
+from lightning_hp.rehearsal import rehearse_outside_fit
+from lightning_hp.reporting import log_figure, log_scalars, log_table
+from lightning_hp.trainer import lightning_package
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+class FinderResult(Protocol):
+    """What ``Finder`` needs of a result."""
+
+    def table(self) -> tuple[list[str], list[list[Any]]]:
+        """Header and rows of its summary."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result in plain types."""
+
+
+_Result = TypeVar("_Result", bound=FinderResult)
+
+
+class Finder(Generic[_Result]):
+    """A callback that finds a value before the training, sets it, and reports it.
+
+    Attributes:
+        sets: Name of the hyperparameter that is set. A callback whose value it depends on has to come before this one.
+        result: The result of the last search, or ``None`` before one.
+
+    """
+
+    sets: ClassVar[str]
+    #: First part of the names of what is logged.
+    _tag: ClassVar[str]
+    _result_type: ClassVar[Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.result: _Result | None = None
+        # What was set and where, in plain types: for a second `fit` and for a resumed run. Empty: nothing was set.
+        self._applied: dict[str, Any] = {}
+
+    def find(
+        self,
+        trainer: pl.Trainer,
+        model: pl.LightningModule,
+        train_dataloaders: Any = None,
+        datamodule: pl.LightningDataModule | None = None,
+    ) -> _Result:
+        """Runs the search alone: sets nothing, logs nothing, trains nothing.
+
+        Args:
+            trainer: A Trainer that is not running. Its strategy, precision and accumulation are used.
+            model: The module.
+            train_dataloaders: As for ``Trainer.fit``.
+            datamodule: As for ``Trainer.fit``.
+
+        Returns:
+            The result.
+
+        Raises:
+            TypeError: If ``trainer`` is no Trainer, or ``model`` no LightningModule.
+            MisconfigurationException: If the training cannot be rehearsed.
+
+        """
+        lightning_package(trainer)  # raises for anything but a Trainer
+        if not any(base.__name__ == "LightningModule" for base in type(model).__mro__):
+            wrong_type("model", "a LightningModule", model)
+        self.result = rehearse_outside_fit(trainer, model, self._search, train_dataloaders, datamodule)
+        return self.result
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found and set, in plain types."""
+        return {"applied": self._applied, "result": None if self.result is None else self.result.to_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what was found and set."""
+        self._applied = state_dict["applied"]
+        result = state_dict["result"]
+        self.result = None if result is None else self._result_type.from_dict(result)
+
+    def _search(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> _Result:
+        """Searches at ``on_fit_start`` without setting anything."""
+        raise NotImplementedError
+
+    def _applied_in(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """What was set in the run that a ``fit`` resumes from a checkpoint; empty if nothing."""
+        if trainer.state.fn != "fit":
+            return {}
+        state: dict[str, Any] = checkpoint.get("callbacks", {}).get(self.state_key, {})  # type: ignore[attr-defined]
+        applied: dict[str, Any] = state.get("applied", {})
+        return applied
+
+    def _log(self, message: str) -> None:
+        rank_zero_info(f"{type(self).__name__}: {message}")
+
+    def _log_result(
+        self,
+        trainer: pl.Trainer,
+        scalars: Mapping[str, float | None],
+        tables: Mapping[str, tuple[list[str], list[list[Any]]]],
+        figures: Mapping[str, Callable[[], Any]],
+    ) -> None:
+        """Writes a result to the Trainer's loggers; figures are drawn only where there is a logger."""
+        step = trainer.global_step
+        log_scalars(trainer, {f"{self._tag}/{name}": value for name, value in scalars.items()}, step)
+        for name, (header, rows) in tables.items():
+            log_table(trainer, f"{self._tag}/{name}", header, rows, step)
+        if trainer.is_global_zero and trainer.loggers:
+            for name, draw in figures.items():
+                log_figure(trainer, f"{self._tag}/{name}", draw(), step)

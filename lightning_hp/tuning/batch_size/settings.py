@@ -1,0 +1,114 @@
+"""The arguments of ``BatchSizeScaler`` that decide the batch size, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, get_args
+
+from lightning_hp.functional.batch_size.search import RoundTo
+from lightning_hp.functional.checks import (
+    check_bool,
+    check_choice,
+    check_int,
+    check_number,
+)
+from lightning_hp.functional.learning_rate.scaling import MIN_TRAINING_STEPS
+from lightning_hp.tuning.batch_size.choice import Objective
+
+#: How the learning rate follows the batch size.
+Scaling = Literal["linear", "sqrt", "auto"]
+
+
+class ClassOptions(TypedDict, total=False):
+    """How the classes are counted and how certain each of them is in an optimizer step.
+
+    Attributes:
+        num_classes: The number of classes, >= 1; ``None`` (default): read from the labels of the dataset.
+        coverage: The probability, > 0 and < 1, that a step contains every class ``min_per_class`` times; ``None``
+            (default): ``min_per_class`` times on average.
+        read_labels: Whether every sample is read once where the dataset has no labels of its own; ``False`` by default.
+    """
+
+    num_classes: int | None
+    coverage: float | None
+    read_labels: bool
+
+
+class BatchSizeLimits(TypedDict, total=False):
+    """What a larger batch may cost.
+
+    Attributes:
+        min_steps_per_epoch: Optimizer steps that an epoch keeps, >= 1; 10 by default.
+        min_training_steps: Optimizer steps that the training keeps, >= 1; 250 by default.
+        within: Share of the best throughput that is given up for a smaller batch, > 0 and < 1; 0.05 by
+            default.
+        memory_share: Share of the free memory that may be used, > 0 and <= 1; 0.9 by default.
+    """
+
+    min_steps_per_epoch: int
+    min_training_steps: int
+    within: float
+    memory_share: float
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The arguments of :class:`~lightning_hp.BatchSizeScaler` that decide the batch size; see there.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of its range.
+
+    """
+
+    objective: Objective = "throughput"
+    min_per_class: int = 3
+    init_val: int = 8
+    max_val: int = 8192
+    round_to: RoundTo = 1
+    effective_batch_size: int | None = None
+    lr_scaling: Scaling | None = "auto"
+    base_batch_size: int | None = None
+    warmup: bool | int = False
+    margin: float = 0.03
+    steps_per_trial: int = 3
+    num_classes: int | None = None
+    coverage: float | None = None
+    read_labels: bool = False
+    min_steps_per_epoch: int = 10
+    min_training_steps: int = MIN_TRAINING_STEPS
+    within: float = 0.05
+    memory_share: float = 0.9
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {
+            "objective": check_choice("objective", self.objective, get_args(Objective)),
+            "margin": check_number("margin", self.margin, minimum=0, below=1),
+            "within": check_number("within", self.within, above=0, below=1),
+            "memory_share": check_number("memory_share", self.memory_share, above=0, maximum=1),
+            "read_labels": check_bool("read_labels", self.read_labels),
+        }
+        for name, minimum in (
+            ("min_per_class", 0),
+            ("init_val", 1),
+            ("max_val", 1),
+            ("steps_per_trial", 2),
+            ("min_steps_per_epoch", 1),
+            ("min_training_steps", 1),
+        ):
+            checked[name] = check_int(name, getattr(self, name), minimum)
+        for name in ("num_classes", "effective_batch_size", "base_batch_size"):
+            if getattr(self, name) is not None:
+                checked[name] = check_int(name, getattr(self, name), 1, also="None")
+        if self.coverage is not None:
+            checked["coverage"] = check_number("coverage", self.coverage, above=0, below=1, also="None")
+        if self.lr_scaling is not None:
+            checked["lr_scaling"] = check_choice("lr_scaling", self.lr_scaling, get_args(Scaling), also="None")
+        if not isinstance(self.warmup, bool):
+            checked["warmup"] = check_int("warmup", self.warmup, 1, also="True or False")
+        if isinstance(self.round_to, str):
+            checked["round_to"] = check_choice("round_to", self.round_to, ("power",), also="an int >= 1")
+        else:
+            checked["round_to"] = check_int("round_to", self.round_to, 1, also="'power'")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
