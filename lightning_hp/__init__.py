@@ -1,7 +1,7 @@
-"""Hyperparameters for Lightning, chosen by rehearsing the real training and putting everything back.
+"""Callbacks for Lightning that choose hyperparameters by rehearsing the training and then restore every state.
 
-``import lightning_hp.functional as hpf`` gives the maths alone: it loads no Lightning, which is why the names that
-need Lightning, models or data are loaded on first use.
+``import lightning_hp.functional as hpf`` imports the mathematics without Lightning. Names that need Lightning, models
+or data are therefore loaded on first use.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lightning_hp import functional
-from lightning_hp.results import BatchBound, BatchSizeResult, BatchTrial, LRFindResult
+from lightning_hp.results import BatchBound, BatchSizeResult, BatchTrial, LearningRateResult
 
 if TYPE_CHECKING:
     from lightning_hp.callbacks import SAM, BackboneFreezing, BatchSizeScaler, LRFinder
     from lightning_hp.data import ClassBalancedBatchSampler
-    from lightning_hp.module.classifier import Classifier
-    from lightning_hp.module.mixin import ClassifierMixin
+    from lightning_hp.module import Classifier, ClassifierMixin
     from lightning_hp.nn import Backbone, ClassifierHead, InferenceSpeed
 
 __version__ = "0.1.0"
@@ -33,8 +32,8 @@ __all__ = [  # noqa: RUF022 - plain order; ruff takes SAM for a constant
     "ClassifierHead",
     "ClassifierMixin",
     "InferenceSpeed",
-    "LRFindResult",
     "LRFinder",
+    "LearningRateResult",
     "SAM",
     "functional",
 ]
@@ -44,9 +43,9 @@ _ON_FIRST_USE = {
     "BackboneFreezing": "lightning_hp.callbacks",
     "BatchSizeScaler": "lightning_hp.callbacks",
     "ClassBalancedBatchSampler": "lightning_hp.data",
-    "Classifier": "lightning_hp.module.classifier",
+    "Classifier": "lightning_hp.module",
     "ClassifierHead": "lightning_hp.nn",
-    "ClassifierMixin": "lightning_hp.module.mixin",
+    "ClassifierMixin": "lightning_hp.module",
     "InferenceSpeed": "lightning_hp.nn",
     "LRFinder": "lightning_hp.callbacks",
     "SAM": "lightning_hp.callbacks",

@@ -1,9 +1,12 @@
-"""Draws a result on Axes; shows and saves nothing, and leaves pyplot's global figures alone."""
+"""Plots of results on matplotlib Axes. Nothing is shown or saved, and pyplot is not used.
+
+Importing this package does not import matplotlib; plotting does.
+"""
 
 from lightning_hp.plotting.batch_size import plot_batch_size
-from lightning_hp.plotting.learning_rate import plot_lr_find
+from lightning_hp.plotting.learning_rate import plot_learning_rate
 
 __all__ = [
     "plot_batch_size",
-    "plot_lr_find",
+    "plot_learning_rate",
 ]

@@ -1,4 +1,4 @@
-"""What a user sees: scalars, figures and tables on the loggers, hyperparameters, progress."""
+"""Output for the user: scalars, figures, tables and hyperparameters on the loggers, and a progress bar."""
 
 from lightning_hp.reporting.hparams import log_hyperparams, log_run
 from lightning_hp.reporting.loggers import log_figure, log_scalars, log_table

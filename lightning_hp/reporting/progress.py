@@ -1,4 +1,4 @@
-"""A progress bar where the Trainer shows one."""
+"""A progress bar for a search."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ from tqdm.auto import tqdm
 
 
 @contextmanager
-def progress_bar(trainer: Any, what: str, unit: str) -> Iterator[Callable[[], None]]:
-    """A bar where the Trainer shows one; gives the function that moves it."""
-    hidden = trainer.progress_bar_callback is None or not trainer.is_global_zero
-    with tqdm(desc=what, unit=f" {unit}", leave=False, disable=hidden) as bar:
+def progress_bar(trainer: Any, description: str, unit: str) -> Iterator[Callable[[], None]]:
+    """Shows a progress bar while the context is open, if the Trainer shows one too.
 
-        def move() -> None:
+    Args:
+        trainer: The Trainer. Only the process of rank zero shows a bar.
+        description: Text before the bar.
+        unit: What is counted, in the plural.
+
+    Yields:
+        A function without arguments that advances the bar by one.
+
+    """
+    hidden = trainer.progress_bar_callback is None or not trainer.is_global_zero
+    with tqdm(desc=description, unit=f" {unit}", leave=False, disable=hidden) as bar:
+
+        def advance() -> None:
             bar.update()
 
-        yield move
+        yield advance

@@ -1,12 +1,11 @@
-"""What the callbacks found, as plain data: printed, logged, pickled and drawn from here."""
+"""Results of the callbacks as frozen dataclasses: printed, pickled, converted to JSON, logged and plotted."""
 
 from lightning_hp.results.batch_size import BatchBound, BatchSizeResult, BatchTrial
-from lightning_hp.results.learning_rate import RULES, LRFindResult
+from lightning_hp.results.learning_rate import LearningRateResult
 
 __all__ = [
-    "RULES",
     "BatchBound",
     "BatchSizeResult",
     "BatchTrial",
-    "LRFindResult",
+    "LearningRateResult",
 ]

@@ -1,70 +1,95 @@
-"""The result of a learning-rate range test, as plain data."""
+"""The result of a learning-rate range test."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
+from lightning_hp.functional.checks import (
+    check_bool,
+    check_choice,
+    check_instance,
+    check_int,
+    check_iterable,
+    check_number,
+    check_str,
+    wrong_type,
+    wrong_value,
+)
+from lightning_hp.functional.learning_rate.rules import RULES
 from lightning_hp.functional.learning_rate.suggestion import LRSuggestion
+from lightning_hp.results.fields import (
+    check_losses,
+    check_rates,
+    check_sweeps,
+    from_json,
+    none_to_nan,
+    optional,
+    set_fields,
+    to_json,
+)
 
-#: What each rule looks for, in a few words.
-RULES: Mapping[str, str] = {
-    "fall": "two thirds of the fall",
-    "one_cycle": "peak for a one-cycle schedule",
-    "half": "half-way down",
-    "steepest": "steepest descent",
-    "valley": "longest valley",
-    "slide": "interval slide",
-    "minimum": "minimum / 10",
-}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-_READ_FROM_THE_PART = ("fall", "one_cycle", "half")
+#: Rules that are read from the second sweep, if there is one; the others are made for the whole range.
+_READ_FROM_ZOOM = ("fall", "one_cycle", "half")
 
 
-@dataclass(frozen=True)
-class LRFindResult:
-    """What a range test found.
+@dataclass(frozen=True, eq=False)
+class LearningRateResult:
+    """The result of a range test: its losses, the suggested learning rate and those that other rules find.
 
-    Four learning rates are kept apart: what each rule *found* (`rules`), the one *suggested* (`suggestion`), the one
-    the model had *before* and the one that is *used* now.
+    Four kinds of learning rates are kept apart: the one *found* by each rule (``rules``), the *suggested* one
+    (``suggestion``), the one *before* the range test (``lr_before``), and the one *used* for the training
+    (``lr_used``).
 
     Attributes:
-        lrs: Learning rates of the sweep, rising.
-        losses: One tuple for each repeat with one loss for each rate, NaN where the sweep did not arrive.
-        smoothed: The smooth median loss at each rate, NaN where it is not known.
-        suggestion: The suggested learning rate by `rule`, or ``None``.
-        interval: The rates at 50 % and 80 % of the fall, or ``None``.
-        rules: The rate by every rule; ``None`` where a rule finds nothing.
-        rule: Name of the rule that was asked for.
-        lr_before: The learning rate that the model came with.
-        lr_used: The learning rate that it trains with.
+        lrs: Learning rates of the sweep, positive and strictly increasing, shape (steps,).
+        losses: Losses, shape (repeats, steps); NaN for steps that a sweep did not reach.
+        smoothed: Smoothed median of the losses, shape (steps,); NaN where it is unknown.
+        suggestion: The learning rate suggested by ``rule``, > 0; ``None`` if there is no suggestion.
+        interval: Learning rates at 50 % and at 80 % of the fall of the loss, or ``None``.
+        rules: Name of each rule and the learning rate it finds, or ``None``.
+        rule: Name of the rule that gives the suggestion; a key of ``rules``.
+        lr_before: Learning rate of the model before the range test.
+        lr_used: Learning rate used for the training.
         reason: Why there is no suggestion, in one sentence, or ``None``.
-        note: What to know about the suggestion, in one sentence, or ``None``.
-        edge: The rate above which the loss explodes, or ``None`` if the sweep did not get there.
-        per_repeat: What each repeat alone would have suggested by the rule ``fall``.
-        signal: Depth of the fall in standard deviations of one loss.
-        num_steps: Training steps that were rehearsed.
-        seconds: How long that took.
-        zoom_lrs: Learning rates of a second sweep over the falling part; empty if there was none.
-        zoom_losses: Its losses, as `losses`.
-        zoom_smoothed: Its smooth losses, as `smoothed`.
+        note: Advice on the suggestion, in one sentence, or ``None``.
+        edge: Learning rate above which the loss explodes; ``None`` if the sweep did not reach it.
+        per_repeat: What the rule ``fall`` suggests for each repeat on its own.
+        signal: Depth of the fall in standard deviations of a single loss, >= 0.
+        num_steps: Training steps of the rehearsal.
+        seconds: Duration of the range test.
+        zoom_lrs: Learning rates of a second sweep over the part where the loss falls; empty if there was none.
+        zoom_losses: Losses of the second sweep, as ``losses``.
+        zoom_smoothed: Smoothed losses of the second sweep, as ``smoothed``.
+        zoom_is_read: Whether the suggestion was read from the second sweep. Then ``fall``, ``one_cycle``, ``half``,
+            ``interval``, ``per_repeat`` and ``signal`` belong to it.
 
-    Costs nothing. Does not hold the model or the Trainer: it can be pickled, copied and kept.
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If a number is out of its range, shapes do not match, or ``rule`` is no key of ``rules``.
 
-    Source: Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017 (the range test).
+    Note:
+        Holds numbers and strings only, neither the model nor the Trainer: it can be pickled and copied.
+        [`LRFinder`][lightning_hp.LRFinder] builds it.
+
+    References:
+        Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017 (the range test).
 
     Example:
         >>> from lightning_hp.functional import lr_range, suggest_lr
         >>> lrs = lr_range(1e-6, 10, 99)
         >>> losses = 2.3 - 2 / (1 + 1e-3 / lrs) + (lrs / 0.3) ** 4
-        >>> result = LRFindResult.from_sweep(lrs, losses, suggest_lr(lrs, losses), lr_before=0.1, seconds=1.5)
-        >>> print(result.used(result.suggestion))
-        Learning rate 0.00193: two thirds of the fall; 0.000945 to 0.00382 is a fair choice
+        >>> suggestion = suggest_lr(lrs, losses)
+        >>> result = LearningRateResult.from_range_test(lrs, losses, suggestion, lr_before=0.1, seconds=1.5)
+        >>> print(result.with_used(result.suggestion))
+        Suggested learning rate 0.00193: two thirds of the fall; 0.000945 to 0.00382 is a fair choice
           before 0.1, used 0.00193
           fall 0.00193 | one_cycle 0.00681 | half 0.000945 | steepest 0.00439 | valley 0.000848 | slide 0.00268 | ...
           99 steps in 1.5 s, from 1e-06 to 10; the fall is ... times the noise
@@ -90,9 +115,50 @@ class LRFindResult:
     zoom_lrs: tuple[float, ...] = ()
     zoom_losses: tuple[tuple[float, ...], ...] = ()
     zoom_smoothed: tuple[float, ...] = ()
+    zoom_is_read: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_sweep("lrs", "losses", "smoothed")
+        zoom = ("zoom_lrs", "zoom_losses", "zoom_smoothed")
+        if any(check_iterable(name, getattr(self, name), "a tuple") for name in zoom):
+            self._check_sweep(*zoom)
+        else:
+            set_fields(self, **dict.fromkeys(zoom, ()))
+        rules = _check_rules(self.rules)
+        per_repeat = check_iterable("per_repeat", self.per_repeat, "a tuple of learning rates and None")
+        set_fields(
+            self,
+            suggestion=_optional_rate("suggestion", self.suggestion),
+            interval=_check_interval(self.interval),
+            rules=rules,
+            rule=check_choice("rule", self.rule, rules),
+            lr_before=check_number("lr_before", self.lr_before),
+            lr_used=check_number("lr_used", self.lr_used),
+            reason=optional(check_str, "reason", self.reason),
+            note=optional(check_str, "note", self.note),
+            edge=_optional_rate("edge", self.edge),
+            per_repeat=tuple(_optional_rate("per_repeat", lr) for lr in per_repeat),
+            signal=check_number("signal", self.signal, minimum=0, finite=False),
+            num_steps=check_int("num_steps", self.num_steps, 0),
+            seconds=check_number("seconds", self.seconds, minimum=0),
+            zoom_is_read=check_bool("zoom_is_read", self.zoom_is_read),
+        )
+
+    def _check_sweep(self, *names: str) -> None:
+        """Checks the fields of one sweep: learning rates, losses, smoothed losses."""
+        lrs, losses, smoothed = names
+        rates = check_rates(lrs, getattr(self, lrs))
+        set_fields(
+            self,
+            **{
+                lrs: rates,
+                losses: check_sweeps(losses, getattr(self, losses), len(rates)),
+                smoothed: check_losses(smoothed, getattr(self, smoothed), len(rates)),
+            },
+        )
 
     @classmethod
-    def from_sweep(
+    def from_range_test(
         cls,
         lrs: ArrayLike,
         losses: ArrayLike,
@@ -101,79 +167,134 @@ class LRFindResult:
         lr_before: float,
         rule: str = "fall",
         seconds: float = 0.0,
-    ) -> LRFindResult:
-        """Builds the result of a sweep that was not applied yet: `lr_used` is `lr_before`.
+    ) -> LearningRateResult:
+        """Builds the result of a range test whose suggestion is not used yet: ``lr_used`` is ``lr_before``.
 
         Args:
-            lrs: Learning rates, shape (steps,).
-            losses: Losses, shape (steps,) or (repeats, steps), not finite where a sweep did not arrive.
-            suggestion: What :func:`~lightning_hp.functional.suggest_lr` read from them.
-            lr_before: The learning rate that the model came with.
-            rule: Name of the rule that gives the suggestion. Where the curve supports none, no rule gives one.
-            seconds: How long the sweep took.
+            lrs: Learning rates, positive and strictly increasing, shape (steps,).
+            losses: Losses, shape (steps,) or (repeats, steps); not finite for steps that a sweep did not reach.
+            suggestion: The reading of these losses by :func:`~lightning_hp.functional.suggest_lr`.
+            lr_before: Learning rate of the model before the range test.
+            rule: Name of the rule that gives the suggestion. If ``suggestion`` refuses the curve, no rule gives one.
+            seconds: Duration of the range test.
 
         Returns:
             The result.
 
         Raises:
-            ValueError: If there is no rule of that name.
+            TypeError: If an argument is of the wrong type.
+            ValueError: If the shapes do not match or there is no rule of that name.
 
         """
-        result = cls(
-            lrs=_row(lrs),
-            losses=_rows(losses),
-            smoothed=_row(suggestion.smoothed),
-            suggestion=None,
-            interval=None,
-            rules={},
-            rule=rule,
-            lr_before=float(lr_before),
-            lr_used=float(lr_before),
-            num_steps=_num_steps(losses),
-            seconds=float(seconds),
+        _check_reading(suggestion)
+        rates = check_rates("lrs", lrs)
+        sweeps = check_sweeps("losses", losses, len(rates))
+        return cls(
+            lrs=rates,
+            losses=sweeps,
+            smoothed=check_losses("suggestion.smoothed", suggestion.smoothed, len(rates)),
+            lr_before=lr_before,
+            lr_used=lr_before,
+            num_steps=_count_steps(sweeps),
+            seconds=seconds,
+            **_read(suggestion, rule),
         )
-        return _with_reading(result, suggestion)
 
-    def zoomed(self, lrs: ArrayLike, losses: ArrayLike, suggestion: LRSuggestion, seconds: float = 0.0) -> LRFindResult:
-        """The result after a second sweep over the falling part, which has the say unless it shows too little.
+    def with_zoom(
+        self, lrs: ArrayLike, losses: ArrayLike, suggestion: LRSuggestion, seconds: float = 0.0
+    ) -> LearningRateResult:
+        """Returns a copy with a second sweep over the part where the loss falls.
 
-        The rules of other tools keep what they read from the whole sweep, which is what they are made for.
+        The suggestion is read from the second sweep, unless that sweep supports none. The rules of other tools keep
+        what they found in the first sweep, since they are made for the whole range.
 
         Args:
             lrs: Learning rates of the second sweep, shape (steps,).
             losses: Its losses, shape (steps,) or (repeats, steps).
-            suggestion: What was read from them.
-            seconds: How long the second sweep took.
+            suggestion: The reading of these losses by :func:`~lightning_hp.functional.suggest_lr`.
+            seconds: Duration of the second sweep.
 
         Returns:
-            A new result, with the steps and the seconds of both.
+            A new result with the steps and the seconds of both sweeps.
+
+        Raises:
+            TypeError: If an argument is of the wrong type.
+            ValueError: If the shapes do not match.
 
         """
+        _check_reading(suggestion)
+        rates = check_rates("lrs", lrs)
+        sweeps = check_sweeps("losses", losses, len(rates))
         result = replace(
             self,
-            zoom_lrs=_row(lrs),
-            zoom_losses=_rows(losses),
-            zoom_smoothed=_row(suggestion.smoothed),
-            num_steps=self.num_steps + _num_steps(losses),
-            seconds=self.seconds + float(seconds),
+            zoom_lrs=rates,
+            zoom_losses=sweeps,
+            zoom_smoothed=check_losses("suggestion.smoothed", suggestion.smoothed, len(rates)),
+            num_steps=self.num_steps + _count_steps(sweeps),
+            seconds=self.seconds + check_number("seconds", seconds, minimum=0),
         )
         if suggestion.lr is None:
             return result
-        rules = {**self.rules, **{name: suggestion.rules[name] for name in _READ_FROM_THE_PART}}
-        if self.edge is not None and suggestion.edge is None:  # the part ends where the whole sweep saw the edge
+        rules = {**self.rules, **{name: suggestion.rules.get(name) for name in _READ_FROM_ZOOM}}
+        if self.edge is not None and suggestion.edge is None:  # the second sweep ends at the edge of the first
             suggestion = replace(suggestion, edge=self.edge, note=self.note)
-        return _with_reading(result, replace(suggestion, rules=rules))
+        return replace(result, zoom_is_read=True, **_read(replace(suggestion, rules=rules), self.rule))
 
-    def used(self, lr: float) -> LRFindResult:
-        """The same result, with ``lr`` as the learning rate that is used from now on."""
-        return replace(self, lr_used=float(lr))
+    def with_used(self, lr: float) -> LearningRateResult:
+        """Returns a copy with the learning rate that the training uses.
+
+        Args:
+            lr: The learning rate.
+
+        Returns:
+            The copy.
+
+        Raises:
+            TypeError: If ``lr`` is no number.
+            ValueError: If ``lr`` is not finite.
+
+        """
+        return replace(self, lr_used=check_number("lr", lr))
+
+    def curve(self, rule: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Returns the curve that a rule is read from.
+
+        Args:
+            rule: A key of ``rules``.
+
+        Returns:
+            Learning rates and smoothed losses, both of shape (steps,).
+
+        Raises:
+            TypeError: If ``rule`` is no string.
+            ValueError: If there is no rule of that name.
+
+        """
+        check_choice("rule", rule, self.rules)
+        if self.zoom_is_read and rule in _READ_FROM_ZOOM:
+            return self.zoom_lrs, self.zoom_smoothed
+        return self.lrs, self.smoothed
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plots the range test with [`plot_learning_rate`][lightning_hp.plotting.plot_learning_rate].
+
+        Args:
+            ax: Where to plot; ``None`` creates a figure.
+
+        Returns:
+            The Axes.
+
+        """
+        from lightning_hp.plotting import plot_learning_rate
+
+        return plot_learning_rate(self, ax)
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
-        """Header and rows for a logger: what was suggested, before and used, and what every rule says."""
+        """Returns header and rows for a logger: the learning rate suggested, before, used, and found by each rule."""
         rows: list[list[Any]] = [
             ["suggested", self.suggestion, self.reason or RULES.get(self.rule, self.rule)],
-            ["before", self.lr_before, "what the model came with"],
-            ["used", self.lr_used, "what it trains with"],
+            ["before", self.lr_before, "before the range test"],
+            ["used", self.lr_used, "used for the training"],
         ]
         rows += [[name, lr, RULES.get(name, name)] for name, lr in self.rules.items()]
         if self.edge is not None:
@@ -181,22 +302,40 @@ class LRFindResult:
         return ["", "learning rate", "what it is"], rows
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings that JSON can hold; ``None`` where a number is not finite."""
-        plain: dict[str, Any] = _plain(asdict(self))
-        return plain
+        """Converts the result to JSON types; numbers that are not finite become ``None``."""
+        values: dict[str, Any] = to_json(asdict(self))
+        return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LRFindResult:
-        """The result again, from what :meth:`to_dict` gave; unknown entries are left out."""
-        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        for name in ("lrs", "smoothed", "zoom_lrs", "zoom_smoothed"):
-            known[name] = _row(known.get(name, ()))
-        for name in ("losses", "zoom_losses"):
-            known[name] = tuple(_row(row) for row in known.get(name, ()))
-        known["interval"] = None if known["interval"] is None else tuple(known["interval"])
-        known["per_repeat"] = tuple(known.get("per_repeat", ()))
-        known["signal"] = math.inf if known.get("signal", 0.0) is None else known.get("signal", 0.0)
+    def from_dict(cls, values: Mapping[str, Any]) -> LearningRateResult:
+        """Builds a result from what ``to_dict`` returned; unknown entries are left out.
+
+        Args:
+            values: The names and values of the fields, in JSON types.
+
+        Returns:
+            The result.
+
+        Raises:
+            TypeError: If ``values`` or an entry is of the wrong type.
+            ValueError: If an entry is missing or out of its range.
+
+        """
+        known = from_json(cls, values)
+        for name in ("losses", "smoothed", "zoom_losses", "zoom_smoothed"):
+            if name in known:
+                known[name] = none_to_nan(known[name])
+        if known.get("signal", 0.0) is None:
+            known["signal"] = math.inf
         return cls(**known)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LearningRateResult):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()  # NaN, which is not equal to itself, is None there
+
+    def __hash__(self) -> int:
+        return hash((self.lrs, self.suggestion, self.rule, self.lr_before, self.lr_used))
 
     def __str__(self) -> str:
         if self.suggestion is None:
@@ -207,11 +346,11 @@ class LRFindResult:
                 if self.interval is None or self.rule != "fall"
                 else "; {:.3g} to {:.3g} is a fair choice".format(*self.interval)
             )
-            lines = [f"Learning rate {self.suggestion:.3g}: {RULES.get(self.rule, self.rule)}{fair}"]
+            lines = [f"Suggested learning rate {self.suggestion:.3g}: {RULES.get(self.rule, self.rule)}{fair}"]
         if self.note is not None:
             lines.append(f"  {self.note}")
         lines.append(f"  before {self.lr_before:.3g}, used {self.lr_used:.3g}")
-        lines.append("  " + " | ".join(f"{name} {_short(lr)}" for name, lr in self.rules.items()))
+        lines.append("  " + " | ".join(f"{name} {_format_rate(lr)}" for name, lr in self.rules.items()))
         repeats = f" of {len(self.losses)} sweeps" if len(self.losses) > 1 else ""
         lines.append(
             f"  {self.num_steps} steps{repeats} in {self.seconds:.1f} s, from {self.lrs[0]:.3g} to {self.lrs[-1]:.3g}"
@@ -220,49 +359,60 @@ class LRFindResult:
         return "\n".join(lines)
 
 
-def _with_reading(result: LRFindResult, suggestion: LRSuggestion) -> LRFindResult:
-    """The result with what was read from a curve; where the curve supports no rate, no rule gives one."""
-    if result.rule not in suggestion.rules:
-        raise ValueError(f"Expected `rule` to be one of {', '.join(suggestion.rules)}, but got {result.rule!r}.")
-    found = suggestion.rules[result.rule] if suggestion.reason is None else None
+def _read(suggestion: LRSuggestion, rule: str) -> dict[str, Any]:
+    """The fields that are read from a curve; without a suggestion if the curve is refused or the rule finds nothing."""
+    check_choice("rule", rule, suggestion.rules)
+    found = suggestion.rules[rule] if suggestion.reason is None else None
     reason = suggestion.reason
     if found is None and reason is None:
-        reason = f"The rule {result.rule!r} finds nothing on this curve."
-    return replace(
-        result,
-        suggestion=found,
-        interval=suggestion.interval,
-        rules=dict(suggestion.rules),
-        reason=reason,
-        note=suggestion.note,
-        edge=suggestion.edge,
-        per_repeat=suggestion.per_repeat,
-        signal=float(suggestion.signal),
-    )
+        reason = f"The rule {rule!r} finds nothing on this curve."
+    return {
+        "suggestion": found,
+        "interval": suggestion.interval,
+        "rules": suggestion.rules,
+        "rule": rule,
+        "reason": reason,
+        "note": suggestion.note,
+        "edge": suggestion.edge,
+        "per_repeat": suggestion.per_repeat,
+        "signal": suggestion.signal,
+    }
 
 
-def _row(values: Any) -> tuple[float, ...]:
-    return tuple(math.nan if value is None else float(value) for value in values)
+def _check_reading(suggestion: Any) -> None:
+    what = "an LRSuggestion of suggest_lr"
+    check_instance("suggestion", suggestion, LRSuggestion, what)
+    if not suggestion.rules:
+        wrong_value("suggestion", f"{what}, with all its rules", suggestion)
 
 
-def _rows(losses: ArrayLike) -> tuple[tuple[float, ...], ...]:
-    sweeps = np.atleast_2d(np.asarray(losses, dtype=np.float64))
-    return tuple(_row(sweep) for sweep in np.where(np.isfinite(sweeps), sweeps, np.nan))
+def _check_rules(rules: Any) -> dict[str, float | None]:
+    what = "a dict of rule names and learning rates"
+    if not isinstance(rules, Mapping):
+        wrong_type("rules", what, rules)
+    if not rules:
+        wrong_value("rules", what, rules)
+    return {check_str("rules", name, what=what): _optional_rate("rules", lr) for name, lr in rules.items()}
 
 
-def _num_steps(losses: ArrayLike) -> int:
-    """Steps up to the last one with a finite loss, over all repeats."""
-    sweeps: Sequence[Any] = np.atleast_2d(np.isfinite(np.asarray(losses, dtype=np.float64))).tolist()
-    return sum(max((i + 1 for i, reached in enumerate(sweep) if reached), default=0) for sweep in sweeps)
+def _check_interval(interval: Any) -> tuple[float, float] | None:
+    if interval is None:
+        return None
+    what = "two learning rates, the lower one first"
+    rates = [check_number("interval", lr, above=0) for lr in check_iterable("interval", interval, what, also="None")]
+    if len(rates) != 2 or rates[0] > rates[1]:
+        wrong_value("interval", f"{what}, or None", interval)
+    return rates[0], rates[1]
 
 
-def _short(lr: float | None) -> str:
+def _optional_rate(name: str, lr: Any) -> float | None:
+    return optional(check_number, name, lr, above=0)
+
+
+def _count_steps(sweeps: tuple[tuple[float, ...], ...]) -> int:
+    """Steps up to the last finite loss, summed over all repeats."""
+    return sum(max((i + 1 for i, loss in enumerate(sweep) if math.isfinite(loss)), default=0) for sweep in sweeps)
+
+
+def _format_rate(lr: float | None) -> str:
     return "-" if lr is None else f"{lr:.3g}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
