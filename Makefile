@@ -1,7 +1,7 @@
-# A fresh machine needs python3 (3.10 or newer) with venv, make and pip:
-#   make quickstart    a real classifier, its learning rate found
-#   make test          the whole suite
-# Every target sets up .venv by itself, once; pyproject.toml is what makes it stale.
+# Needs python3 (3.10 or newer) with venv, make and pip:
+#   make quickstart    train a classifier with a found learning rate
+#   make test          run all tests
+# Every target creates .venv if it is missing, and updates it when pyproject.toml changes.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint types docs examples bench clean
-# A recipe that fails leaves no stamp behind.
+# A failed recipe leaves no stamp.
 .DELETE_ON_ERROR:
 
 help:
@@ -19,32 +19,32 @@ $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Expected Python 3.10 or newer, got " + sys.version.split()[0] + ". Name one: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-# $(RUN) is order-only: a newer interpreter link does not make what is installed stale.
+# $(RUN) is order-only: a newer link to the interpreter does not cause a new installation.
 $(VENV)/.ready-%: pyproject.toml | $(RUN)
 	$(RUN) -m pip install --disable-pip-version-check --quiet --editable ".[$*]"
 	@touch $@
 
-quickstart: $(VENV)/.ready-examples ## train a real classifier with a found learning rate
+quickstart: $(VENV)/.ready-examples ## train a classifier with a found learning rate
 	$(RUN) examples/quickstart.py
 
-test: $(VENV)/.ready-dev ## run the suite: tests, doctests, README and docs snippets
+test: $(VENV)/.ready-dev ## run tests, doctests, and the code of README and docs
 	$(RUN) -m pytest --numprocesses=2 --dist=worksteal
 
-lint: $(VENV)/.ready-dev ## check rules and format
+lint: $(VENV)/.ready-dev ## check lint rules and format
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-types: $(VENV)/.ready-dev ## check types, strictly
+types: $(VENV)/.ready-dev ## check types
 	$(RUN) -m mypy
 
-docs: $(VENV)/.ready-dev ## build the documentation, strictly, into site/
+docs: $(VENV)/.ready-dev ## build the documentation into site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 examples: $(VENV)/.ready-dev ## run every example
 	@set -e; for example in examples/[!_]*.py; do echo "$$example"; $(RUN) "$$example"; done
 
-bench: $(VENV)/.ready-bench ## measure beside the peers and write the results into docs/
+bench: $(VENV)/.ready-bench ## compare with other libraries and write the results to docs/
 	$(RUN) -m benchmarks
 
-clean: ## remove what the targets made
+clean: ## remove everything that the targets create
 	rm -rf $(VENV) site build dist .mypy_cache .pytest_cache .ruff_cache

@@ -61,13 +61,3 @@ def pytest_configure(config):
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs an accelerator, and torch sees none here")
-
-
-@pytest.fixture(params=["copied", "exchanged"])
-def way_to_climb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """SAM leaves w in both of its ways: small parameters are copied, here they are exchanged like large ones, too."""
-    if request.param == "exchanged":
-        monkeypatch.setattr("lightning_hp.functional.sharpness.storage_swap.LARGE_BYTES", 0)
-        monkeypatch.setattr("lightning_hp.functional.sharpness.perturbation.LARGE_BYTES", 0)
-    way: str = request.param
-    return way

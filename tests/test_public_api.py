@@ -91,6 +91,14 @@ def test_every_public_name_says_what_it_does():
             assert inspect.getdoc(getattr(namespace, name)), f"{namespace.__name__}.{name} has no docstring"
 
 
+def test_no_line_of_a_docstring_is_a_quotation_in_markdown():
+    """A line that begins with a comparison (`>= 1`) would be shown as a block quotation."""
+    for path in (ROOT / "lightning_hp").rglob("*.py"):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            text = line.strip()
+            assert not text.startswith(">") or text.startswith(">>>"), f"{path}:{number}"
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'LRFnder'"):
         _ = lightning_hp.LRFnder
