@@ -1,1 +1,1 @@
-"""Benchmarks of lightning_hp: real trainings, side by side with the other tools. Run ``python -m benchmarks``."""
+"""Benchmarks of lightning_hp: real trainings, compared with other libraries. Run ``python -m benchmarks``."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: runs all benchmarks and writes their pages under docs/benchmarks/."""
+"""``python -m benchmarks``: runs the benchmarks and writes their pages to docs/benchmarks/."""
 
 from __future__ import annotations
 
@@ -9,55 +9,57 @@ import warnings
 import torch
 
 from benchmarks import (
-    batch_limit,
-    batch_report,
-    batch_search,
+    batch_size_memory_limit,
+    batch_size_report,
+    batch_size_search,
+    cost_reports,
     ground_truth,
     lr_regret,
+    lr_regret_report,
     lr_scaling,
-    report,
+    lr_scaling_report,
     sam_cost,
-    scaling_report,
     step_cost,
 )
 from benchmarks.tasks import TASKS
 
+#: The task on which the torch loop of the ground truth is compared with the Trainer.
 CHECKED = next(task for task in TASKS if task.name == "mnist-mlp-adam")
 
 
 def main() -> None:
-    """Parses the command line and runs what was asked for."""
+    """Parses the command line and runs the benchmarks that it names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--recompute", action="store_true", help="train the ground truth anew (about half an hour)")
+    parser.add_argument("--recompute", action="store_true", help="train the ground truth again (about half an hour)")
     known = ("regret", "step_cost", "sam_cost", "batch_size", "batch_wall", "lr_scaling")
     parser.add_argument("--only", choices=known, help="run one benchmark")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # small loaders, few workers: no news to a benchmark
+    warnings.simplefilter("ignore")  # advice about small loaders and few workers, which are intended
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
     if options.recompute:
         ground_truth.recompute()
     if options.only in (None, "step_cost"):
-        report.write_step_cost(step_cost.run_all())
+        cost_reports.write_step_cost(step_cost.run_all())
     if options.only in (None, "sam_cost"):
-        report.write_sam_cost(sam_cost.run_all())
+        cost_reports.write_sam_cost(sam_cost.run_all())
     if options.only in (None, "regret"):
         runs = lr_regret.run_all()
-        report.FOLDER.mkdir(parents=True, exist_ok=True)
-        lr_regret.save(runs, report.FOLDER / "lr_regret.json")
-        report.write_regret(runs, ground_truth.check(CHECKED, "one_cycle", 0.01))
+        lr_regret_report.FOLDER.mkdir(parents=True, exist_ok=True)
+        lr_regret.save(runs, lr_regret_report.FOLDER / "lr_regret.json")
+        lr_regret_report.write_regret(runs, ground_truth.check(CHECKED, "one_cycle", 0.01))
     if options.only in (None, "batch_size"):
-        searches = [*batch_search.run_injected(), *batch_search.run_injected((100, 777), accumulate=8)]
-        batch_report.write(searches, batch_search.run_wall(), batch_limit.run_all())
-    if options.only == "batch_wall":  # the rest counts, and may run on a busy machine
-        searches, _, limits = batch_report.load(batch_report.PATH)
-        batch_report.write(searches, batch_search.run_wall(), limits)
+        searches = [*batch_size_search.run_injected(), *batch_size_search.run_injected((100, 777), accumulate=8)]
+        batch_size_report.write(searches, batch_size_search.run_wall(), batch_size_memory_limit.run_all())
+    if options.only == "batch_wall":  # the other parts count steps and may run on a busy machine
+        searches, _, limits = batch_size_report.load(batch_size_report.PATH)
+        batch_size_report.write(searches, batch_size_search.run_wall(), limits)
     if options.only in (None, "lr_scaling"):
         trainings = lr_scaling.run_all()
-        lr_scaling.save(trainings, report.FOLDER / "lr_scaling.json")
-        scaling_report.write(trainings)
+        lr_scaling.save(trainings, lr_scaling_report.FOLDER / "lr_scaling.json")
+        lr_scaling_report.write(trainings)
 
 
 if __name__ == "__main__":

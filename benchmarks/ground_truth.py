@@ -1,10 +1,10 @@
-"""The truth that suggestions are held against: real trainings over a grid of learning rates.
+"""Ground truth for suggested learning rates: real trainings over a grid of learning rates.
 
-Each LR is trained with three seeds, in a plain torch loop (the Trainer gives the same accuracy: :func:`check`).
-The grid is first one LR per decade, then thirds of a decade wherever one end of the decade is good. Where seeds differ
-much, the good LRs are trained with three more: else the best of the grid would be the luckiest of it. For the same
-reason the accuracy is the mean of five evaluations during the last steps: with BatchNorm and a constant LR, a single
-one can be tens of points off, whatever the LR.
+Each LR is trained with three seeds in a torch loop; :func:`check` shows that the Trainer reaches the same accuracy. The
+grid has one LR per decade, and three where one end of the decade is good. Where seeds differ much, the good LRs are
+trained with three more seeds, since otherwise the best LR of the grid is the one with the luckiest seeds. For the same
+reason the accuracy is the mean of five evaluations during the last steps: with BatchNorm and a constant LR a single
+evaluation can be wrong by tens of points at any LR.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from benchmarks.tasks import FORMS, TASKS, Form, Task
+from benchmarks.trainers import quiet_trainer
 
 PATH = Path(__file__).with_name("ground_truth.json")
 SEEDS = (0, 1, 2)
 MORE_SEEDS = (3, 4, 5)
-NOISY = 1.0  # standard deviation between seeds, in points, from which on more seeds are trained
-NEAR_BEST = 5.0  # points below the best within which an LR gets them
+NOISY = 1.0  # standard deviation between seeds, in points, above which more seeds are trained
+NEAR_BEST = 5.0  # points below the best within which an LR is trained with more seeds
 EVALUATIONS = (0, 5, 10, 15, 20)  # steps before the end
 DECADES = tuple(range(-6, 3))  # exponents of the coarse grid
-REFINE = 0.2  # a decade is refined when an end is this near to the best, as a share of best - worst
+REFINE = 0.2  # a decade is refined if one end is this close to the best, as a share of best - worst
 
 
 def train(task: Task, form: Form, lr: float, seed: int) -> float:
@@ -50,7 +51,7 @@ def train(task: Task, form: Form, lr: float, seed: int) -> float:
     for steps_left, (x, y) in zip(reversed(range(task.total_steps)), _batches(task), strict=True):
         loss = cross_entropy(module.net(x), y)
         if not math.isfinite(loss.item()):
-            return accuracy(module, task)  # it cannot recover
+            return accuracy(module, task)  # NaN weights do not recover
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -62,7 +63,7 @@ def train(task: Task, form: Form, lr: float, seed: int) -> float:
 
 
 def _batches(task: Task) -> Iterator[tuple[Tensor, Tensor]]:
-    """All batches of a training, as a shuffling loader that drops the last one would give them."""
+    """All batches of a training, as a loader with ``shuffle=True, drop_last=True`` gives them."""
     split, size = task.split(), task.batch_size
     for _ in range(task.epochs):
         order = torch.randperm(len(split.x_train))
@@ -82,41 +83,29 @@ def accuracy(module: pl.LightningModule, task: Task) -> float:
 
 
 def train_with_trainer(task: Task, form: Form, lr: float, seed: int) -> float:
-    """The same training through Lightning's Trainer."""
+    """The same training by Lightning's Trainer."""
     module = task.module(form, lr, seed)
     trainer = quiet_trainer(max_epochs=task.epochs)
     trainer.fit(module, task.loader())
     return float(trainer.test(module, task.test_loader(), verbose=False)[0]["accuracy"])
 
 
-def quiet_trainer(**options: Any) -> pl.Trainer:
-    """A CPU Trainer that writes, prints and logs nothing."""
-    return pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-
-
 def check(task: Task, form: Form, lr: float, seeds: tuple[int, ...] = (0, 1, 2, 3, 4)) -> str:
-    """A sentence: what the plain loop and the Trainer reach, and whether they differ by more than chance.
+    """A sentence with the accuracies of the torch loop and of the Trainer and the error of their difference.
 
-    Meant for the one-cycle form, whose last steps are so small that it does not matter when one evaluates.
+    Meant for the one-cycle form, whose last steps are so small that the time of the evaluation does not matter.
     """
-    plain = np.array([train(task, form, lr, seed) for seed in seeds])
-    through_trainer = np.array([train_with_trainer(task, form, lr, seed) for seed in seeds])
-    error = math.sqrt((plain.var(ddof=1) + through_trainer.var(ddof=1)) / len(seeds))
+    by_loop = np.array([train(task, form, lr, seed) for seed in seeds])
+    by_trainer = np.array([train_with_trainer(task, form, lr, seed) for seed in seeds])
+    error = math.sqrt((by_loop.var(ddof=1) + by_trainer.var(ddof=1)) / len(seeds))
     return (
-        f"On {task.name} at LR {lr:g} that loop reaches {plain.mean():.2f}% and Lightning's Trainer "
-        f"{through_trainer.mean():.2f}% (means of {len(seeds)} seeds, standard error of the difference {error:.2f})."
+        f"On {task.name} at LR {lr:g} that loop reaches {by_loop.mean():.2f}% and Lightning's Trainer "
+        f"{by_trainer.mean():.2f}% (means of {len(seeds)} seeds, standard error of the difference {error:.2f})."
     )
 
 
 def measure(task: Task, form: Form) -> dict[str, Any]:
-    """Trains over the grid and returns LRs, accuracies (LR x seed) and what it took."""
+    """Trains over the grid and returns LRs, accuracies (LR x seed), steps, data fingerprint and time."""
     start = time.perf_counter()
     found: dict[float, list[float]] = {}
 
@@ -154,7 +143,7 @@ def _noise(runs: list[list[float]]) -> float:
 
 
 def recompute() -> None:
-    """Trains everything anew and writes the file (about half an hour on one core)."""
+    """Trains everything again and writes the file (about half an hour on one core)."""
     truth: dict[str, Any] = {
         "made_with": {"python": platform.python_version(), "torch": torch.__version__, "seeds": [*SEEDS, *MORE_SEEDS]},
         "tasks": {},
@@ -166,7 +155,7 @@ def recompute() -> None:
 
 
 def stale_tasks() -> list[str]:
-    """Tasks whose truth was measured on other data or for another number of steps than this machine would use."""
+    """Tasks whose ground truth was measured on other data or steps than those of this installation."""
     recorded = json.loads(PATH.read_text())["tasks"]
     now = {task.name: (task.total_steps, task.split().fingerprint) for task in TASKS}
     return [
@@ -177,7 +166,7 @@ def stale_tasks() -> list[str]:
 
 
 def _write(truth: dict[str, Any]) -> None:
-    """One line for each LR, so that a change can be read."""
+    """Writes one line per LR, so that a diff is readable."""
     text = json.dumps(truth, indent=1)
     PATH.write_text(_join_inner_lists(text) + "\n")
 
@@ -206,7 +195,7 @@ class Truth:
         return float(10 ** self.log10_lr[self.mean.argmax()])
 
     def accuracy_at(self, lr: float) -> float:
-        """Interpolated in log10(lr); beyond the grid, its last value (kind to whoever went that far)."""
+        """Interpolated in log10(lr); outside the grid its last value, which favours extreme suggestions."""
         return float(np.interp(math.log10(lr), self.log10_lr, self.mean))
 
     def regret(self, lr: float) -> float:
@@ -214,6 +203,6 @@ class Truth:
         return float(self.mean.max()) - self.accuracy_at(lr)
 
     def flat_top(self, points: float = 1.0) -> tuple[float, float]:
-        """Lowest and highest LR of the grid within ``points`` of the best."""
+        """The lowest and highest LR of the grid within ``points`` of the best accuracy."""
         good = self.log10_lr[self.mean >= self.mean.max() - points]
         return float(10 ** good.min()), float(10 ** good.max())

@@ -1,4 +1,4 @@
-"""Regret: how many accuracy points are lost by training with the LR that a finder suggests."""
+"""Regret of learning-rate finders: the accuracy lost by training with the suggested instead of the best LR."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from math import log10
 from pathlib import Path
 
 from benchmarks.ground_truth import Truth
-from benchmarks.methods import METHODS, Method
+from benchmarks.lr_finders import METHODS, Method
 from benchmarks.tasks import FORMS, TASKS, Form, Task
 
 SEEDS = tuple(range(100, 106))  # not the seeds of the ground truth
@@ -18,7 +18,7 @@ SEEDS = tuple(range(100, 106))  # not the seeds of the ground truth
 
 @dataclass(frozen=True)
 class Run:
-    """One finder, once, on one task: what it suggested and what that costs."""
+    """One run of one finder on one task: the suggested LR and its regret."""
 
     method: str
     task: str
@@ -48,7 +48,7 @@ class Summary:
 def run_all(
     methods: Iterable[Method] = METHODS, tasks: Sequence[Task] = TASKS, seeds: Sequence[int] = SEEDS
 ) -> list[Run]:
-    """Every method on every task, form and seed."""
+    """Runs every method on every task, form and seed."""
     runs: list[Run] = []
     methods = tuple(methods)
     for task in tasks:
@@ -59,12 +59,12 @@ def run_all(
                     for name, (lr, steps) in method(task, form, seed).items():
                         regret = None if lr is None else round(truth.regret(lr), 3)
                         runs.append(Run(name, task.name, form, seed, lr, steps, regret))
-        print(f"regret: {task.name} done", flush=True)
+        print(f"regret: finished {task.name}", flush=True)
     return runs
 
 
 def summarize(runs: Iterable[Run]) -> list[Summary]:
-    """One line for each method, in the order in which they ran."""
+    """One summary per method, in the order of the runs."""
     by_method: dict[str, list[Run]] = {}
     for run in runs:
         by_method.setdefault(run.method, []).append(run)
@@ -98,7 +98,7 @@ def _spread(runs: list[Run]) -> float:
 
 
 def save(runs: Iterable[Run], path: Path) -> None:
-    """One run a line."""
+    """Writes one line per run."""
     path.write_text("[\n" + ",\n".join(json.dumps(asdict(run)) for run in runs) + "\n]\n")
 
 

@@ -1,9 +1,9 @@
-"""Accuracy at equal epochs when the batch grows, for every rule that scales the learning rate with it.
+"""Accuracy at equal epochs with a larger batch, for every rule that scales the learning rate with the batch size.
 
-For each task and optimizer the best LR at batch 16 is picked from a small grid. Then the batch grows 2 to 16 times and
-the LR follows a rule, or is picked anew at the larger batch: the yardstick. LRs are picked with other seeds than those
-that are reported, else the picked ones would be flattered. All train on exactly as many samples, with a cosine decay
-to zero, so that what an accuracy ends with is not the noise of the last steps.
+For each task and optimizer, the best LR at batch size 16 is selected from a small grid. The batch size is then
+multiplied by 2 to 16, and the LR follows a rule or is selected again at the larger batch size, as the reference. LRs
+are selected with other seeds than those that are reported, since otherwise the selected ones have a biased accuracy.
+All trainings use exactly as many samples, with a cosine decay to zero, which reduces the noise of the final accuracy.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, AdamW, Optimizer
 
-from benchmarks import data
+from benchmarks import datasets
 from benchmarks.tasks import cnn, letters_mlp, mlp
 from lightning_hp import functional as hpf
 
 BASE_BATCH = 16
 TIMES = (2, 4, 8, 16)
-RULES = ("left alone", "sqrt", "sqrt, warm-up", "linear", "linear, warm-up", "retuned")
+RULES = ("unchanged", "sqrt", "sqrt, warm-up", "linear", "linear, warm-up", "retuned")
 GRIDS = {
     "momentum": tuple(0.005 * 2**i for i in range(6)),
     "adamw": tuple(0.0005 * 2**i for i in range(6)),
@@ -46,10 +46,10 @@ PROCESSES = 2
 
 @dataclass(frozen=True)
 class Job:
-    """What is learned, by which model, for how long."""
+    """Data, model and length of a training."""
 
     name: str
-    split: Callable[[], data.Split]
+    split: Callable[[], datasets.Split]
     net: Callable[[], nn.Module]
     epochs: int
 
@@ -58,11 +58,11 @@ class Job:
 
 
 JOBS = (
-    Job("digits-mlp", data.digits, partial(mlp, 64, 128, 10), 16),
-    Job("digits-cnn", data.digits, partial(cnn, 16, 10), 10),
-    Job("mnist-mlp", data.mnist, partial(mlp, 196, 256, 10, dropout=0.2), 8),
-    Job("cancer-mlp", data.cancer, partial(mlp, 30, 64, 2), 32),
-    Job("text-mlp", data.text, letters_mlp, 2),
+    Job("digits-mlp", datasets.digits, partial(mlp, 64, 128, 10), 16),
+    Job("digits-cnn", datasets.digits, partial(cnn, 16, 10), 10),
+    Job("mnist-mlp", datasets.mnist, partial(mlp, 196, 256, 10, dropout=0.2), 8),
+    Job("cancer-mlp", datasets.cancer, partial(mlp, 30, 64, 2), 32),
+    Job("text-mlp", datasets.text, letters_mlp, 2),
 )
 
 
@@ -82,11 +82,11 @@ class Run:
 
 @cache
 def train(job: Job, optimizer_name: str, batch_size: int, lr: float, seed: int, warm_from: float | None) -> float:
-    """Trains once and returns the test accuracy in percent; ``warm_from``: the LR from which a warm-up rises."""
+    """Trains once and returns the test accuracy in percent; ``warm_from`` is the LR at which a warm-up starts."""
     torch.manual_seed(seed)
     net, split, num_steps = job.net(), job.split(), job.num_steps(batch_size)
     optimizer = OPTIMIZERS[optimizer_name](net.parameters(), lr=lr)
-    # The advised length, also where none would be advised: from which k on it pays is the question.
+    # The recommended length, also where no warm-up is recommended, to measure from which k on it helps.
     warmup = 0 if warm_from is None else min(num_steps // 10, 5 * num_steps // job.epochs)
     for step, rows in enumerate(_batches(len(split.x_train), batch_size, job.epochs)):
         decay = 0.5 * (1 + math.cos(math.pi * step / num_steps))
@@ -97,21 +97,21 @@ def train(job: Job, optimizer_name: str, batch_size: int, lr: float, seed: int, 
         loss.backward()
         optimizer.step()
         if step % 50 == 0 and not math.isfinite(loss.item()):
-            break  # it cannot recover
+            break  # NaN weights do not recover
     net.eval()
     with torch.no_grad():
         return 100.0 * (net(split.x_test).argmax(1) == split.y_test).float().mean().item()
 
 
 def _batches(num_samples: int, batch_size: int, epochs: int) -> Iterator[Tensor]:
-    """Full batches of one shuffled epoch after the other; one may reach over the border, so that none is cut off."""
+    """Full batches over shuffled epochs; a batch may span two epochs, so that no sample is dropped."""
     order = torch.cat([torch.randperm(num_samples) for _ in range(epochs)])
     for start in range(0, len(order) - batch_size + 1, batch_size):
         yield order[start : start + batch_size]
 
 
 def pick_lr(job: Job, optimizer: str, batch_size: int, lrs: Sequence[float]) -> float:
-    """The best LR of a grid in steps of two, by accuracy smoothed over neighbours: the middle of a flat top."""
+    """The best LR of a grid with factor two, by accuracy smoothed over neighbours: the middle of a plateau."""
     means = [statistics.mean(train(job, optimizer, batch_size, lr, seed, None) for seed in PICKING_SEEDS) for lr in lrs]
     padded = [means[0], *means, means[-1]]
     smooth = [
@@ -121,7 +121,7 @@ def pick_lr(job: Job, optimizer: str, batch_size: int, lrs: Sequence[float]) -> 
 
 
 def measure(job: Job, optimizer: str) -> list[Run]:
-    """All rules at all batch sizes, for one task and optimizer."""
+    """Runs all rules at all batch sizes, for one task and optimizer."""
     torch.set_num_threads(1)
     base_lr = pick_lr(job, optimizer, BASE_BATCH, GRIDS[optimizer])
     runs = _report(job, optimizer, "base", 1, base_lr, None)
@@ -129,12 +129,12 @@ def measure(job: Job, optimizer: str) -> list[Run]:
         size = times * BASE_BATCH
         for rule in RULES[:-1]:
             kind, _, warm = rule.partition(", ")
-            lr = base_lr if kind == "left alone" else hpf.scale_lr(base_lr, size, BASE_BATCH, kind)
+            lr = base_lr if kind == "unchanged" else hpf.scale_lr(base_lr, size, BASE_BATCH, kind)
             runs += _report(job, optimizer, rule, times, lr, base_lr if warm else None)
-        # From the base LR to twice what the linear rule says.
+        # From the base LR to twice the LR of the linear rule.
         grid = [base_lr * 2**i for i in range(int(math.log2(times)) + 2)]
         runs += _report(job, optimizer, "retuned", times, pick_lr(job, optimizer, size, grid), None)
-    print(f"lr scaling: {job.name} with {optimizer} done", flush=True)
+    print(f"lr scaling: finished {job.name} with {optimizer}", flush=True)
     return runs
 
 
@@ -156,7 +156,7 @@ def _report(job: Job, optimizer: str, rule: str, times: int, lr: float, warm_fro
 
 
 def run_all(jobs: Iterable[Job] = JOBS) -> list[Run]:
-    """Everything, on two processes."""
+    """Runs everything in two processes."""
     pairs = [(job, optimizer) for job in jobs for optimizer in GRIDS]
     with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
         return [run for runs in pool.map(measure, *zip(*pairs, strict=True)) for run in runs]
@@ -164,7 +164,7 @@ def run_all(jobs: Iterable[Job] = JOBS) -> list[Run]:
 
 @dataclass(frozen=True)
 class Loss:
-    """What a rule loses against batch 16, in accuracy points: over the tasks, and for each of them."""
+    """The accuracy of a rule minus that of batch size 16, in points: mean over the tasks, and each task."""
 
     by_job: dict[str, float]
     mean: float
@@ -176,9 +176,9 @@ class Loss:
 
 
 def differences(runs: Sequence[Run], optimizer: str, rule: str, times: int, to: str = "base") -> Loss:
-    """Accuracy less that of another rule (``"base"``: batch 16), paired by seed.
+    """Accuracy minus that of another rule (``"base"``: batch size 16), paired by seed.
 
-    ``error`` is the standard error of the mean over these tasks that the seeds leave.
+    ``error`` is the standard error of the mean over these tasks that is due to the seeds.
     """
     here = {
         (run.job, run.seed): run.accuracy
@@ -199,7 +199,7 @@ def differences(runs: Sequence[Run], optimizer: str, rule: str, times: int, to: 
 
 
 def save(runs: Iterable[Run], path: Path) -> None:
-    """One run a line."""
+    """Writes one line per run."""
     path.write_text("[\n" + ",\n".join(json.dumps(asdict(run)) for run in runs) + "\n]\n")
 
 

@@ -1,8 +1,8 @@
-"""What a step of SAM costs beyond its floor: two forward and backward passes and one step of the optimizer.
+"""The time of a step of SAM beyond its floor: two forward and backward passes and one step of the optimizer.
 
-Everybody takes turns of a few steps (see :mod:`benchmarks.relay`), and each turn is compared with the turn of the floor
-beside it. Plain loops are compared with a plain floor, the callback with a floor inside ``Trainer.fit``. Memory is the
-peak of a process of its own.
+All drivers run in turns of a few steps (see :mod:`benchmarks.interleaved`), and each turn is compared with the adjacent
+turn of the floor. Loops without Lightning are compared with a floor without Lightning, the callback with a floor inside
+``Trainer.fit``. Memory is the peak of a separate process.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
 import lightning_hp.functional as hpf
-from benchmarks.ground_truth import quiet_trainer
-from benchmarks.relay import Relay, median_ratio, run_rounds
+from benchmarks.interleaved import InterleavedRun, median_ratio, run_rounds
+from benchmarks.trainers import quiet_trainer
 from lightning_hp import SAM
 
 RHO = 0.05
 
 
 class Deep(nn.Module):
-    """A chain of small residual layers: hundreds of tensors with hardly anything in them."""
+    """A chain of small residual layers: hundreds of small tensors."""
 
     def __init__(self, width: int = 23, depth: int = 401) -> None:
         super().__init__()
@@ -64,12 +64,12 @@ class Job:
         return self.steps_a_turn * self.turns
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        dice = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         shape = (self.batch_size, *self.shape)
-        return torch.randn(shape, generator=dice), torch.randint(10, (self.batch_size,), generator=dice)
+        return torch.randn(shape, generator=generator), torch.randint(10, (self.batch_size,), generator=generator)
 
 
-# Many rounds of few turns: what a process gets from the allocator stays with it.
+# Many rounds of few turns: the state of the allocator differs from process to process and stays in each.
 JOBS = (
     Job("802 small tensors, batch 32", Deep, (23,), 32, 5, 8, 5),
     Job(
@@ -84,15 +84,15 @@ HEAVY = JOBS[1]
 
 @dataclass(frozen=True)
 class Cost:
-    """One way of training on one job."""
+    """The cost of one driver on one job."""
 
     job: str
     driver: str
     step_ms: float
-    over: float  # share of the floor beyond it; of the plain floor, or of that in `fit`
+    over: float  # time beyond the floor, as a share of the floor: of that without Lightning, or of that in `fit`
     over_low: float
     over_high: float
-    peak: float | None = None  # memory in units of the weights
+    peak: float | None = None  # memory in units of the size of the weights
 
     @property
     def is_floor(self) -> bool:
@@ -141,7 +141,7 @@ def _two_passes(net: nn.Module, backward: Callable[[], Tensor]) -> Any:
     return step
 
 
-def _ours(net: nn.Module, backward: Callable[[], Tensor]) -> Any:
+def _perturbation(net: nn.Module, backward: Callable[[], Tensor]) -> Any:
     optimizer, sam = _sgd(net), hpf.Perturbation(net.parameters(), RHO)
 
     def step() -> None:
@@ -155,12 +155,12 @@ def _ours(net: nn.Module, backward: Callable[[], Tensor]) -> Any:
 
 
 def _published(net: nn.Module, backward: Callable[[], Tensor]) -> Any:
-    """The form that most repositories share: clone, add a fresh e, give the old tensor back."""
+    """The form that most repositories share: clone w, add a newly allocated e, assign the clone to ``.data``."""
     optimizer = _sgd(net)
     old: dict[Tensor, Tensor] = {}
 
     @torch.no_grad()
-    def climb() -> None:
+    def ascend() -> None:
         norm = torch.stack([p.grad.norm(p=2) for p in net.parameters() if p.grad is not None]).norm(p=2)
         scale = RHO / (norm + 1e-12)
         for p in net.parameters():
@@ -171,7 +171,7 @@ def _published(net: nn.Module, backward: Callable[[], Tensor]) -> Any:
 
     def step() -> None:
         backward()
-        climb()
+        ascend()
         backward()
         for p in net.parameters():
             p.data = old[p]
@@ -195,7 +195,7 @@ def _pytorch_optimizer(net: nn.Module, backward: Callable[[], Tensor], foreach: 
 
 
 class _Ticking(pl.LightningModule):
-    """A classifier that tells when each of its training steps starts; a second pass does not count."""
+    """A classifier that reports the start of each training step; a second pass does not count."""
 
     def __init__(self, net: nn.Module, tick: Callable[[], None], passes: int) -> None:
         super().__init__()
@@ -233,12 +233,12 @@ Driver = Callable[[Job, Callable[[], None]], None]
 DRIVERS: dict[str, Driver] = {
     "one pass": partial(_loop, make_step=_one_pass),
     "two passes": partial(_loop, make_step=_two_passes),
-    "hpf.Perturbation": partial(_loop, make_step=_ours),
+    "hpf.Perturbation": partial(_loop, make_step=_perturbation),
     "usual published loop": partial(_loop, make_step=_published),
     "pytorch_optimizer": partial(_loop, make_step=_pytorch_optimizer),
     "pytorch_optimizer, foreach": partial(_loop, make_step=partial(_pytorch_optimizer, foreach=True)),
     "Trainer.fit, one pass": _fit,
-    "Trainer.fit, SAM not due": partial(_fit, rho=RHO, every=10**6),
+    "Trainer.fit, SAM not due": partial(_fit, rho=RHO, interval=10**6),
     "Trainer.fit, two passes": partial(_fit, passes=2),
     "Trainer.fit, SAM": partial(_fit, rho=RHO),
 }
@@ -251,7 +251,7 @@ def measure(job: Job) -> list[Cost]:
 
 
 def run_all() -> list[Cost]:
-    """All jobs, one after the other; the memory of that with most weights."""
+    """All jobs, one after the other, and the memory of the job with most weights."""
     costs: list[Cost] = []
     for job in JOBS:
         costs += measure(job)
@@ -265,14 +265,14 @@ def run_all() -> list[Cost]:
 
 
 def peak(driver: str) -> float:
-    """Peak memory of a process that runs the heavy job, in bytes; without a driver, of one with hardly any weights."""
+    """Peak memory of a process that runs the heavy job, in bytes; without a driver, of one with few weights."""
     code = f"from benchmarks.sam_cost import print_peak; print_peak({driver!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return 1024 * float(done.stdout.split()[-1])
 
 
 def print_peak(driver: str) -> None:
-    """In a process of its own: trains a few steps and prints its peak in KiB. Without a driver: what imports cost."""
+    """Trains a few steps and prints the peak memory of this process in KiB; without a driver, a net of few weights."""
     import resource
     import warnings
 
@@ -288,21 +288,22 @@ def print_peak(driver: str) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
-def _drive(job: Job, name: str, relay: Relay) -> None:
+def _drive(job: Job, name: str, run: InterleavedRun) -> None:
     in_use = _fill_heap()
     torch.manual_seed(0)
-    DRIVERS[name](job, partial(relay.tick, name))
+    DRIVERS[name](job, partial(run.tick, name))
     del in_use
 
 
 def _fill_heap() -> list[Tensor]:
-    """Memory as a process has it that has done something: with holes, and an end in another place each time.
+    """Allocates blocks of random sizes and frees half of them, differently in each process.
 
-    On it depends whether the allocator gives freed gradients back to the system, which then clears them anew.
+    The layout of the heap decides whether the allocator returns freed gradients to the system, which then has to clear
+    their memory again.
     """
-    dice = random.Random(os.getpid())
-    blocks = [torch.ones(dice.randrange(1 << dice.randrange(10, 24))) for _ in range(40)]
-    dice.shuffle(blocks)
+    generator = random.Random(os.getpid())
+    blocks = [torch.ones(generator.randrange(1 << generator.randrange(10, 24))) for _ in range(40)]
+    generator.shuffle(blocks)
     return blocks[:20]
 
 

@@ -1,8 +1,8 @@
-"""What one step of a finder costs, as a ratio to one step of plain ``Trainer.fit``.
+"""Cost of one step of a learning-rate finder, as a ratio to one step of ``Trainer.fit``.
 
-The model notes when each of its forward passes starts. From one start to the next is a whole step of whoever drives:
-data, hooks, backward, optimizer, bookkeeping. Fit and finders take turns of a few steps (see :mod:`benchmarks.relay`),
-and each turn of a finder is compared with the turn of fit beside it.
+The model records when each of its forward passes starts. The time between two starts is a whole step: data, hooks,
+backward pass, optimizer and bookkeeping. ``fit`` and finders run interleaved (see :mod:`benchmarks.interleaved`), and
+each turn of a finder is compared with the turn of ``fit`` next to it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
-from benchmarks.ground_truth import quiet_trainer
-from benchmarks.relay import Relay, median_ratio, run_rounds
+from benchmarks.interleaved import InterleavedRun, median_ratio, run_rounds
 from benchmarks.tasks import cnn, mlp
+from benchmarks.trainers import quiet_trainer
 from lightning_hp import LRFinder
 
 
 class Ticking(pl.LightningModule):
-    """A classifier that tells when each of its forward passes starts."""
+    """A classifier that calls a function when each of its forward passes starts."""
 
     def __init__(self, net: nn.Module, tick: Callable[[], None]) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Job:
     net: Callable[[], nn.Module]
     shape: tuple[int, ...]
     batch_size: int
-    steps_a_turn: int  # not a multiple of 8: the finder looks at its losses every 8 steps, and that is to count
+    steps_a_turn: int  # no multiple of 8: LRFinder reads its losses every 8 steps, which has to be included
     turns: int
     rounds: int
 
@@ -80,7 +80,7 @@ JOBS = (
 
 @dataclass(frozen=True)
 class Cost:
-    """One driver on one job."""
+    """The cost of one driver on one job."""
 
     job: str
     driver: str
@@ -95,7 +95,7 @@ def _fit(job: Job, module: Ticking) -> None:
     quiet_trainer(max_steps=job.steps).fit(module, job.loader())
 
 
-def _ours(job: Job, module: Ticking) -> None:
+def _lr_finder(job: Job, module: Ticking) -> None:
     finder = LRFinder(min_lr=1e-7, max_lr=1e-4, num_training_steps=job.steps, num_repeats=1, zoom=False)
     finder.find(quiet_trainer(max_steps=job.steps), module, job.loader())
 
@@ -122,30 +122,30 @@ def _torch_lr_finder(job: Job, module: Ticking) -> None:
 Driver = Callable[[Job, Ticking], None]
 DRIVERS: dict[str, Driver] = {
     "Trainer.fit": _fit,
-    "LRFinder": _ours,
+    "LRFinder": _lr_finder,
     "Lightning lr_find": _lightning,
     "torch-lr-finder": _torch_lr_finder,
 }
 
 
 def measure(job: Job) -> list[Cost]:
-    """Runs all drivers side by side."""
+    """Runs all drivers interleaved."""
     turns, rest = run_rounds({name: partial(_drive, job, name) for name in DRIVERS}, job.steps_a_turn, job.rounds)
     return [_cost(job, name, turns[name], turns["Trainer.fit"], rest[name]) for name in DRIVERS]
 
 
 def run_all() -> list[Cost]:
-    """All jobs, one after the other."""
+    """Runs all jobs, one after the other."""
     costs: list[Cost] = []
     for job in JOBS:
         costs += measure(job)
-        print(f"step cost: {job.name} done", flush=True)
+        print(f"step cost: finished {job.name}", flush=True)
     return costs
 
 
-def _drive(job: Job, name: str, relay: Relay) -> None:
+def _drive(job: Job, name: str, run: InterleavedRun) -> None:
     torch.manual_seed(0)
-    DRIVERS[name](job, Ticking(job.net(), partial(relay.tick, name)))
+    DRIVERS[name](job, Ticking(job.net(), partial(run.tick, name)))
 
 
 def _cost(job: Job, name: str, turns: list[float], of_fit: list[float], rest: list[float]) -> Cost:

