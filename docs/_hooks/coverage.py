@@ -1,4 +1,4 @@
-"""A public name without an entry in the documentation fails the build."""
+"""Fails the build of the documentation if a public name has no entry in it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from mkdocs.exceptions import PluginError
 
 import lightning_hp
 
-# mkdocstrings gives each documented object an anchor with its dotted name.
+# mkdocstrings writes an anchor with the dotted name of each documented object.
 _ANCHOR = re.compile(r'\bid="(lightning_hp\.[\w.]+)"')
 _documented: set[str] = set()
 
 
 def public_names() -> set[str]:
-    """The dotted name of everything that a user may import."""
-    package, maths = lightning_hp, lightning_hp.functional
-    return {f"{module.__name__}.{name}" for module in (package, maths) for name in module.__all__}
+    """The dotted names that a user may import."""
+    modules = (lightning_hp, lightning_hp.functional)
+    return {f"{module.__name__}.{name}" for module in modules for name in module.__all__}
 
 
 def on_pre_build(**_: Any) -> None:
@@ -29,10 +29,10 @@ def on_page_content(html: str, **_: Any) -> None:
 
 
 def on_env(env: Any, **_: Any) -> None:
-    """All pages are rendered: nothing that is missing can still come."""
+    """Compares the names once all pages are rendered."""
     missing = sorted(public_names() - _documented)
     if missing:
         raise PluginError(
             f"Expected an entry for every public name, found none for: {', '.join(missing)}. "
-            "Add `::: <name>` to docs/api.md, or take the name out of `__all__`."
+            "Add `::: <name>` to docs/api.md, or remove the name from `__all__`."
         )
