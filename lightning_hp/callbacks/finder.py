@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_hp.functional.checks import wrong_type
-from lightning_hp.rehearsal import rehearse_outside_fit
+from lightning_hp.rehearsal import reason_not_to_rehearse, rehearse_outside_fit
 from lightning_hp.reporting import log_figure, log_scalars, log_table
-from lightning_hp.trainer import lightning_package
+from lightning_hp.trainer import lightning_package, misconfiguration
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -69,12 +69,15 @@ class Finder(Generic[_Result]):
 
         Raises:
             TypeError: If ``trainer`` is no Trainer, or ``model`` no LightningModule.
-            MisconfigurationException: If the training cannot be rehearsed.
+            MisconfigurationException: If the training cannot be rehearsed, or the Trainer does not train
+                (``fast_dev_run``, ``max_steps=0``).
 
         """
         lightning_package(trainer)  # raises for anything but a Trainer
         if not any(base.__name__ == "LightningModule" for base in type(model).__mro__):
             wrong_type("model", "a LightningModule", model)
+        if (reason := reason_not_to_rehearse(trainer)) is not None:
+            raise misconfiguration(trainer, f"Expected a training to rehearse, but there is none, {reason}.")
         self.result = rehearse_outside_fit(trainer, model, self._search, train_dataloaders, datamodule)
         return self.result
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
 from typing_extensions import override
 
 from lightning_hp.callbacks.finder import Finder
@@ -46,7 +47,7 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
     learning rate at which two thirds of their fall are done, restores everything bit for bit, and sets that learning
     rate: in the model's ``lr`` (or ``learning_rate``), if it has one, so that optimizers and schedulers are built with
     it; otherwise in the optimizers and schedulers. The ratios between parameter groups are kept. If the curve shows no
-    learning, the learning rate is not changed, and a message gives the reason. A resumed run does not search again.
+    learning, the learning rate is not changed, and a warning gives the reason. A resumed run does not search again.
 
     Args:
         min_lr: The smallest learning rate of the sweep, > 0. It should be too small to learn anything.
@@ -236,7 +237,7 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
 
     def _report(self, trainer: pl.Trainer, result: LearningRateResult) -> None:
         if result.suggestion is None:
-            self._log(f"the learning rate stays {result.lr_before:.3g}. {result.reason}")
+            rank_zero_warn(f"LRFinder: the learning rate stays {result.lr_before:.3g}. {result.reason}")
         else:
             self._log(str(result))
         self._log_result(

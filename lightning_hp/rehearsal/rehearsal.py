@@ -21,7 +21,7 @@ from torch import Tensor
 from lightning_hp.rehearsal.participants import participants
 from lightning_hp.rehearsal.recorder import LossRecorder
 from lightning_hp.rehearsal.refusals import refuse_unrestorable_data, refuse_what_cannot_be_rehearsed
-from lightning_hp.rehearsal.stand_in_loop import make_stand_in_loop, run_one_validation_batch
+from lightning_hp.rehearsal.stand_in_loop import copy_progress, make_stand_in_loop, run_one_validation_batch
 from lightning_hp.snapshot import RandomState, Snapshot, restore_dict
 from lightning_hp.trainer import (
     copy_loaders,
@@ -150,10 +150,18 @@ class Rehearsal:
         values: list[float] = self.trainer.strategy.reduce(stacked, reduce_op="mean").tolist()
         return values
 
+    def has_diverged(self) -> bool:
+        """Whether a parameter of the module is not finite; synchronizes."""
+        return not all(bool(torch.isfinite(parameter).all()) for parameter in self._module.parameters())
+
     def rewind(self) -> None:
-        """Restores model, optimizers, scaler and callbacks. Loaders and the random state are not rewound."""
+        """Restores model, optimizers, scaler, callbacks and ``global_step``; loaders and the random state continue.
+
+        Also possible after an error in a step.
+        """
         self._state.restore()
         restore_dict(vars(self.trainer), self._settings)
+        copy_progress(self._own_loop, self._loop)
         self._run_hooks()
 
     def restart(self, build: Callable[[], Any], accumulate_grad_batches: int | None = None) -> None:

@@ -19,16 +19,21 @@ def new_loop(trainer: Any) -> Any:
 def make_stand_in_loop(trainer: Any, loaders: Any) -> Any:
     """A fit loop like the Trainer's, with a copy of its progress, over other loaders."""
     loop, stand_in = trainer.fit_loop, new_loop(trainer)
-    for copied, original, names in (
-        (stand_in, loop, ("epoch_progress",)),
-        (stand_in.epoch_loop, loop.epoch_loop, ("batch_progress", "_batches_that_stepped")),
-        (stand_in.epoch_loop.automatic_optimization, loop.epoch_loop.automatic_optimization, ("optim_progress",)),
-        (stand_in.epoch_loop.manual_optimization, loop.epoch_loop.manual_optimization, ("optim_step_progress",)),
+    copy_progress(loop, stand_in)
+    stand_in._data_source = type(loop._data_source)(loaders, loop._data_source.name)
+    return stand_in
+
+
+def copy_progress(source: Any, target: Any) -> None:
+    """Copies the counters of a fit loop to another one: epochs, batches, and optimizer steps (``global_step``)."""
+    for original, copied, names in (
+        (source, target, ("epoch_progress",)),
+        (source.epoch_loop, target.epoch_loop, ("batch_progress", "_batches_that_stepped")),
+        (source.epoch_loop.automatic_optimization, target.epoch_loop.automatic_optimization, ("optim_progress",)),
+        (source.epoch_loop.manual_optimization, target.epoch_loop.manual_optimization, ("optim_step_progress",)),
     ):
         for name in names:
             setattr(copied, name, copy.deepcopy(getattr(original, name)))
-    stand_in._data_source = type(loop._data_source)(loaders, loop._data_source.name)
-    return stand_in
 
 
 def run_one_validation_batch(trainer: Any, source: Any, recorder: LossRecorder) -> bool:

@@ -166,6 +166,7 @@ class LearningRateResult:
         *,
         lr_before: float,
         rule: str = "fall",
+        is_named: bool = False,
         seconds: float = 0.0,
     ) -> LearningRateResult:
         """Builds the result of a range test whose suggestion is not used yet: ``lr_used`` is ``lr_before``.
@@ -176,6 +177,8 @@ class LearningRateResult:
             suggestion: The reading of these losses by :func:`~lightning_hp.functional.suggest_lr`.
             lr_before: Learning rate of the model before the range test.
             rule: Name of the rule that gives the suggestion. If ``suggestion`` refuses the curve, no rule gives one.
+            is_named: Whether the user asked for this rule: if it finds a rate, it then gives it, with the reason of the
+                refusal as a note.
             seconds: Duration of the range test.
 
         Returns:
@@ -197,7 +200,7 @@ class LearningRateResult:
             lr_used=lr_before,
             num_steps=_count_steps(sweeps),
             seconds=seconds,
-            **_read(suggestion, rule),
+            **_read(suggestion, rule, is_named=check_bool("is_named", is_named)),
         )
 
     def with_zoom(
@@ -236,8 +239,8 @@ class LearningRateResult:
         if suggestion.lr is None:
             return result
         rules = {**self.rules, **{name: suggestion.rules.get(name) for name in _READ_FROM_ZOOM}}
-        if self.edge is not None and suggestion.edge is None:  # the second sweep ends at the edge of the first
-            suggestion = replace(suggestion, edge=self.edge, note=self.note)
+        # The range of the second sweep is not the user's: what there is to say about the range, the first one says.
+        suggestion = replace(suggestion, edge=suggestion.edge or self.edge, note=self.note)
         return replace(result, zoom_is_read=True, **_read(replace(suggestion, rules=rules), self.rule))
 
     def with_used(self, lr: float) -> LearningRateResult:
@@ -359,11 +362,14 @@ class LearningRateResult:
         return "\n".join(lines)
 
 
-def _read(suggestion: LRSuggestion, rule: str) -> dict[str, Any]:
+def _read(suggestion: LRSuggestion, rule: str, *, is_named: bool = False) -> dict[str, Any]:
     """The fields that are read from a curve; without a suggestion if the curve is refused or the rule finds nothing."""
     check_choice("rule", rule, suggestion.rules)
-    found = suggestion.rules[rule] if suggestion.reason is None else None
-    reason = suggestion.reason
+    reason, note, found = suggestion.reason, suggestion.note, suggestion.rules[rule]
+    if reason is not None and is_named and found is not None:
+        reason, note = None, f"The rule {rule!r} was asked for; the curve itself supports no rate. {reason}"
+    if reason is not None:
+        found = None
     if found is None and reason is None:
         reason = f"The rule {rule!r} finds nothing on this curve."
     return {
@@ -372,7 +378,7 @@ def _read(suggestion: LRSuggestion, rule: str) -> dict[str, Any]:
         "rules": suggestion.rules,
         "rule": rule,
         "reason": reason,
-        "note": suggestion.note,
+        "note": note,
         "edge": suggestion.edge,
         "per_repeat": suggestion.per_repeat,
         "signal": suggestion.signal,

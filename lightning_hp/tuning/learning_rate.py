@@ -103,7 +103,13 @@ def find_learning_rate(
             suggestion = suggest_lr(lrs, losses)
         seconds = time.monotonic() - started
         result = LearningRateResult.from_range_test(
-            lrs, losses, suggestion, lr_before=learning_rate.value, rule=rule, seconds=seconds
+            lrs,
+            losses,
+            suggestion,
+            lr_before=learning_rate.value,
+            rule=rule,
+            is_named=settings.rule != "auto",
+            seconds=seconds,
         )
         if settings.zoom and (part := falling_part(lrs, suggestion)) is not None:
             lrs = tuple(lr_range(part[0], part[1], max(MIN_STEPS, len(lrs) // 2)).tolist())
@@ -134,7 +140,8 @@ def range_test(
 
     Returns:
         The training losses, ``num_repeats`` rows of ``len(lrs)``; NaN after the end of a sweep. On several processes
-        their mean.
+        their mean. A step that raises an error because the weights are no longer finite ends a sweep like a loss that
+        is not finite.
 
     """
     sweeps = []
@@ -158,7 +165,13 @@ def _sweep(
     unread: list[Tensor] = []
     for position, lr in enumerate(lrs):
         learning_rate.set_for_step(lr)
-        unread.append(rehearsal.step())
+        try:
+            unread.append(rehearsal.step())
+        except Exception:
+            # With several processes the others would wait for this one.
+            if rehearsal.trainer.world_size > 1 or not rehearsal.has_diverged():
+                raise
+            return losses + rehearsal.read(unread) if unread else losses
         learning_rate.check_step_lr(lr)
         on_step()
         if len(unread) == _READ_INTERVAL or position == len(lrs) - 1:

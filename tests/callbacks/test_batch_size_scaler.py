@@ -30,6 +30,7 @@ from lightning_hp.tuning.batch_size import BatchSizeLimits, ClassOptions
 from tests.training import NUM_CLASSES, MemoryLogger, Net, Run, Samples, assert_identical, assert_same_training, train
 
 PAGES: dict[int, list[int]] = {}
+NEXT_PAGE = itertools.count()
 
 
 def scaler(**kwargs: Any) -> BatchSizeScaler:
@@ -89,14 +90,17 @@ class Colour(enum.Enum):
 
 
 class Sizes:
-    """A diary that no snapshot takes back: it lives outside of the module."""
+    """A record outside of the module, which no snapshot restores."""
+
+    def __init__(self) -> None:
+        self.page = next(NEXT_PAGE)  # not `id(self)`, which a later object may have too
 
     def note(self, size: int) -> None:
-        PAGES.setdefault(id(self), []).append(size)
+        PAGES.setdefault(self.page, []).append(size)
 
     @property
     def all(self) -> list[int]:
-        return PAGES.get(id(self), [])
+        return PAGES.get(self.page, [])
 
 
 # arguments

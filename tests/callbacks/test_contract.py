@@ -11,6 +11,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tests.callbacks.contract import MEMBERS, TRAININGS, Member, Training, batch_size_by_hand, loader
 from tests.training import Run, assert_same_training, train
 
+# A refusal changes nothing else, which is what these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore:LRFinder. the learning rate stays")
+
 VALIDATION = loader()  # its batch size is no concern of a callback
 _WITHOUT: dict[str, Run] = {}
 

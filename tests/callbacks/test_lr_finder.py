@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import re
 from pathlib import Path
@@ -20,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from lightning_hp import LearningRateResult, LRFinder
+from lightning_hp import BatchSizeScaler, LearningRateResult, LRFinder
 from tests.callbacks.contract import loader
 from tests.training import MemoryLogger, Net, Run, Samples, assert_identical, assert_same_training, train
 
@@ -125,20 +126,94 @@ class NothingToLearn(Net):
         return super().training_step(batch, batch_idx) * 0 + self.head.bias.sum() * 0 + 1.0
 
 
-def test_when_nothing_is_learned_the_users_rate_stays_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_when_nothing_is_learned_the_users_rate_stays_and_one_warning_says_so() -> None:
     """A peer's debiasing turns a constant loss into a rise and suggests a rate."""
     callback = finder()
-    with caplog.at_level("INFO"):
+    with pytest.warns(UserWarning, match="LRFinder: the learning rate stays 0.05. The loss never fell") as warned:
         run = fit([callback], net(NothingToLearn))
     assert callback.optimal_lr is None
     assert callback.result.reason
     assert callback.result.lr_used == 0.05
     assert run.module.hparams.lr == 0.05
-    said = [record.message for record in caplog.records if "the learning rate stays 0.05" in record.message]
-    assert len(said) == 1
-    assert callback.result.reason in said[0]
-    assert sum(callback.result.reason in record.message for record in caplog.records) == 1
+    assert sum(callback.result.reason in str(warning.message) for warning in warned) == 1
     assert_same_training(run, fit([], net(NothingToLearn)))
+
+
+class NoisyLosses(Net):
+    """Learns nothing, and its losses differ from batch to batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step(batch, batch_idx) * 0 + self.head.bias.sum() * 0 + batch[0].mean()
+
+
+def test_a_rule_that_is_named_answers_where_the_curve_supports_no_rate() -> None:
+    by_default, named = finder(update_attr=False), finder(suggestion="valley")
+    with pytest.warns(UserWarning, match="the learning rate stays"):
+        fit([by_default], net(NoisyLosses))
+    run = fit([named], net(NoisyLosses))
+    assert by_default.optimal_lr is None
+    assert named.optimal_lr == named.result.rules["valley"] == run.module.lr > 0
+    assert by_default.result.reason in named.result.note
+    assert "The rule 'valley' was asked for; the curve itself supports no rate." in str(named.result)
+
+
+class AnnealedByStep(Net):
+    """Records the step that it sees, where no snapshot reaches."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        STEPS.append(self.trainer.global_step)
+        return super().training_step(batch, batch_idx)
+
+
+STEPS: list[int] = []
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.filterwarnings("ignore:LRFinder. the learning rate stays")
+def test_every_sweep_starts_at_the_step_of_the_training(accumulate: int) -> None:
+    STEPS.clear()
+    callback = finder(num_training_steps=20, num_repeats=3, zoom=False, early_stop_threshold=None, update_attr=False)
+    fit([callback], net(AnnealedByStep), accumulate_grad_batches=accumulate, max_epochs=1)
+    sweep = [batch // accumulate for batch in range(20 * accumulate)]
+    assert STEPS[: 60 * accumulate] == 3 * sweep
+    assert STEPS[60 * accumulate] == 0  # and so does the training
+
+
+class RaisesOnNaN(Net):
+    """As `torch.distributions` does."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        if not torch.isfinite(self.head.weight).all():
+            raise ValueError("Expected parameter loc to satisfy the constraint Real()")
+        return super().training_step(batch, batch_idx) ** 2
+
+
+def test_a_step_that_raises_since_the_weights_are_not_finite_ends_the_sweep() -> None:
+    wide = {"max_lr": 1e12, "num_training_steps": 150, "early_stop_threshold": None, "zoom": False, "num_repeats": 2}
+    callback = finder(**wide)
+    run = fit([callback], net(RaisesOnNaN))
+    losses = callback.result.losses
+    assert all(math.isnan(sweep[-1]) and math.isfinite(sweep[0]) for sweep in losses)
+    assert run.module.lr == callback.optimal_lr > 0
+
+
+def test_an_error_with_finite_weights_ends_the_fit() -> None:
+    class Broken(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            if self.trainer.global_step == 5:
+                raise ValueError("the user's own")
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(ValueError, match="the user's own"):
+        fit([finder()], net(Broken))
+
+
+def test_find_needs_a_training() -> None:
+    for options in ({"fast_dev_run": True}, {"max_steps": 0, "max_epochs": 1}):
+        trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options)
+        for callback in (finder(), BatchSizeScaler()):
+            with pytest.raises(MisconfigurationException, match="Expected a training to rehearse, but there is none"):
+                callback.find(trainer, net(), loader())
 
 
 def test_the_loss_under_accumulation_is_the_loss() -> None:
@@ -149,6 +224,7 @@ def test_the_loss_under_accumulation_is_the_loss() -> None:
     assert accumulated.result.losses[0][0] == pytest.approx(alone.result.losses[0][0], abs=0.2)
 
 
+@pytest.mark.filterwarnings("ignore:LRFinder. the learning rate stays")
 def test_the_sweep_starts_at_the_loss_of_the_untrained_model_and_is_exactly_the_rates() -> None:
     """Peers overshoot the end, double the first step, or debias the first losses to half of the truth."""
     seen: list[float] = []
@@ -461,6 +537,7 @@ def test_the_same_callback_in_another_training_searches_again() -> None:
     assert callback.result.num_steps > 20
 
 
+@pytest.mark.filterwarnings("ignore:LRFinder. the learning rate stays")
 def test_milestones_search_again_in_the_middle() -> None:
     """A peer's recipe for this recorded nothing and skipped the epochs after it."""
     found: dict[int, float] = {}

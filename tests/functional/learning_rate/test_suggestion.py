@@ -248,6 +248,24 @@ def test_pure_noise_is_refused(steps):
         assert found.reason
 
 
+def test_a_fall_below_the_noise_is_said_to_be_one():
+    noisy = 100 * np.random.default_rng(0).standard_normal(112) + 200 - 20 * fall(LRS)
+    assert "less than its noise" in suggest_lr(LRS, noisy).reason
+
+
+def test_a_loss_that_is_not_finite_from_the_start_is_said_to_be_so():
+    assert "not finite at the first step" in suggest_lr(LRS, np.full(112, np.nan)).reason
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_peak_of_one_cycle_is_never_below_the_constant_rate(seed):
+    random = np.random.default_rng(seed)
+    centre, edge, width = 10 ** random.uniform(-5, -1), 10 ** random.uniform(0.1, 2), random.uniform(0.5, 3)
+    losses = 2.3 - 2 / (1 + (centre / LRS) ** width) + (LRS / (centre * edge)) ** 4 + random.normal(0, 0.01, 112)
+    found = suggest_lr(LRS, losses)
+    assert found.lr is None or found.one_cycle >= found.lr
+
+
 def test_a_loss_that_only_rises_is_refused():
     assert "never fell" in suggest_lr(LRS, 2.3 + fall(LRS)).reason
 
@@ -285,7 +303,7 @@ def test_a_fall_at_the_smallest_rate_is_told():
     assert "smallest rate" in (found.note or found.reason)
 
 
-@pytest.mark.parametrize("finite", [0, 1, 3, 9])
+@pytest.mark.parametrize("finite", [1, 3, 9])
 def test_too_few_losses_are_refused(finite):
     losses = np.full(112, np.nan)
     losses[:finite] = 2.3
