@@ -488,6 +488,7 @@ def test_the_finder_tunes_for_the_current_phase() -> None:
     assert [g["lr"] for g in found.trainer.optimizers[0].param_groups] == [finder.optimal_lr / 10, finder.optimal_lr]
 
 
+@pytest.mark.filterwarnings("ignore:LRFinder. the learning rate stays")
 @pytest.mark.parametrize("finder_first", [True, False])
 def test_the_finder_searches_again_when_the_backbone_is_unfrozen(finder_first: bool) -> None:
     finder, freezing, module = _finder(milestones=(0, 2)), BackboneFreezing(unfreeze_at_epoch=2), Model()

@@ -303,9 +303,7 @@ class _Search:
             return None
         if not is_number(expected):
             wrong_type("predict()", "a number, or None", expected)
-        if math.isnan(expected):
-            wrong_value("predict()", "a number, or None", expected)
-        if expected >= self.failed:
+        if not expected < self.failed:  # true for NaN too
             return None
         closing = self.grid.down(self.best * (1 + self.tolerance))  # if this size fails, the limit is known
         if self.failed == math.inf:

@@ -182,8 +182,8 @@ def test_the_share_of_weights_that_rounding_does_not_move() -> None:
         ({"rho": -1.0}, "`rho` to be a finite number >= 0, but got -1.0"),
         ({"rho": 10**400}, "`rho` to be a finite number >= 0, but got 1000"),
         ({"eta": float("inf")}, "`eta` to be a finite number >= 0, but got inf"),
-        ({"only": []}, "Expected parameters to move, but got none"),
-        ({"only": np.zeros(0)}, "Expected parameters to move, but got none"),
+        ({"only": []}, "Expected some of `parameters` in `only`, but got none"),
+        ({"only": np.zeros(0)}, "Expected some of `parameters` in `only`, but got none"),
     ],
 )
 def test_arguments_of_a_wrong_value(kwargs: dict[str, Any], message: str) -> None:
