@@ -1,23 +1,17 @@
 """Where the learning rate and the batch size of a user's training are kept, and how they are read and written."""
 
-from lightning_hp.hyperparameters.attributes import NamedAttribute, Place, as_number, find_attribute
 from lightning_hp.hyperparameters.batch_size import BatchSize, apply_record
 from lightning_hp.hyperparameters.batch_size_location import stated_batch_size
-from lightning_hp.hyperparameters.learning_rate.home import Home, write_home
+from lightning_hp.hyperparameters.learning_rate.home import write_home
 from lightning_hp.hyperparameters.learning_rate.learning_rate import LearningRate
 from lightning_hp.hyperparameters.learning_rate.rebuild import rebuild_optimizers
 from lightning_hp.hyperparameters.learning_rate.warmup import Warmup
 
 __all__ = [
     "BatchSize",
-    "Home",
     "LearningRate",
-    "NamedAttribute",
-    "Place",
     "Warmup",
     "apply_record",
-    "as_number",
-    "find_attribute",
     "rebuild_optimizers",
     "stated_batch_size",
     "write_home",

@@ -7,7 +7,6 @@ from lightning_hp.rehearsal.participants import (
     changes_gradients,
     is_accumulation_scheduler,
     name_undecided_callbacks,
-    undecided_callbacks,
 )
 from lightning_hp.rehearsal.recorder import is_rehearsal
 from lightning_hp.rehearsal.refusals import reason_not_to_rehearse
@@ -26,5 +25,4 @@ __all__ = [
     "name_undecided_callbacks",
     "reason_not_to_rehearse",
     "rehearse_outside_fit",
-    "undecided_callbacks",
 ]

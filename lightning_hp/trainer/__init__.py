@@ -16,7 +16,7 @@ from lightning_hp.trainer.loaders import (
     samples_of,
 )
 from lightning_hp.trainer.loop_loaders import LoopLoaders, release_loaders
-from lightning_hp.trainer.muted import MutedLogger, muted, no_op
+from lightning_hp.trainer.muted import muted, no_op
 from lightning_hp.trainer.namespace import (
     is_resuming,
     lightning_module_of,
@@ -41,7 +41,6 @@ from lightning_hp.trainer.supported import STRATEGIES_IN_WORDS, is_supported, un
 __all__ = [
     "STRATEGIES_IN_WORDS",
     "LoopLoaders",
-    "MutedLogger",
     "batch_size_of",
     "build_optimizers",
     "building_without_effects",

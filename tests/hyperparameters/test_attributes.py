@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lightning_hp.hyperparameters import as_number, find_attribute
+from lightning_hp.hyperparameters.attributes import as_number, find_attribute
 
 
 class Model(pl.LightningModule):

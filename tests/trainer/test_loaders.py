@@ -7,29 +7,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.utilities import CombinedLoader
 from pytorch_lightning.utilities.data import _update_dataloader
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
 
 from lightning_hp.trainer import batch_size_of, is_resizable, request_loaders, resize_loaders, samples_of
 from tests.training import Net, train
-
-
-class At(pl.Callback):
-    """Calls a function at the start of a training."""
-
-    def __init__(self, act: Any) -> None:
-        self.act = act
-        self.got: Any = None
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.got = self.act(trainer, pl_module)
-
-
-def at_start(act: Any, module: pl.LightningModule, data: Any = None, **kwargs: Any) -> Any:
-    here = At(act)
-    train(module, [here], data, max_epochs=1, **kwargs)
-    return here.got
 
 
 class InHook(Net):
@@ -104,7 +88,7 @@ def at_start_quietly(look: Any, make: Any) -> Any:
     module = InHook()
     module.make = make
     with pytest.raises(Stop):
-        train(module, [At(act)])
+        train(module, [LambdaCallback(on_fit_start=act)])
     return found[0]
 
 
