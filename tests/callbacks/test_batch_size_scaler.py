@@ -450,14 +450,14 @@ def test_the_validation_is_rehearsed_with_one_batch() -> None:
 
 
 def test_three_of_each_class_on_average() -> None:
-    callback = scaler(max_val=500, min_per_class=100, within=0.9)
+    callback = scaler(max_val=500, min_per_class=100, within=0.99)
     fit([callback])
     assert callback.optimal_batch_size == 100 * NUM_CLASSES
     assert callback.result.decided_by == "classes"
 
 
 def test_with_a_probability_every_class_is_there() -> None:
-    callback = scaler(max_val=1000, min_per_class=20, coverage=0.99, within=0.9)
+    callback = scaler(max_val=500, min_per_class=20, coverage=0.99, within=0.99)
     fit([callback])
     counts = torch.bincount(Samples(1280).labels).numpy()
     found = callback.optimal_batch_size
@@ -467,7 +467,7 @@ def test_with_a_probability_every_class_is_there() -> None:
 
 
 def test_accumulated_batches_of_a_step_count_for_the_classes() -> None:
-    callback = scaler(max_val=500, min_per_class=100, within=0.9)
+    callback = scaler(max_val=500, min_per_class=100, within=0.99)
     run = fit([callback], accumulate_grad_batches=4)
     assert callback.optimal_batch_size == 75
     assert run.trainer.accumulate_grad_batches == 4
@@ -499,7 +499,7 @@ def test_labels_that_are_not_found_are_said_and_can_be_read() -> None:
         return DataLoader(Bare(), batch_size=32, shuffle=True)
 
     unknown, read, told = (
-        scaler(min_per_class=100, within=0.9, **kwargs) for kwargs in ({}, {"read_labels": True}, {"num_classes": 3})
+        scaler(min_per_class=100, within=0.99, **kwargs) for kwargs in ({}, {"read_labels": True}, {"num_classes": 3})
     )
     for callback in (unknown, read, told):
         fit([callback], data=data())
