@@ -21,7 +21,7 @@ EVALUATIONS = 5
 class LRTask:
     """One training: module, data, schedule, length, and how its result is scored.
 
-    Args:
+    Attributes:
         name: A short name, which no other task has.
         module: Returns a new module at a peak learning rate; it keeps the rate in ``lr`` and draws its initial weights
             from torch's global generator.
@@ -30,6 +30,8 @@ class LRTask:
         score: Returns the score of a trained module on data that it was not trained on, in points: accuracy in
             percent, or 100 x (explained variance, intersection over union, ...). Higher is better.
         naive_lr: What is typed without looking: 0.1 for SGD, 1e-3 for Adam and its kind.
+        default_lr: What the author of such a module would give its constructor as the default: the rate of the paper or
+            of the usual recipe for this kind of model.
         exponents: The grid of the ground truth, log10 of the learning rates.
         callbacks: Returns callbacks of the training, such as SAM.
         options: Further arguments of the Trainer.
@@ -42,6 +44,7 @@ class LRTask:
     epochs: int
     score: Callable[[pl.LightningModule], float]
     naive_lr: float
+    default_lr: float
     exponents: tuple[float, ...]
     callbacks: Callable[[], list[pl.Callback]] = list
     options: dict[str, Any] = field(default_factory=dict)
