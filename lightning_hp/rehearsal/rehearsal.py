@@ -154,15 +154,25 @@ class Rehearsal:
         """Whether a parameter of the module is not finite; synchronizes."""
         return not all(bool(torch.isfinite(parameter).all()) for parameter in self._module.parameters())
 
-    def rewind(self) -> None:
-        """Restores model, optimizers, scaler, callbacks and ``global_step``; loaders and the random state continue.
+    def rewind(self, same_batches: bool = False) -> None:
+        """Restores model, optimizers, scaler, callbacks and ``global_step``. Also possible after an error in a step.
 
-        Also possible after an error in a step.
+        Args:
+            same_batches: Restores samplers and the random state too: after every such call the steps get the batches
+                and random numbers of the first steps of the training. ``False``: they continue with other batches.
+
         """
         self._state.restore()
         restore_dict(vars(self.trainer), self._settings)
         copy_progress(self._own_loop, self._loop)
+        if same_batches:
+            self._data.restore()
+            self._random.restore()
+            self._passes = 0
+            iter(self._loop._data_fetcher)  # before the hooks, as `setup_data` does
         self._run_hooks()
+        if same_batches:
+            self._start_pass()
 
     def restart(self, build: Callable[[], Any], accumulate_grad_batches: int | None = None) -> None:
         """Starts again over other training loaders; also possible after an error in a step.
@@ -200,7 +210,8 @@ class Rehearsal:
     def _prepare(self, undo: ExitStack) -> None:
         """Takes the snapshots and brings the Trainer to its first batch. What is taken first is restored last."""
         trainer, strategy = self.trainer, self.trainer.strategy
-        undo.callback(RandomState(strategy.root_device).restore)
+        self._random = RandomState(strategy.root_device)
+        undo.callback(self._random.restore)
         undo.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         for owner in (trainer, strategy):
             undo.callback(restore_dict, vars(owner), dict(vars(owner)))
@@ -210,9 +221,9 @@ class Rehearsal:
         loop = trainer.fit_loop
         ready = loop._combined_loader
         loaders = copy_loaders(request_loaders(trainer, loop._data_source) if ready is None else ready)
-        data = Snapshot(data=loader_roots(loaders))
-        undo.callback(data.restore)
-        refuse_unrestorable_data(self.trainer, self._state.unrestorable + data.unrestorable)
+        self._data = Snapshot(data=loader_roots(loaders))
+        undo.callback(self._data.restore)
+        refuse_unrestorable_data(self.trainer, self._state.unrestorable + self._data.unrestorable)
         self._own_loop = loop
         undo.enter_context(muted(trainer, [*participants(trainer), self._recorder]))
         undo.callback(self._end_workers)

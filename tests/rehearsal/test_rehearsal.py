@@ -45,6 +45,24 @@ def test_the_rehearsed_steps_are_the_first_steps_of_the_training(training: Train
     assert rehearse.losses[:2] == batch_losses[:2]
 
 
+@pytest.mark.parametrize("training", [t for t in TRAININGS if t.name in SAME_STEPS], ids=lambda training: training.name)
+def test_rewound_to_the_same_batches_the_steps_are_again_the_first_of_the_training(training: Training) -> None:
+    """Three times, however far the steps before went: beyond the first pass over the data, too."""
+
+    class Again(Rehearse):
+        def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            with Rehearsal(trainer, pl_module) as rehearsal:
+                for num_steps in (3, 9, 2):
+                    rehearsal.rewind(same_batches=True)
+                    self.losses += rehearsal.read([rehearsal.step() for _ in range(num_steps)])[:2]
+
+    torch.manual_seed(5)
+    rehearse = Again()
+    run = train(training.module_class(**training.module), [rehearse], training.loader(), **training.trainer())
+    batch_losses = [values["train_loss_step"] for _, values in run.metrics if "train_loss_step" in values]
+    assert rehearse.losses == 3 * batch_losses[:2]
+
+
 def test_with_accumulation_a_step_is_all_its_batches_and_its_loss_their_mean() -> None:
     class Watch(Rehearse):
         def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
