@@ -119,6 +119,8 @@ PRIVATE = (
     Private("_iterator", ("torch.utils.data:DataLoader",), "copy a loader without its running iterator"),
     Private("_last_lr", ("torch.optim.lr_scheduler:LRScheduler",), "scale the learning rates that a scheduler keeps"),
     Private("_step_count", ("torch.optim.lr_scheduler:LRScheduler",), "compute how far SWALR has annealed"),
+    Private("_schedulers", ("torch.optim.lr_scheduler:SequentialLR",), "simulate a long sequence of schedulers"),
+    Private("_milestones", ("torch.optim.lr_scheduler:SequentialLR",), "simulate a long sequence of schedulers"),
     Private("_get_file_writer", ("torch.utils.tensorboard:SummaryWriter",), "write the HParams tab after a `fit`"),
     # Datasets of torchvision
     Private("_labels", ("torchvision.datasets:Flowers102",), "read the labels of torchvision's datasets"),

@@ -90,6 +90,12 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
         The search takes about 280 training steps by default (112, then 3 times 56), each as long as a step of ``fit``,
         and one copy of the weights and the optimizer state in host memory.
 
+        The rate that is found is the highest that the schedule reaches in the planned training. For a schedule that
+        climbs to ten times the rate that it is built on, a tenth of it is written. The groups have the ratios that they
+        have at that moment, wherever these come from: groups, a ``LambdaLR`` with a function for each, timm's
+        ``lr_scale``. With manual optimization it is unknown when schedulers are stepped; the rate that is found is then
+        the one that the schedule is built on.
+
         Other callbacks do not act in these steps, except those with the class attribute ``changes_gradients = True``:
         declare it for a callback that freezes layers, mixes samples or edits gradients. A callback of yours that might
         need it and does not declare it is named once.
@@ -197,7 +203,7 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
         elif self._applied:
             # A second `fit` rebuilds the optimizers; a rate that is not kept in the model has to be set again.
             learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name)
-            if learning_rate.value != self._applied["lr"]:
+            if learning_rate.built_on != self._applied["lr"]:
                 learning_rate.apply(self._applied["lr"])
 
     @override
@@ -222,10 +228,16 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
         if result.suggestion is not None and self._update_attr:
             learning_rate.apply(result.suggestion)
             home = () if learning_rate.home is None else learning_rate.home.paths
-            self._applied = {"lr": result.suggestion, "home": list(home)}
+            self._applied = {"lr": learning_rate.built_on, "home": list(home)}
             result = result.with_used(result.suggestion)
         self.result = result
         self._report(trainer, result)
+        if self._update_attr and result.suggestion is not None and learning_rate.built_on != learning_rate.value:
+            where = "The schedule" if learning_rate.home is None else str(learning_rate.home)
+            factor = learning_rate.value / learning_rate.built_on
+            self._log(
+                f"{where} is built on {learning_rate.built_on:.3g}; the schedule reaches {factor:.3g} times that."
+            )
         if result.lr_used != result.lr_before and learning_rate.home is None:
             # A rate that is kept in the model is among the module's hyperparameters, which Lightning logs itself.
             log_hyperparams(trainer, {"lr": result.lr_used})

@@ -9,6 +9,7 @@ random state is restored.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -138,6 +139,27 @@ class Rehearsal:
     def loaders(self) -> list[Any]:
         """The training loaders as a flat list, as the strategy prepared them."""
         return list(self._loop._combined_loader.flattened)
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps of an epoch, at the present accumulation; ``None`` if the data has no length."""
+        batches: float = self._loop.max_batches
+        if math.isinf(batches):
+            return None
+        # With manual optimization each batch is taken for one step.
+        accumulate = self.trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
+        return math.ceil(batches / accumulate)
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Optimizer steps that the training still has to run, >= 1; ``None`` without a limit other than ``max_time``."""
+        loop, limits = self._own_loop, list[int]()
+        if loop.epoch_loop.max_steps >= 0:
+            limits.append(loop.epoch_loop.max_steps - loop.epoch_loop.global_step)
+        per_epoch, epochs = self.steps_per_epoch, loop.max_epochs
+        if per_epoch is not None and epochs is not None and epochs >= 0:
+            limits.append((epochs - loop.epoch_progress.current.completed) * per_epoch)
+        return max(1, min(limits)) if limits else None
 
     def read(self, losses: Sequence[Tensor]) -> list[float]:
         """The values of losses that :meth:`step` returned, averaged over all processes, with one synchronization.

@@ -30,6 +30,7 @@ from lightning_hp.trainer.optimizers import (
     num_parameter_hooks,
     training_has_begun,
 )
+from lightning_hp.trainer.progress import simulated_progress
 from lightning_hp.trainer.ranks import (
     independent_ranks,
     ranks_are_independent,
@@ -69,6 +70,7 @@ __all__ = [
     "reshard",
     "resize_loaders",
     "samples_of",
+    "simulated_progress",
     "training_has_begun",
     "uninitialized_parameters",
 ]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lightning_hp.functional.learning_rate.range_test import has_exploded, lr_range
 from lightning_hp.functional.learning_rate.suggestion import falling_part, suggest_lr
-from lightning_hp.hyperparameters import LearningRate
+from lightning_hp.hyperparameters import LearningRate, Schedule
 from lightning_hp.rehearsal import Rehearsal
 from lightning_hp.reporting import progress_bar
 from lightning_hp.results import LearningRateResult
@@ -37,6 +37,9 @@ MIN_STEPS = 10
 # Losses are read from the device once in this number of steps, so that steps are not synchronized. A sweep whose loss
 # explodes therefore runs a few steps too many.
 _READ_INTERVAL = 8
+
+# What is simulated of a training without a limit: the smaller of both.
+_UNLIMITED_EPOCHS, _UNLIMITED_STEPS = 100, 10_000
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def find_learning_rate(
         progress_bar(trainer, "Finding the learning rate", "steps") as on_step,
         Rehearsal(trainer, pl_module, hooks) as rehearsal,
     ):
+        learning_rate.follow(_simulate_schedule(rehearsal, pl_module, learning_rate, hooks))
 
         def sweep(lrs: Sequence[float], num_repeats: int) -> list[list[float]]:
             return range_test(rehearsal, learning_rate, lrs, settings.early_stop_threshold, num_repeats, on_step)
@@ -117,6 +121,23 @@ def find_learning_rate(
             seconds = time.monotonic() - started - seconds
             result = result.with_zoom(lrs, losses, suggest_lr(lrs, losses), seconds)
     return result
+
+
+def _simulate_schedule(
+    rehearsal: Rehearsal, pl_module: pl.LightningModule, learning_rate: LearningRate, hooks: Sequence[str]
+) -> Schedule:
+    """The schedule over the planned training, which decides what a learning rate means."""
+    per_epoch, steps = rehearsal.steps_per_epoch, rehearsal.planned_steps
+    if steps is None:
+        steps = _UNLIMITED_STEPS if per_epoch is None else min(_UNLIMITED_STEPS, _UNLIMITED_EPOCHS * per_epoch)
+    return Schedule.simulate(
+        rehearsal.trainer,
+        pl_module,
+        num_steps=steps,
+        steps_per_epoch=math.ceil(steps / _UNLIMITED_EPOCHS) if per_epoch is None else per_epoch,
+        steps_done=0 if "on_fit_start" in hooks else rehearsal.trainer.global_step,
+        home=learning_rate.home,
+    )
 
 
 def range_test(

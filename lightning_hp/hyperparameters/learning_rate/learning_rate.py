@@ -16,6 +16,7 @@ from lightning_hp.hyperparameters.learning_rate.rebuild import (
 )
 from lightning_hp.hyperparameters.learning_rate.refusals import refuse_fixed_schedule, refuse_missing_lr
 from lightning_hp.hyperparameters.learning_rate.rescale import rescale, scales_with_lr
+from lightning_hp.hyperparameters.learning_rate.schedule import Schedule
 from lightning_hp.trainer import build_optimizers, misconfiguration, training_has_begun
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class LearningRate:
 
     Attributes:
         value: The rate that the schedule is built on: that of the home, else that of the first group with a rate > 0.
+            After :meth:`follow` it is the highest rate that the schedule reaches.
+        built_on: The rate that the schedule is built on, in any case.
         home: Where the module keeps it, or ``None``.
 
     Note:
@@ -39,7 +42,8 @@ class LearningRate:
         stay, unless they follow the home.
 
         ``value`` is the rate that the schedule is *built on*, not the current one: a new value does not change how far
-        a warm-up or a decay has come. For OneCycleLR and CyclicLR it is the peak.
+        a warm-up or a decay has come. For OneCycleLR and CyclicLR it is the peak. A schedule that climbs above the rate
+        that it is built on, or stays below it, is known after :meth:`follow` only.
 
     Example:
         >>> import torch, pytorch_lightning as pl
@@ -77,11 +81,13 @@ class LearningRate:
         independent: dict[GroupIndex, float],
     ) -> None:
         self.value = value
+        self.built_on = value
         self.home = home
         self._trainer = trainer
         self._module = pl_module
         self._ratios = ratios  # base rate of a group / value
         self._independent = independent  # base rate of each group that does not follow
+        self._schedule: Schedule | None = None
         # What `set_for_step` wrote: index of the group, the group, its rate, the stored object and its version.
         self._written: list[tuple[GroupIndex, dict[str, Any], float, Any, int]] = []
 
@@ -140,20 +146,38 @@ class LearningRate:
         schedulers = current_optimizers(self._trainer).all_schedulers()
         return any(isinstance(scheduler, OneCycleLR) for scheduler in schedulers)
 
-    def set_for_step(self, lr: float) -> None:
+    def follow(self, schedule: Schedule) -> None:
+        """Lets a rate mean the highest one that the schedule reaches, for `value`, `set_for_step` and `apply`.
+
+        Args:
+            schedule: The schedule of this training, simulated at the present rate or at any other.
+
+        """
+        self._schedule = schedule
+        self.value = self.built_on * schedule.peak
+
+    def set_for_step(self, lr: float, progress: float | None = None) -> None:
         """Sets the rate of the next optimizer step only, in a rehearsal, which restores the rates.
 
         Args:
-            lr: The rate, > 0.
+            lr: The rate at the peak of the schedule, > 0.
+            progress: The part of the training that is done, from 0 to 1: each group gets the rate that it has then.
+                ``None``: the rate that it has at the peak. Without :meth:`follow` every moment is one at the peak.
 
         Note:
-            A group that follows gets its multiple of ``lr``, any other its own base rate: every step is one at the peak
-            of the schedule. Tensors are filled in place. Schedulers and base rates are not changed.
+            A group that follows gets its multiple of ``lr``, any other its own base rate, both times the factor of the
+            schedule. Tensors are filled in place. Schedulers and base rates are not changed.
 
         """
         self._written.clear()
+        shape, peak = ({}, 1.0) if self._schedule is None else (self._schedule.shape(progress), self._schedule.peak)
         for index, group in current_optimizers(self._trainer).groups():
-            rate = lr * self._ratios[index] if index in self._ratios else self._independent.get(index, group["lr"])
+            if index in self._ratios:
+                rate = lr * self._ratios[index] * shape.get(index, 1.0)
+            elif index in self._independent:
+                rate = self._independent[index] * (peak * shape[index] if index in shape else 1.0)
+            else:
+                rate = group["lr"]
             write_number(group, "lr", rate)
             self._written.append((index, group, rate, group["lr"], _version(group["lr"])))
 
@@ -180,7 +204,7 @@ class LearningRate:
                 )
 
     def apply(self, lr: float, rebuild: bool = False) -> None:
-        """Makes ``lr`` the rate that the training is built on.
+        """Makes ``lr`` the rate that the training is built on, or after :meth:`follow` the highest that it reaches.
 
         Args:
             lr: The rate, finite and > 0.
@@ -200,14 +224,15 @@ class LearningRate:
 
         """
         lr = check_number("lr", lr, above=0)  # a NumPy number in `hparams` would keep checkpoints from being loaded
+        built_on = lr if self._schedule is None else lr / self._schedule.peak
         home = self.home
         if home is not None and home.probe.can_rebuild and not training_has_begun(self._trainer, self._module):
-            self._rebuild(home, lr)
+            self._rebuild(home, built_on)
         else:
             if rebuild:
                 rebuild_optimizers(self._trainer)
-            self._rescale(lr)
-        self.value = lr
+            self._rescale(built_on)
+        self.value, self.built_on = lr, built_on
 
     def _rebuild(self, home: Home, lr: float) -> None:
         original = [(place, place.read()) for place in home.attribute.places]
