@@ -31,7 +31,7 @@ from lightning_hp.rehearsal import (
 from lightning_hp.reporting import log_hyperparams
 from lightning_hp.results import LearningRateResult
 from lightning_hp.trainer import is_resuming
-from lightning_hp.tuning import MIN_STEPS, RangeTestSettings, Rule, find_learning_rate
+from lightning_hp.tuning import MIN_STEPS, LearningRateSettings, Rule, find_learning_rate
 
 #: Steps in which the learning rate grows by a factor of ten; the rule ``"fall"`` was measured with this number. A
 #: slower sweep has trained more when it reaches the same rate, which lowers the suggestion. Additional steps are better
@@ -152,6 +152,7 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
         mode: Literal["exponential", "linear"] = "exponential",
         early_stop_threshold: float | None = 4.0,
         suggestion: Rule = "auto",
+        budget: int | None = None,
         num_repeats: int = 3,
         zoom: bool = True,
         milestones: Sequence[int] = (0,),
@@ -170,12 +171,13 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
             early_stop_threshold = check_number("early_stop_threshold", early_stop_threshold, above=1, also="None")
         epochs = check_iterable("milestones", milestones, "a sequence of epochs, ints >= 0")
         self._milestones = frozenset(check_int(f"milestones[{i}]", epoch, 0) for i, epoch in enumerate(epochs))
-        self._settings = RangeTestSettings(
+        self._settings = LearningRateSettings(
             lrs=tuple(lr_range(min_lr, max_lr, steps, mode).tolist()),
             early_stop_threshold=early_stop_threshold,
             num_repeats=check_int("num_repeats", num_repeats, 1),
             rule=check_choice("suggestion", suggestion, get_args(Rule)),
             zoom=check_bool("zoom", zoom),
+            budget=None if budget is None else check_int("budget", budget, MIN_STEPS, also="None"),
         )
         self._update_attr = check_bool("update_attr", update_attr)
         self._attr_name = check_str("attr_name", attr_name, what='a name, or "" for `lr` and `learning_rate`')

@@ -23,6 +23,7 @@ from lightning_hp.functional.learning_rate.scaling import (
     warmup_lr,
     warmup_steps,
 )
+from lightning_hp.functional.learning_rate.short_trainings import TrainedChoice, choose_rate
 from lightning_hp.functional.learning_rate.suggestion import LRSuggestion, suggest_lr
 from lightning_hp.functional.norm_layers import norm_parameters
 from lightning_hp.functional.sharpness.perturbation import Perturbation
@@ -32,9 +33,11 @@ __all__ = [
     "BatchSearch",
     "LRSuggestion",
     "Perturbation",
+    "TrainedChoice",
     "batch_size_for_average",
     "batch_size_for_coverage",
     "batch_size_for_share",
+    "choose_rate",
     "coverage_probability",
     "covered_share",
     "gradient_norm",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_hp.functional.learning_rate.rules import RULES
+from lightning_hp.plotting.short_trainings import plot_short_trainings
 from lightning_hp.plotting.style import (
     BACKGROUND,
     BLUE,
@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 
     from lightning_hp.results import LearningRateResult
 
-_MARKERS = {"fall": "o", "one_cycle": "*", "half": "h", "steepest": "v", "valley": "s", "slide": "D", "minimum": "P"}
+_MARKERS = {
+    "trainings": "X",
+    "fall": "o",
+    "one_cycle": "*",
+    "half": "h",
+    "steepest": "v",
+    "valley": "s",
+    "slide": "D",
+    "minimum": "P",
+}
 
 
 def plot_learning_rate(result: LearningRateResult, ax: Axes | None = None) -> Axes:
@@ -41,7 +50,8 @@ def plot_learning_rate(result: LearningRateResult, ax: Axes | None = None) -> Ax
 
     Args:
         result: The result of a range test.
-        ax: Where to plot; ``None`` creates a figure, which is ``plot_learning_rate(result).figure``.
+        ax: Where to plot the range test; ``None`` creates a figure, which is ``plot_learning_rate(result).figure``, with
+            the short trainings, if there are any, below the range test.
 
     Returns:
         The Axes.
@@ -69,7 +79,12 @@ def plot_learning_rate(result: LearningRateResult, ax: Axes | None = None) -> Ax
     if ax is None:
         from matplotlib.figure import Figure
 
-        ax = Figure(figsize=(8.4, 4.8), dpi=120, layout="constrained").subplots()
+        if result.trained_lrs:
+            figure = Figure(figsize=(8.4, 8.2), dpi=120, layout="constrained")
+            ax, below = figure.subplots(2, height_ratios=(4.6, 3.6))
+            plot_short_trainings(result, below)
+        else:
+            ax = Figure(figsize=(8.4, 4.8), dpi=120, layout="constrained").subplots()
     else:
         check_axes("ax", ax)
     ax.set_xscale("log")
@@ -130,8 +145,9 @@ def _draw_suggestion(ax: Axes, result: LearningRateResult) -> list[Any]:
     if result.suggestion is None:
         return []
     handles = []
-    if result.interval is not None and result.rule == "fall":
+    if result.interval is not None and result.rule in ("fall", "trainings"):
         ax.axvspan(*result.interval, color=RED, alpha=0.13, linewidth=0, zorder=1)
+    if result.interval is not None and result.rule == "fall":
         repeats = [lr for lr in result.per_repeat if lr is not None and len(result.per_repeat) > 1]
         handles = ax.plot(
             repeats,
@@ -202,9 +218,7 @@ def _draw_title(ax: Axes, result: LearningRateResult) -> None:
     if result.suggestion is None:
         set_title(ax, "No learning rate suggested", result.reason or "")
         return
-    text = RULES.get(result.rule, result.rule)
-    if result.interval is not None and result.rule == "fall":
-        text += " · fair from {:.3g} to {:.3g}".format(*result.interval)
+    text = result.why
     if result.note is not None:
         text += f"\n{result.note}"
     set_title(ax, f"Suggested learning rate {result.suggestion:.3g}", text)

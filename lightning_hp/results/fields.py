@@ -39,17 +39,19 @@ def check_items(name: str, values: Any, kind: type[_Value]) -> tuple[_Value, ...
     return tuple(items)
 
 
-def check_rates(name: str, values: Any) -> tuple[float, ...]:
+def check_rates(name: str, values: Any, at_least: int = 2) -> tuple[float, ...]:
     """The learning rates of a sweep.
 
     Raises:
         TypeError: If ``values`` are no numbers.
-        ValueError: If they are not finite, not positive, not increasing, or fewer than two.
+        ValueError: If they are not finite, not positive, not increasing, or fewer than ``at_least``.
 
     """
-    what = "two or more positive, strictly increasing learning rates of shape (steps,)"
+    what = f"{('one', 'two')[at_least - 1]} or more positive, strictly increasing learning rates of shape (steps,)"
     rates = check_array(name, values, what)
-    if rates.ndim != 1 or len(rates) < 2 or not np.isfinite(rates).all() or rates[0] <= 0 or np.diff(rates).min() <= 0:
+    if rates.ndim != 1 or len(rates) < at_least or not np.isfinite(rates).all():
+        wrong_value(name, what, values)
+    if rates[0] <= 0 or (np.diff(rates) <= 0).any():
         wrong_value(name, what, values)
     return tuple(rates.tolist())
 

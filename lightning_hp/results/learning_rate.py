@@ -1,15 +1,16 @@
-"""The result of a learning-rate range test."""
+"""The result of the search of a learning rate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
 from lightning_hp.functional.checks import (
+    check_array,
     check_bool,
     check_choice,
     check_instance,
@@ -21,6 +22,7 @@ from lightning_hp.functional.checks import (
     wrong_value,
 )
 from lightning_hp.functional.learning_rate.rules import RULES
+from lightning_hp.functional.learning_rate.short_trainings import TrainedChoice
 from lightning_hp.functional.learning_rate.suggestion import LRSuggestion
 from lightning_hp.results.fields import (
     check_losses,
@@ -42,7 +44,7 @@ _READ_FROM_ZOOM = ("fall", "one_cycle", "half")
 
 @dataclass(frozen=True, eq=False)
 class LearningRateResult:
-    """The result of a range test: its losses, the suggested learning rate and those that other rules find.
+    """The result of a search: its losses, the suggested learning rate and those that other rules find.
 
     Four kinds of learning rates are kept apart: the one *found* by each rule (``rules``), the *suggested* one
     (``suggestion``), the one *before* the range test (``lr_before``), and the one *used* for the training
@@ -53,7 +55,8 @@ class LearningRateResult:
         losses: Losses, shape (repeats, steps); NaN for steps that a sweep did not reach.
         smoothed: Smoothed median of the losses, shape (steps,); NaN where it is unknown.
         suggestion: The learning rate suggested by ``rule``, > 0; ``None`` if there is no suggestion.
-        interval: Learning rates at 50 % and at 80 % of the fall of the loss, or ``None``.
+        interval: The lowest and the highest fair choice: rates at 50 % and at 80 % of the fall of the range test, or
+            around the short trainings that reach 90 % of the best fall; ``None`` if unknown.
         rules: Name of each rule and the learning rate it finds, or ``None``.
         rule: Name of the rule that gives the suggestion; a key of ``rules``.
         lr_before: Learning rate of the model before the range test.
@@ -68,6 +71,9 @@ class LearningRateResult:
         zoom_lrs: Learning rates of a second sweep over the part where the loss falls; empty if there was none.
         zoom_losses: Losses of the second sweep, as ``losses``.
         zoom_smoothed: Smoothed losses of the second sweep, as ``smoothed``.
+        trained_lrs: Learning rates of short trainings, as ``lrs``; empty if there were none.
+        trained_losses: Their losses over the same batches, shape (rates, steps); NaN after a training exploded.
+        checked_losses: Losses of a longer training at the suggestion, shape (steps,); empty if there was none.
         zoom_is_read: Whether the suggestion was read from the second sweep. Then ``fall``, ``one_cycle``, ``half``,
             ``interval``, ``per_repeat`` and ``signal`` belong to it.
 
@@ -116,6 +122,9 @@ class LearningRateResult:
     zoom_losses: tuple[tuple[float, ...], ...] = ()
     zoom_smoothed: tuple[float, ...] = ()
     zoom_is_read: bool = False
+    trained_lrs: tuple[float, ...] = ()
+    trained_losses: tuple[tuple[float, ...], ...] = ()
+    checked_losses: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_sweep("lrs", "losses", "smoothed")
@@ -124,6 +133,7 @@ class LearningRateResult:
             self._check_sweep(*zoom)
         else:
             set_fields(self, **dict.fromkeys(zoom, ()))
+        self._check_trainings()
         rules = _check_rules(self.rules)
         per_repeat = check_iterable("per_repeat", self.per_repeat, "a tuple of learning rates and None")
         set_fields(
@@ -156,6 +166,20 @@ class LearningRateResult:
                 smoothed: check_losses(smoothed, getattr(self, smoothed), len(rates)),
             },
         )
+
+    def _check_trainings(self) -> None:
+        """Checks the fields of the short trainings."""
+        checked = check_iterable("checked_losses", self.checked_losses, "a tuple of losses")
+        set_fields(self, checked_losses=check_losses("checked_losses", checked, len(checked)) if checked else ())
+        trained, losses = ("trained_lrs", self.trained_lrs), ("trained_losses", self.trained_losses)
+        if not check_iterable(*trained, "a tuple") and not check_iterable(*losses, "a tuple"):
+            set_fields(self, trained_lrs=(), trained_losses=())
+            return
+        rates = check_rates(*trained, at_least=1)
+        rows = check_array(*losses, what := f"losses of shape ({len(rates)}, steps)")
+        if rows.ndim != 2 or len(rows) != len(rates):
+            wrong_value(losses[0], what, self.trained_losses)
+        set_fields(self, trained_lrs=rates, trained_losses=check_sweeps(*losses, rows.shape[1]))
 
     @classmethod
     def from_range_test(
@@ -243,6 +267,55 @@ class LearningRateResult:
         suggestion = replace(suggestion, edge=suggestion.edge or self.edge, note=self.note)
         return replace(result, zoom_is_read=True, **_read(replace(suggestion, rules=rules), self.rule))
 
+    def with_trainings(
+        self,
+        losses: Mapping[float, Sequence[float]],
+        choice: TrainedChoice,
+        *,
+        checked_losses: Sequence[float] = (),
+        note: str | None = None,
+        seconds: float = 0.0,
+    ) -> LearningRateResult:
+        """Returns a copy whose suggestion comes from short trainings.
+
+        Args:
+            losses: The losses of each learning rate; fewer where a training exploded.
+            choice: What was chosen by [`choose_rate`][lightning_hp.functional.choose_rate].
+            checked_losses: Losses of a longer training at the suggestion.
+            note: What this training changed, in one sentence, or ``None``.
+            seconds: Duration of the trainings.
+
+        Returns:
+            A new result with the steps and the seconds of all.
+
+        Raises:
+            TypeError: If an argument is of the wrong type.
+            ValueError: If a learning rate is not positive, or there is none.
+
+        """
+        what = "a dict of learning rates and the losses of their trainings"
+        if not isinstance(losses, Mapping):
+            wrong_type("losses", what, losses)
+        if not losses:
+            wrong_value("losses", what, losses)
+        check_instance("choice", choice, TrainedChoice, "a TrainedChoice")
+        trainings = sorted((check_number("losses", lr, above=0), list(row)) for lr, row in losses.items())
+        steps = max(len(row) for _, row in trainings)
+        return replace(
+            self,
+            suggestion=choice.lr,
+            interval=choice.interval,
+            rules={"trainings": choice.lr, **self.rules},
+            rule="trainings",
+            reason=choice.reason,
+            note=note,
+            num_steps=self.num_steps + sum(len(row) for _, row in trainings) + len(checked_losses),
+            seconds=self.seconds + check_number("seconds", seconds, minimum=0),
+            trained_lrs=tuple(lr for lr, _ in trainings),
+            trained_losses=tuple(tuple(row) + (math.nan,) * (steps - len(row)) for _, row in trainings),
+            checked_losses=tuple(checked_losses),
+        )
+
     def with_used(self, lr: float) -> LearningRateResult:
         """Returns a copy with the learning rate that the training uses.
 
@@ -292,14 +365,28 @@ class LearningRateResult:
 
         return plot_learning_rate(self, ax)
 
+    @property
+    def why(self) -> str:
+        """Where the suggestion comes from and what else is a fair choice, in one line."""
+        text = RULES.get(self.rule, self.rule)
+        if self.rule == "trainings":
+            text = f"by {len(self.trained_lrs)} short trainings of {len(self.trained_losses[0])} steps"
+            if self.checked_losses:
+                text += f", checked over {len(self.checked_losses)}"
+        if self.interval is not None and self.rule in ("fall", "trainings"):
+            text += "; {:.3g} to {:.3g} is a fair choice".format(*self.interval)
+        return text
+
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Returns header and rows for a logger: the learning rate suggested, before, used, and found by each rule."""
         rows: list[list[Any]] = [
-            ["suggested", self.suggestion, self.reason or RULES.get(self.rule, self.rule)],
+            ["suggested", self.suggestion, self.reason or self.why],
             ["before", self.lr_before, "before the range test"],
             ["used", self.lr_used, "used for the training"],
         ]
         rows += [[name, lr, RULES.get(name, name)] for name, lr in self.rules.items()]
+        if self.interval is not None and self.rule in ("fall", "trainings"):
+            rows += [["lowest", self.interval[0], "fair choice"], ["highest", self.interval[1], "fair choice"]]
         if self.edge is not None:
             rows.append(["edge", self.edge, "a quarter of the fall is lost again"])
         return ["", "learning rate", "what it is"], rows
@@ -325,7 +412,7 @@ class LearningRateResult:
 
         """
         known = from_json(cls, values)
-        for name in ("losses", "smoothed", "zoom_losses", "zoom_smoothed"):
+        for name in ("losses", "smoothed", "zoom_losses", "zoom_smoothed", "trained_losses", "checked_losses"):
             if name in known:
                 known[name] = none_to_nan(known[name])
         if known.get("signal", 0.0) is None:
@@ -344,12 +431,7 @@ class LearningRateResult:
         if self.suggestion is None:
             lines = [f"No learning rate suggested. {self.reason}"]
         else:
-            fair = (
-                ""
-                if self.interval is None or self.rule != "fall"
-                else "; {:.3g} to {:.3g} is a fair choice".format(*self.interval)
-            )
-            lines = [f"Suggested learning rate {self.suggestion:.3g}: {RULES.get(self.rule, self.rule)}{fair}"]
+            lines = [f"Suggested learning rate {self.suggestion:.3g}: {self.why}"]
         if self.note is not None:
             lines.append(f"  {self.note}")
         lines.append(f"  before {self.lr_before:.3g}, used {self.lr_used:.3g}")

@@ -1,10 +1,5 @@
-"""How a value is found through a rehearsal: ``learning_rate.py`` and ``batch_size/``."""
+"""How a value is found through a rehearsal: ``learning_rate/`` and ``batch_size/``."""
 
-from lightning_hp.tuning.learning_rate import (
-    MIN_STEPS,
-    RangeTestSettings,
-    Rule,
-    find_learning_rate,
-)
+from lightning_hp.tuning.learning_rate import MIN_STEPS, LearningRateSettings, Rule, find_learning_rate
 
-__all__ = ["MIN_STEPS", "RangeTestSettings", "Rule", "find_learning_rate"]
+__all__ = ["MIN_STEPS", "LearningRateSettings", "Rule", "find_learning_rate"]

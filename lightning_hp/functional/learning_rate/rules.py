@@ -30,8 +30,10 @@ from numpy.typing import ArrayLike
 from lightning_hp.functional.checks import wrong_value
 from lightning_hp.functional.learning_rate.curve import Array, check_sweep
 
-#: Each rule by name, and what it looks for. The first three are those of :func:`~lightning_hp.functional.suggest_lr`.
+#: Each rule by name, and what it looks for: short trainings, the three rules of
+#: :func:`~lightning_hp.functional.suggest_lr`, and those of other finders.
 RULES: Mapping[str, str] = {
+    "trainings": "short trainings",
     "fall": "two thirds of the fall",
     "one_cycle": "peak for a one-cycle schedule",
     "half": "half-way down",

@@ -1,18 +1,22 @@
 """Chooses a learning rate by short trainings at a few rates, from the same weights over the same batches.
 
-A range test takes one step at each rate, and cannot see what a rate does over many steps. Short trainings do, and since
-all of them get the same batches, their losses can be compared directly: how difficult a batch is cancels out.
+A range test takes one step at each rate, and cannot see what a rate does over many steps. Short trainings do. All of
+them get the same batches, so how difficult a batch is cancels out of their comparison.
 
-Pseudo-code:
+Pseudo-code, with rates in half decades:
 
-    train at `first`, `first` x 3.2 and `first` / 3.2
-    while the best rate is the highest or the lowest one: train at the next rate on that side
-    loss of a rate = mean over the last fifth of its steps; infinite if the training exploded
-    best           = the rate with the smallest loss
-    lowest         = the lowest rate below it that reaches 95 % of the fall of the best
-    lr             = sqrt(best * lowest)
+    train at a first rate
+    while the best rate is the lowest or the highest one: train at the next rate on that side
 
-The last two lines lower the rate where the losses differ little, since a longer training needs a lower rate.
+    loss of a rate = mean over the last fifth of its steps, at most the loss before training; that if it exploded
+    log(lr)        = lowest point of the parabola through the best rate and its two neighbours
+    if the rate is constant: go on as it moved from half of the steps to all of them, half as far at each doubling,
+                             until the length of the training
+    lowest         = the lowest rate below the best that reaches 95 % of its fall
+    log(lr)       += (log(lowest) - log(best)) / 2
+
+The best rate falls as the training gets longer, hence the last three lines. A short training whose rate decays to zero
+as that of the long one does has this in it already.
 """
 
 from __future__ import annotations
@@ -26,8 +30,8 @@ import numpy as np
 #: Ratio of neighbouring rates: half a decade.
 STEP = math.sqrt(10)
 
-#: Fewer steps rank learning rates wrongly: high rates look good at first.
-MIN_STEPS = 60
+#: The first rate, as a share of the rate at which the range test explodes: the middle of where the best ones lie.
+FIRST = 0.1
 
 #: The loss of a training is the mean over this share of its steps, the last ones.
 TAIL = 0.2
@@ -38,6 +42,12 @@ AS_GOOD = 0.95
 #: Rates that reach this share of the best fall are fair choices.
 FAIR = 0.9
 
+#: The furthest that half of the steps may differ from all of them, in decades; more is noise.
+LARGEST_TREND = 0.5
+
+#: A fall below this many standard errors may be chance.
+MIN_SIGNAL = 3.0
+
 
 @dataclass(frozen=True)
 class TrainedChoice:
@@ -46,20 +56,20 @@ class TrainedChoice:
     Attributes:
         lr: The chosen rate; ``None`` if no training lowered the loss.
         interval: The lowest and the highest fair choice, or ``None``.
+        fall: How far the best training lowered the loss.
         reason: Why there is no choice, in one sentence, or ``None``.
 
     """
 
     lr: float | None = None
     interval: tuple[float, float] | None = None
+    fall: float = 0.0
     reason: str | None = None
 
 
 def final_loss(losses: Sequence[float], num_steps: int) -> float:
-    """The mean loss over the last fifth of ``num_steps`` steps; infinite if the training ended before."""
-    if len(losses) < num_steps:
-        return math.inf
-    tail = float(np.mean(losses[num_steps - max(1, round(TAIL * num_steps)) : num_steps]))
+    """The mean loss over the last fifth of the first ``num_steps`` steps; infinite if the training ended before."""
+    tail = float(np.mean(_tail(losses, num_steps))) if len(losses) >= num_steps else math.inf
     return tail if math.isfinite(tail) else math.inf
 
 
@@ -78,7 +88,7 @@ def next_rate(final_losses: Mapping[float, float], first: float, lowest: float, 
     """
     if not final_losses:
         return first
-    best = best_rate(final_losses)
+    best = _best_rate(final_losses)
     if best == min(final_losses) and best / STEP >= lowest:
         return best / STEP
     if best == max(final_losses) and best * STEP <= highest and math.isfinite(final_losses[best]):
@@ -86,33 +96,67 @@ def next_rate(final_losses: Mapping[float, float], first: float, lowest: float, 
     return None
 
 
-def best_rate(final_losses: Mapping[float, float]) -> float:
-    """The rate with the smallest final loss; of equal ones the lowest."""
-    return min(sorted(final_losses), key=lambda lr: final_losses[lr])
-
-
-def choose_rate(final_losses: Mapping[float, float], start: float) -> TrainedChoice:
-    """Chooses a rate from the final losses of short trainings.
+def choose_rate(
+    losses: Mapping[float, Sequence[float]],
+    num_steps: int,
+    untrained: Sequence[float],
+    *,
+    doublings: float = 0.0,
+) -> TrainedChoice:
+    """Chooses a rate from short trainings.
 
     Args:
-        final_losses: The final loss of each rate, infinite where a training exploded.
-        start: The loss before anything is learned.
+        losses: The losses of each rate, over the same batches; fewer than ``num_steps`` where a training exploded.
+        num_steps: Steps of each training, >= 2.
+        untrained: Losses before anything is learned, over any batches.
+        doublings: How often the number of steps doubles until the end of the planned training. 0 where the trainings
+            follow the schedule of the planned one.
 
     Returns:
         The choice.
 
     """
-    best = best_rate(final_losses)
-    fall = start - final_losses[best]
-    if not fall > 0:
-        return TrainedChoice(reason=f"No short training lowered the loss from {start:.4g}.")
-    lowest = _lowest_as_good(final_losses, best, final_losses[best] + (1 - AS_GOOD) * fall)
-    level = final_losses[best] + (1 - FAIR) * fall
-    fair = [lr for lr, loss in final_losses.items() if loss <= level]
-    return TrainedChoice(math.sqrt(best * lowest), (min(fair) / math.sqrt(STEP), max(fair) * math.sqrt(STEP)))
+    final = {lr: final_loss(its, num_steps) for lr, its in sorted(losses.items())}
+    best = _best_rate(final)
+    start = float(np.mean(untrained))
+    fall = start - final[best]
+    if not (fall > 0 and _is_significant(losses, final, best, num_steps, untrained)):
+        return TrainedChoice(reason=_reason(final, best, start))
+    log_lr = _lowest_point(final, start)
+    if doublings > 0:
+        halfway = _lowest_point({lr: final_loss(its, num_steps // 2) for lr, its in sorted(losses.items())}, start)
+        trend = min(0.0, max(-LARGEST_TREND, log_lr - halfway))
+        log_lr += trend * (1 - 0.5**doublings)
+    lowest = _lowest_down_to(final, best, final[best] + (1 - AS_GOOD) * fall)
+    lr = 10 ** (log_lr + (math.log10(lowest) - math.log10(best)) / 2)
+    fair = [rate for rate, loss in final.items() if loss <= final[best] + (1 - FAIR) * fall]
+    half_step = math.sqrt(STEP)
+    interval = min(lr, min(fair) / half_step), max(lr, max(fair) * half_step)
+    return TrainedChoice(lr, interval, fall)
 
 
-def _lowest_as_good(final_losses: Mapping[float, float], best: float, level: float) -> float:
+def _tail(losses: Sequence[float], num_steps: int) -> Sequence[float]:
+    return losses[num_steps - max(1, round(TAIL * num_steps)) : num_steps]
+
+
+def _best_rate(final_losses: Mapping[float, float]) -> float:
+    """The rate with the smallest final loss; of equal ones the lowest."""
+    return min(sorted(final_losses), key=lambda lr: final_losses[lr])
+
+
+def _lowest_point(final_losses: Mapping[float, float], start: float) -> float:
+    """log10 of the rate at the lowest point of a parabola through the best rate and its neighbours, if it has two."""
+    rates, losses = list(final_losses), [min(loss, start) for loss in final_losses.values()]
+    best = int(np.argmin(losses))
+    if not 0 < best < len(rates) - 1:
+        return math.log10(rates[best])
+    below, lowest, above = losses[best - 1 : best + 2]
+    curvature = below - 2 * lowest + above
+    shift = 0.5 * (below - above) / curvature if curvature > 0 else 0.0
+    return math.log10(rates[best]) + math.log10(STEP) * shift
+
+
+def _lowest_down_to(final_losses: Mapping[float, float], best: float, level: float) -> float:
     """The lowest rate from the best one down without a gap whose loss is at most ``level``."""
     lowest = best
     for lr in sorted((lr for lr in final_losses if lr < best), reverse=True):
@@ -120,3 +164,33 @@ def _lowest_as_good(final_losses: Mapping[float, float], best: float, level: flo
             break
         lowest = lr
     return lowest
+
+
+def _is_significant(
+    losses: Mapping[float, Sequence[float]],
+    final: Mapping[float, float],
+    best: float,
+    num_steps: int,
+    untrained: Sequence[float],
+) -> bool:
+    """Whether the best training is below the untrained losses, or below another training step by step."""
+    tail = np.asarray(_tail(losses[best], num_steps))
+    error = math.sqrt(_squared_error(np.asarray(untrained)) + _squared_error(tail))
+    if float(np.mean(untrained)) - final[best] > MIN_SIGNAL * error:
+        return True
+    others = [np.asarray(_tail(losses[lr], num_steps)) for lr, loss in final.items() if lr != best and loss < math.inf]
+    return any((other - tail).mean() > MIN_SIGNAL * math.sqrt(_squared_error(other - tail)) for other in others)
+
+
+def _squared_error(values: np.ndarray) -> float:
+    """The squared standard error of a mean."""
+    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else math.inf
+
+
+def _reason(final: Mapping[float, float], best: float, start: float) -> str:
+    if not math.isfinite(final[best]):
+        return f"Every short training exploded, from {min(final):.3g} to {max(final):.3g}: try lower rates."
+    return (
+        f"No short training lowered the loss by more than its noise: {start:.4g} before,"
+        f" {final[best]:.4g} at best, with rates from {min(final):.3g} to {max(final):.3g}."
+    )

@@ -146,6 +146,11 @@ class LearningRate:
         schedulers = current_optimizers(self._trainer).all_schedulers()
         return any(isinstance(scheduler, OneCycleLR) for scheduler in schedulers)
 
+    @property
+    def decays(self) -> bool:
+        """Whether the schedule ends below half of its highest rate; unknown, and ``False``, before :meth:`follow`."""
+        return self._schedule is not None and self._schedule.decays
+
     def follow(self, schedule: Schedule) -> None:
         """Lets a rate mean the highest one that the schedule reaches, for `value`, `set_for_step` and `apply`.
 

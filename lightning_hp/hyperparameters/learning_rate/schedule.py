@@ -183,6 +183,11 @@ class Schedule:
         """Whether no rate changes during the training."""
         return bool(np.allclose(self.shapes, self.shapes[0], rtol=1e-6, atol=0))
 
+    @property
+    def decays(self) -> bool:
+        """Whether all groups end below half of their highest rate."""
+        return bool((self.shapes[-1] < 0.5 * self.shapes.max(axis=0)).all())
+
     def shape(self, progress: float | None = None) -> dict[GroupIndex, float]:
         """The factor of each group in units of the reference's highest.
 

@@ -1,0 +1,190 @@
+"""Finds a learning rate in a running Trainer.
+
+one sweep over all learning rates, from the start of the training
+the rate is asked of short trainings, and the budget has room for them:
+short trainings at rates below the one where the sweep explodes, from the same start over the same batches
+a longer training at the rate that they choose
+otherwise the curve of the sweep is read:
+where it shows too little, more sweeps, each from the same start over other batches; the median is read
+several sweeps of half as many steps over the part where the loss falls; the median of these is read
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lightning_hp.functional.learning_rate.range_test import lr_range
+from lightning_hp.functional.learning_rate.short_trainings import FIRST
+from lightning_hp.functional.learning_rate.suggestion import LRSuggestion, falling_part, suggest_lr
+from lightning_hp.hyperparameters import LearningRate, Schedule
+from lightning_hp.rehearsal import Rehearsal
+from lightning_hp.reporting import progress_bar
+from lightning_hp.results import LearningRateResult
+from lightning_hp.tuning.learning_rate.range_test import range_test
+from lightning_hp.tuning.learning_rate.settings import MIN_STEPS, LearningRateSettings, default_budget
+from lightning_hp.tuning.learning_rate.short_trainings import (
+    MIN_TRAINING_STEPS,
+    TRAININGS_IN_BUDGET,
+    ShortTrainings,
+)
+from lightning_hp.tuning.learning_rate.steps import Stepper
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+# What is simulated of a training without a limit: the smaller of both.
+_UNLIMITED_EPOCHS, _UNLIMITED_STEPS = 100, 10_000
+
+
+def find_learning_rate(
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    learning_rate: LearningRate,
+    settings: LearningRateSettings,
+    hooks: Sequence[str],
+) -> LearningRateResult:
+    """Finds the learning rate of a training; sets nothing.
+
+    Args:
+        trainer: A Trainer inside ``fit``, before a batch.
+        pl_module: Its module.
+        learning_rate: Where the learning rate is kept.
+        settings: The arguments of the callback.
+        hooks: The module's hooks that ``fit`` has not called yet.
+
+    Returns:
+        The result; its ``suggestion`` is ``None`` if nothing shows that the module learns.
+
+    Raises:
+        MisconfigurationException: If the training cannot be rehearsed.
+
+    """
+    with (
+        progress_bar(trainer, "Finding the learning rate", "steps") as on_step,
+        Rehearsal(trainer, pl_module, hooks) as rehearsal,
+    ):
+        learning_rate.follow(_simulate_schedule(rehearsal, pl_module, learning_rate, hooks))
+        stepper = Stepper(rehearsal, learning_rate, settings.early_stop_threshold, on_step)
+        search = _Search(stepper, settings, rehearsal.planned_steps)
+        return search.by_trainings() if settings.rule in ("auto", "trainings") else search.by_curve(settings.rule)
+
+
+class _Search:
+    """One search, in an open rehearsal."""
+
+    def __init__(self, stepper: Stepper, settings: LearningRateSettings, planned_steps: int | None) -> None:
+        self._stepper = stepper
+        self._settings = settings
+        self._planned_steps = planned_steps
+        self._budget = default_budget(planned_steps) if settings.budget is None else settings.budget
+        self._started = time.monotonic()
+
+    def by_trainings(self) -> LearningRateResult:
+        """A sweep and short trainings; a reading of the curve where these would be too short."""
+        lrs = self._settings.lrs
+        losses = range_test(self._stepper, lrs, 1)
+        suggestion = suggest_lr(lrs, losses)
+        left = self._budget - self._stepper.num_steps
+        if left < TRAININGS_IN_BUDGET * MIN_TRAINING_STEPS:
+            if self._settings.rule == "auto":
+                return self.by_curve("one_cycle" if self._stepper.learning_rate.is_one_cycle else "fall", losses)
+            left = TRAININGS_IN_BUDGET * MIN_TRAINING_STEPS  # they were asked for
+        trainings = ShortTrainings(self._stepper, left // TRAININGS_IN_BUDGET, left)
+        edge = _edge(lrs, losses, suggestion)
+        first = min(max(FIRST * edge, lrs[0]), lrs[-1])
+        trainings.run(first, lrs[0], lrs[-1], _untrained(lrs, losses[0], edge), self._planned_steps)
+        result = self._result(losses, suggestion, "fall", is_named=False)
+        return result.with_trainings(
+            {lr: trainings.losses[lr] for lr in sorted(trainings.losses)},
+            trainings.choice,
+            checked_losses=trainings.checked_losses,
+            note=trainings.note,
+            seconds=self._seconds(since=result.seconds),
+        )
+
+    def by_curve(self, rule: str, losses: list[list[float]] | None = None) -> LearningRateResult:
+        """Reads the curve of sweeps.
+
+        Args:
+            rule: How it is read.
+            losses: A first sweep, if there was one.
+
+        Returns:
+            The result.
+
+        """
+        settings, lrs = self._settings, self._settings.lrs
+        is_named = losses is None
+        if losses is None:
+            # With `zoom` the first sweep only has to find where the loss falls; if it cannot, more sweeps follow.
+            losses = range_test(self._stepper, lrs, 1 if settings.zoom else settings.num_repeats)
+        suggestion = suggest_lr(lrs, losses)
+        if suggestion.lr is None and (more := self._room_for(settings.num_repeats - len(losses), len(lrs), is_named)):
+            losses = losses + range_test(self._stepper, lrs, more)
+            suggestion = suggest_lr(lrs, losses)
+        result = self._result(losses, suggestion, rule, is_named)
+        if settings.zoom and (part := falling_part(lrs, suggestion)) is not None:
+            num_steps = max(MIN_STEPS, len(lrs) // 2)
+            zoom_lrs = tuple(lr_range(part[0], part[1], num_steps).tolist())
+            if repeats := self._room_for(settings.num_repeats, num_steps, is_named):
+                losses = range_test(self._stepper, zoom_lrs, repeats)
+                seconds = self._seconds(since=result.seconds)
+                result = result.with_zoom(zoom_lrs, losses, suggest_lr(zoom_lrs, losses), seconds)
+        return result
+
+    def _result(
+        self, losses: list[list[float]], suggestion: LRSuggestion, rule: str, is_named: bool
+    ) -> LearningRateResult:
+        return LearningRateResult.from_range_test(
+            self._settings.lrs,
+            losses,
+            suggestion,
+            lr_before=self._stepper.learning_rate.value,
+            rule=rule,
+            is_named=is_named,
+            seconds=self._seconds(),
+        )
+
+    def _seconds(self, since: float = 0.0) -> float:
+        return time.monotonic() - self._started - since
+
+    def _room_for(self, repeats: int, num_steps: int, is_named: bool) -> int:
+        """How many of some sweeps the budget has room for. A rule that is named has no budget by default."""
+        if is_named and self._settings.budget is None:
+            return repeats
+        return max(0, min(repeats, (self._budget - self._stepper.num_steps) // num_steps))
+
+
+def _edge(lrs: Sequence[float], losses: list[list[float]], suggestion: LRSuggestion) -> float:
+    """The rate above which a sweep explodes; its last one if it does not."""
+    if suggestion.edge is None:  # a faint valley may end at an edge too
+        suggestion = suggest_lr(lrs, losses, min_signal=1.0)
+    if suggestion.edge is not None:
+        return suggestion.edge
+    return max((lr for lr, loss in zip(lrs, losses[0], strict=True) if math.isfinite(loss)), default=lrs[-1])
+
+
+def _untrained(lrs: Sequence[float], losses: Sequence[float], edge: float) -> list[float]:
+    """Losses of a sweep before anything is learned: up to a thousandth of the edge, and of ten steps at least."""
+    end = max(lrs[MIN_STEPS - 1], edge / 1000)
+    return [loss for lr, loss in zip(lrs, losses, strict=True) if lr <= end and math.isfinite(loss)]
+
+
+def _simulate_schedule(
+    rehearsal: Rehearsal, pl_module: pl.LightningModule, learning_rate: LearningRate, hooks: Sequence[str]
+) -> Schedule:
+    """The schedule over the planned training, which decides what a learning rate means."""
+    per_epoch, steps = rehearsal.steps_per_epoch, rehearsal.planned_steps
+    if steps is None:
+        steps = _UNLIMITED_STEPS if per_epoch is None else min(_UNLIMITED_STEPS, _UNLIMITED_EPOCHS * per_epoch)
+    return Schedule.simulate(
+        rehearsal.trainer,
+        pl_module,
+        num_steps=steps,
+        steps_per_epoch=math.ceil(steps / _UNLIMITED_EPOCHS) if per_epoch is None else per_epoch,
+        steps_done=0 if "on_fit_start" in hooks else rehearsal.trainer.global_step,
+        home=learning_rate.home,
+    )

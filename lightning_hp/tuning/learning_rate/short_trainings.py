@@ -1,0 +1,97 @@
+"""Trains at a few learning rates, from the start of the training over its first batches, and chooses one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from lightning_hp.functional.learning_rate.short_trainings import (
+    STEP,
+    TrainedChoice,
+    choose_rate,
+    final_loss,
+    next_rate,
+)
+from lightning_hp.tuning.learning_rate.steps import Stepper
+
+#: What is left of the budget after the sweep is enough for this many trainings: three rates, and a check twice as long.
+TRAININGS_IN_BUDGET = 5
+
+#: Shorter trainings say less than the range test.
+MIN_TRAINING_STEPS = 20
+
+#: The check fails if this share of the fall is lost again.
+LOST = 0.25
+
+
+@dataclass
+class ShortTrainings:
+    """Short trainings at a few rates, and a longer one at the rate that was chosen.
+
+    Attributes:
+        stepper: Runs the steps.
+        num_steps: Steps of each training; the schedule is compressed into them.
+        budget: Steps that all trainings may take together.
+        losses: The losses of each rate.
+        choice: What was chosen.
+        checked_losses: The losses of the longer training at the chosen rate; empty if the budget was spent before.
+        note: What the check changed, in one sentence, or ``None``.
+
+    """
+
+    stepper: Stepper
+    num_steps: int
+    budget: int
+    losses: dict[float, list[float]] = field(default_factory=dict)
+    choice: TrainedChoice = field(default_factory=TrainedChoice)
+    checked_losses: list[float] = field(default_factory=list)
+    note: str | None = None
+
+    def run(
+        self, first: float, lowest: float, highest: float, untrained: Sequence[float], planned_steps: int | None
+    ) -> None:
+        """Trains at rates from ``first`` on, chooses, and checks the choice.
+
+        Args:
+            first: The first rate.
+            lowest: No lower rate is tried.
+            highest: No higher rate is tried.
+            untrained: Losses before anything is learned.
+            planned_steps: Steps of the planned training, or ``None`` if it has no limit.
+
+        """
+        last = self.stepper.num_steps + self.budget
+        rate: float | None = first
+        while rate is not None and self.stepper.num_steps + self.num_steps <= last:
+            self.losses[rate] = self._train(rate, self.num_steps)
+            rate = next_rate(self._final_losses(), first, lowest, highest)
+        doublings = 0.0
+        if not self.stepper.learning_rate.decays:
+            doublings = math.inf if planned_steps is None else max(0.0, math.log2(planned_steps / self.num_steps))
+        self.choice = choose_rate(self.losses, self.num_steps, untrained, doublings=doublings)
+        if self.choice.lr is not None:
+            self._check(last, planned_steps)
+
+    def _check(self, last: int, planned_steps: int | None) -> None:
+        """Trains longer at the chosen rate, and takes a lower one if the loss rises again."""
+        best = min(self._final_losses().values())
+        while (lr := self.choice.lr) is not None:
+            num_steps = last - self.stepper.num_steps
+            if planned_steps is not None:
+                num_steps = min(num_steps, planned_steps)
+            if num_steps < self.num_steps:
+                return
+            self.checked_losses = self._train(lr, num_steps)
+            if final_loss(self.checked_losses, num_steps) <= best + LOST * self.choice.fall:
+                return
+            low, high = self.choice.interval or (lr, lr)
+            self.choice = replace(self.choice, lr=lr / STEP, interval=(min(low, lr / STEP), min(high, lr)))
+            self.note = f"At {lr:.3g} the loss rose again within {num_steps} steps, so a lower rate was taken."
+
+    def _train(self, lr: float, num_steps: int) -> list[float]:
+        self.stepper.rehearsal.rewind(same_batches=True)
+        return self.stepper.run((lr, (step + 0.5) / num_steps) for step in range(num_steps))
+
+    def _final_losses(self) -> dict[float, float]:
+        return {lr: final_loss(losses, self.num_steps) for lr, losses in self.losses.items()}
