@@ -235,11 +235,9 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
         self.result = result
         self._report(trainer, result)
         if self._update_attr and result.suggestion is not None and learning_rate.built_on != learning_rate.value:
-            where = "The schedule" if learning_rate.home is None else str(learning_rate.home)
+            where = "in the optimizers" if learning_rate.home is None else f"in {learning_rate.home}"
             factor = learning_rate.value / learning_rate.built_on
-            self._log(
-                f"{where} is built on {learning_rate.built_on:.3g}; the schedule reaches {factor:.3g} times that."
-            )
+            self._log(f"wrote {learning_rate.built_on:.3g} {where}: the schedule reaches {factor:.3g} times that rate.")
         if result.lr_used != result.lr_before and learning_rate.home is None:
             # A rate that is kept in the model is among the module's hyperparameters, which Lightning logs itself.
             log_hyperparams(trainer, {"lr": result.lr_used})

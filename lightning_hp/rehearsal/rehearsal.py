@@ -152,7 +152,7 @@ class Rehearsal:
 
     @property
     def planned_steps(self) -> int | None:
-        """Optimizer steps that the training still has to run, >= 1; ``None`` without a limit other than ``max_time``."""
+        """Optimizer steps that the training still has to run, >= 1; ``None`` without a limit (``max_time`` is none)."""
         loop, limits = self._own_loop, list[int]()
         if loop.epoch_loop.max_steps >= 0:
             limits.append(loop.epoch_loop.max_steps - loop.epoch_loop.global_step)

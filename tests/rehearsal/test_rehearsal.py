@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from lightning_hp.rehearsal import HOOKS_BEFORE_EPOCH, Rehearsal
 from lightning_hp.snapshot import RandomState, Snapshot
 from tests.callbacks.contract import TRAININGS, Rehearse, Training, loader
-from tests.training import Net, Samples, assert_identical, assert_same_training, train
+from tests.training import Net, Samples, Stream, assert_identical, assert_same_training, train
 
 SAME_STEPS = (
     "plain",
@@ -705,3 +705,36 @@ def test_without_a_validation_there_is_no_batch_of_it() -> None:
 
 def _expect_none(rehearsal: Rehearsal) -> None:
     assert not rehearsal.validate()
+
+
+@pytest.mark.parametrize(
+    ("options", "per_epoch", "planned"),
+    [
+        ({"max_epochs": 3}, 6, 18),
+        ({"max_epochs": 3, "accumulate_grad_batches": 4}, 2, 6),
+        ({"max_epochs": 3, "max_steps": 7}, 6, 7),
+        ({"max_epochs": 3, "limit_train_batches": 2}, 2, 6),
+        ({"max_epochs": -1, "max_steps": 50}, 6, 50),
+        ({"max_epochs": -1}, 6, None),
+        ({"max_epochs": 3, "loader": "stream"}, None, None),
+        ({"max_epochs": 3, "max_steps": 7, "loader": "stream"}, None, 7),
+        ({"max_epochs": 3, "epoch": 1}, 6, 12),
+        ({"max_epochs": 3, "max_steps": 10, "epoch": 1}, 6, 4),
+    ],
+)
+def test_how_many_steps_the_training_still_has(options: dict[str, Any], per_epoch: Any, planned: Any) -> None:
+    epoch, kind = options.pop("epoch", 0), options.pop("loader", "")
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.current_epoch == epoch:
+                with Rehearsal(trainer, pl_module, HOOKS_BEFORE_EPOCH) as rehearsal:
+                    seen.append((rehearsal.steps_per_epoch, rehearsal.planned_steps))
+                    rehearsal.step()
+                    seen.append((rehearsal.steps_per_epoch, rehearsal.planned_steps))
+                trainer.should_stop = True
+
+    data = torch.utils.data.DataLoader(Stream(), batch_size=16) if kind == "stream" else loader()
+    train(Net(), [Watch()], data, **options)
+    assert seen == [(per_epoch, planned)] * 2
