@@ -178,6 +178,7 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
             rule=check_choice("suggestion", suggestion, get_args(Rule)),
             zoom=check_bool("zoom", zoom),
             budget=None if budget is None else check_int("budget", budget, MIN_STEPS, also="None"),
+            may_halve=num_training_steps is None and mode == "exponential",
         )
         self._update_attr = check_bool("update_attr", update_attr)
         self._attr_name = check_str("attr_name", attr_name, what='a name, or "" for `lr` and `learning_rate`')

@@ -54,7 +54,7 @@ def fit(callbacks: list[Callback], module: pl.LightningModule | None = None, **k
         ({"early_stop_threshold": 1.0}, ValueError, "to be a finite number > 1, or None, but got 1.0"),
         ({"early_stop_threshold": "4"}, TypeError, "`early_stop_threshold` to be a finite number > 1, or None"),
         ({"num_repeats": 0}, ValueError, "`num_repeats` to be an int >= 1, but got 0"),
-        ({"suggestion": "best"}, ValueError, "`suggestion` to be one of 'auto', 'fall', "),
+        ({"suggestion": "best"}, ValueError, "`suggestion` to be one of 'auto', 'trainings', 'fall', "),
         ({"milestones": (-1,)}, ValueError, "`milestones[0]` to be an int >= 0, but got -1"),
         ({"milestones": 5}, TypeError, "`milestones` to be a sequence of epochs, ints >= 0, but got 5"),
         ({"min_lr": "1e-4"}, TypeError, "`min_lr` to be a finite number > 0, but got '1e-4'"),
@@ -172,7 +172,14 @@ STEPS: list[int] = []
 @pytest.mark.filterwarnings("ignore:LRFinder. the learning rate stays")
 def test_every_sweep_starts_at_the_step_of_the_training(accumulate: int) -> None:
     STEPS.clear()
-    callback = finder(num_training_steps=20, num_repeats=3, zoom=False, early_stop_threshold=None, update_attr=False)
+    callback = finder(
+        suggestion="fall",
+        num_training_steps=20,
+        num_repeats=3,
+        zoom=False,
+        early_stop_threshold=None,
+        update_attr=False,
+    )
     fit([callback], net(AnnealedByStep), accumulate_grad_batches=accumulate, max_epochs=1)
     sweep = [batch // accumulate for batch in range(20 * accumulate)]
     assert STEPS[: 60 * accumulate] == 3 * sweep
@@ -254,7 +261,7 @@ def test_it_stops_soon_after_the_loss_explodes_and_keeps_what_it_saw() -> None:
 
 
 def test_repeats_start_from_the_same_weights_over_other_batches() -> None:
-    callback = finder(num_repeats=3, update_attr=False)
+    callback = finder(suggestion="fall", num_repeats=3, update_attr=False)
     fit([callback], net(dropout=0.2), max_epochs=1)
     sweeps = callback.result.losses
     assert len(sweeps) == len(callback.result.per_repeat) == 3
@@ -264,7 +271,7 @@ def test_repeats_start_from_the_same_weights_over_other_batches() -> None:
 
 
 def test_a_second_sweep_zooms_into_the_falling_part() -> None:
-    callback = finder(zoom=True, num_repeats=2)
+    callback = finder(suggestion="fall", zoom=True, num_repeats=2)
     fit([callback], max_epochs=1)
     result = callback.result
     assert len(result.losses) == 1

@@ -11,7 +11,7 @@ Pseudo-code, with rates in half decades:
     loss of a rate = mean over the last fifth of its steps, at most the loss before training; that if it exploded
     log(lr)        = lowest point of the parabola through the best rate and its two neighbours
     if the rate is constant: go on as it moved from half of the steps to all of them, half as far at each doubling,
-                             until the length of the training
+                             and 0.05 decades, until the length of the training
     lowest         = the lowest rate below the best that reaches 95 % of its fall
     log(lr)       += (log(lowest) - log(best)) / 2
 
@@ -45,6 +45,13 @@ FAIR = 0.9
 #: The furthest that half of the steps may differ from all of them, in decades; more is noise.
 LARGEST_TREND = 0.5
 
+#: How far the best constant rate falls with each doubling of a training that has settled, in decades; measured for four
+#: doublings at most.
+DRIFT, MOST_DOUBLINGS = 0.05, 4
+
+#: A training whose loss rises by this share of its fall goes on at a lower rate.
+LOST = 0.25
+
 #: A fall below this many standard errors may be chance.
 MIN_SIGNAL = 3.0
 
@@ -73,7 +80,53 @@ def final_loss(losses: Sequence[float], num_steps: int) -> float:
     return tail if math.isfinite(tail) else math.inf
 
 
-def next_rate(final_losses: Mapping[float, float], first: float, lowest: float, highest: float) -> float | None:
+def unchanged_losses(untrained: Sequence[float], num_steps: int) -> tuple[float, float]:
+    """Between which losses the final loss of a training may lie that has changed nothing.
+
+    Args:
+        untrained: Losses before anything is learned, over any batches.
+        num_steps: Steps of a training.
+
+    Returns:
+        Their mean, three standard errors down and up.
+
+    """
+    values = np.asarray(untrained, dtype=float)
+    tail = max(1, round(TAIL * num_steps))
+    reach = MIN_SIGNAL * math.sqrt(_squared_error(values) * (1 + len(values) / tail))
+    return float(values.mean()) - reach, float(values.mean()) + reach
+
+
+def rises_again(losses: Sequence[float]) -> bool:
+    """Whether a training loses a quarter of what it had gained, or explodes: its rate is too high to go on with.
+
+    Args:
+        losses: All its losses, shape (steps,).
+
+    Returns:
+        Whether the mean of the last fifth is above the lowest mean of a fifth by a quarter of the fall to that one, and
+        by more than the noise.
+
+    """
+    values = np.asarray(losses, dtype=float)
+    if not np.isfinite(values).all():
+        return True
+    size = max(2, round(TAIL * len(values)))
+    first, last = values[:size], values[-size:]
+    starts = range(len(values) - size + 1)
+    lowest = min((values[start : start + size] for start in starts), key=lambda window: float(window.mean()))
+    rise = float(last.mean() - lowest.mean())
+    error = math.sqrt(_squared_error(last) + _squared_error(lowest))
+    return rise > LOST * float(first.mean() - lowest.mean()) and rise > MIN_SIGNAL * error
+
+
+def next_rate(
+    final_losses: Mapping[float, float],
+    first: float,
+    lowest: float,
+    highest: float,
+    unchanged: tuple[float, float] = (math.inf, math.inf),
+) -> float | None:
     """The next rate to train at: from ``first`` on the side of the best rate, until it lies between two others.
 
     Args:
@@ -81,6 +134,8 @@ def next_rate(final_losses: Mapping[float, float], first: float, lowest: float, 
         first: The first rate.
         lowest: No lower rate is tried.
         highest: No higher rate is tried.
+        unchanged: Losses between these are no different from that before the training. While that of the highest rate
+            is one of them and no other is lower, higher rates are tried: they learn sooner.
 
     Returns:
         The rate, or ``None`` once the best rate lies between two others, or at an end of what may be tried.
@@ -88,11 +143,15 @@ def next_rate(final_losses: Mapping[float, float], first: float, lowest: float, 
     """
     if not final_losses:
         return first
-    best = _best_rate(final_losses)
-    if best == min(final_losses) and best / STEP >= lowest:
-        return best / STEP
-    if best == max(final_losses) and best * STEP <= highest and math.isfinite(final_losses[best]):
-        return best * STEP
+    best, top = _best_rate(final_losses), max(final_losses)
+    lower, higher = min(final_losses) / STEP, top * STEP
+    nothing_learned = final_losses[best] >= unchanged[0]
+    if higher <= highest and nothing_learned and final_losses[top] <= unchanged[1]:
+        return higher
+    if lower >= lowest and (nothing_learned or best == min(final_losses)):
+        return lower
+    if higher <= highest and best == top and math.isfinite(final_losses[top]):
+        return higher
     return None
 
 
@@ -126,7 +185,7 @@ def choose_rate(
     if doublings > 0:
         halfway = _lowest_point({lr: final_loss(its, num_steps // 2) for lr, its in sorted(losses.items())}, start)
         trend = min(0.0, max(-LARGEST_TREND, log_lr - halfway))
-        log_lr += trend * (1 - 0.5**doublings)
+        log_lr += trend * (1 - 0.5**doublings) - DRIFT * min(doublings, MOST_DOUBLINGS)
     lowest = _lowest_down_to(final, best, final[best] + (1 - AS_GOOD) * fall)
     lr = 10 ** (log_lr + (math.log10(lowest) - math.log10(best)) / 2)
     fair = [rate for rate, loss in final.items() if loss <= final[best] + (1 - FAIR) * fall]

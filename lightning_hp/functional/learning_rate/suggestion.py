@@ -35,6 +35,12 @@ from lightning_hp.functional.learning_rate.rules import minimum_lr, slide_lr, st
 #: If half of the fall is done within this many decades of an end of the range, the range cuts the fall off.
 NEAR_END = 0.75
 
+#: Depth of a valley, in standard deviations of one loss, that is no chance; of sweeps with few steps it has to be deeper.
+MIN_SIGNAL, MIN_SIGNAL_OF_FEW, FEW_STEPS = 3.0, 5.0, 50
+
+#: Standard deviation of the kernel in decades.
+BANDWIDTH = 0.25
+
 #: The fall begins where this share of it is done.
 BEGUN = 0.1
 
@@ -84,7 +90,9 @@ class LRSuggestion:
     note: str | None = None
 
 
-def suggest_lr(lrs: ArrayLike, losses: ArrayLike, *, bandwidth: float = 0.25, min_signal: float = 5.0) -> LRSuggestion:
+def suggest_lr(
+    lrs: ArrayLike, losses: ArrayLike, *, bandwidth: float = BANDWIDTH, min_signal: float | None = None
+) -> LRSuggestion:
     """Reads a learning rate from a range test: two thirds of the way down the first valley of the smooth loss.
 
     The first valley ends where the loss is back on the plateau, since some networks have a second dip after they
@@ -97,6 +105,8 @@ def suggest_lr(lrs: ArrayLike, losses: ArrayLike, *, bandwidth: float = 0.25, mi
             earlier. Keep the losses of the explosion up to the stop: they show the edge.
         bandwidth: Standard deviation of the kernel in decades, > 0. Below 0.2 single batches become visible.
         min_signal: The smallest depth of a valley that gives a suggestion, in standard deviations of one loss, > 0.
+            ``None``: 3 for sweeps of 50 steps or more, 5 for shorter ones, whose kernel averages fewer losses. Pure
+            noise is that deep in 1 of 1500 sweeps of 112 steps, and in 1 of 60 of 15 steps.
 
     Returns:
         The suggestion, its signal, and the answer of every other rule.
@@ -125,8 +135,10 @@ def suggest_lr(lrs: ArrayLike, losses: ArrayLike, *, bandwidth: float = 0.25, mi
 
     """
     bandwidth = check_number("bandwidth", bandwidth, above=0)
-    min_signal = check_number("min_signal", min_signal, above=0)
     rates, sweeps = check_sweep(lrs, losses)
+    if min_signal is None:
+        min_signal = MIN_SIGNAL if len(rates) >= FEW_STEPS else MIN_SIGNAL_OF_FEW
+    min_signal = check_number("min_signal", min_signal, above=0, also="None")
     median = median_of_repeats(sweeps)
     found = _suggest_from_one(rates, median, bandwidth, min_signal)
     rules = {
@@ -140,6 +152,42 @@ def suggest_lr(lrs: ArrayLike, losses: ArrayLike, *, bandwidth: float = 0.25, mi
     }
     per_repeat = tuple(_suggest_from_one(rates, sweep, bandwidth, min_signal).lr for sweep in sweeps)
     return replace(found, rules=rules, per_repeat=per_repeat)
+
+
+def exploding_rate(lrs: ArrayLike, losses: ArrayLike, suggestion: LRSuggestion) -> float:
+    """The rate above which a range test explodes, also where it shows no valley: where to look for lower ones.
+
+    Args:
+        lrs: Learning rates of the sweep, shape (steps,).
+        losses: Its losses, shape (steps,) or (repeats, steps).
+        suggestion: What :func:`suggest_lr` read from it.
+
+    Returns:
+        The edge of the valley; without one the last rate at which the smooth loss is not above the plateau by more than
+        the noise of one loss.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If the shapes do not match.
+
+    Example:
+        >>> lrs = np.geomspace(1e-6, 10, 99)
+        >>> losses = 2.3 + (lrs / 0.3) ** 4
+        >>> f"{exploding_rate(lrs, losses, suggest_lr(lrs, losses)):.2f}"
+        '0.01'
+
+    """
+    check_instance("suggestion", suggestion, LRSuggestion, "an LRSuggestion")
+    if suggestion.edge is not None:
+        return suggestion.edge
+    rates, sweeps = check_sweep(lrs, losses)
+    median = median_of_repeats(sweeps)
+    finite = np.isfinite(median)
+    if finite.sum() < MIN_POINTS:
+        return float(rates[finite][-1] if finite.any() else rates[-1])
+    curve = read_curve(rates, median, BANDWIDTH)
+    below = np.flatnonzero(curve.smoothed <= curve.plateau + curve.noise)
+    return float(10 ** curve.log_lrs[below[-1] if len(below) else 0])
 
 
 def falling_part(lrs: ArrayLike, suggestion: LRSuggestion) -> tuple[float, float] | None:

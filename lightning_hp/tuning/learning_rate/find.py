@@ -18,17 +18,27 @@ from typing import TYPE_CHECKING
 
 from lightning_hp.functional.learning_rate.range_test import lr_range
 from lightning_hp.functional.learning_rate.short_trainings import FIRST
-from lightning_hp.functional.learning_rate.suggestion import LRSuggestion, falling_part, suggest_lr
+from lightning_hp.functional.learning_rate.suggestion import (
+    LRSuggestion,
+    exploding_rate,
+    falling_part,
+    suggest_lr,
+)
 from lightning_hp.hyperparameters import LearningRate, Schedule
 from lightning_hp.rehearsal import Rehearsal
 from lightning_hp.reporting import progress_bar
 from lightning_hp.results import LearningRateResult
 from lightning_hp.tuning.learning_rate.range_test import range_test
-from lightning_hp.tuning.learning_rate.settings import MIN_STEPS, LearningRateSettings, default_budget
+from lightning_hp.tuning.learning_rate.settings import (
+    DEFAULT_STEPS,
+    MIN_STEPS,
+    LearningRateSettings,
+    default_budget,
+)
 from lightning_hp.tuning.learning_rate.short_trainings import (
     MIN_TRAINING_STEPS,
-    TRAININGS_IN_BUDGET,
     ShortTrainings,
+    steps_of_each,
 )
 from lightning_hp.tuning.learning_rate.steps import Stepper
 
@@ -68,8 +78,7 @@ def find_learning_rate(
     ):
         learning_rate.follow(_simulate_schedule(rehearsal, pl_module, learning_rate, hooks))
         stepper = Stepper(rehearsal, learning_rate, settings.early_stop_threshold, on_step)
-        search = _Search(stepper, settings, rehearsal.planned_steps)
-        return search.by_trainings() if settings.rule in ("auto", "trainings") else search.by_curve(settings.rule)
+        return _Search(stepper, settings, rehearsal.planned_steps).search()
 
 
 class _Search:
@@ -82,50 +91,66 @@ class _Search:
         self._budget = default_budget(planned_steps) if settings.budget is None else settings.budget
         self._started = time.monotonic()
 
-    def by_trainings(self) -> LearningRateResult:
-        """A sweep and short trainings; a reading of the curve where these would be too short."""
-        lrs = self._settings.lrs
+    def search(self) -> LearningRateResult:
+        """Short trainings, or the reading of the curve where it was asked for or these would be too short."""
+        settings, lrs = self._settings, self._settings.lrs
+        if settings.rule not in ("auto", "trainings"):
+            return self.by_curve(settings.rule, is_named=True)
+        if settings.may_halve and self._budget < DEFAULT_STEPS:
+            lrs = tuple(lr_range(lrs[0], lrs[-1], max(MIN_STEPS, len(lrs) // 2)).tolist())
+        if settings.rule == "auto" and steps_of_each(self._budget - len(lrs)) < MIN_TRAINING_STEPS:
+            rule = "one_cycle" if self._stepper.learning_rate.is_one_cycle else "fall"
+            return self.by_curve(rule, is_named=False)
+        return self.by_trainings(lrs)
+
+    def by_trainings(self, lrs: Sequence[float]) -> LearningRateResult:
+        """A sweep and short trainings below its edge.
+
+        Args:
+            lrs: Learning rates of the sweep.
+
+        Returns:
+            The result.
+
+        """
         losses = range_test(self._stepper, lrs, 1)
         suggestion = suggest_lr(lrs, losses)
-        left = self._budget - self._stepper.num_steps
-        if left < TRAININGS_IN_BUDGET * MIN_TRAINING_STEPS:
-            if self._settings.rule == "auto":
-                return self.by_curve("one_cycle" if self._stepper.learning_rate.is_one_cycle else "fall", losses)
-            left = TRAININGS_IN_BUDGET * MIN_TRAINING_STEPS  # they were asked for
-        trainings = ShortTrainings(self._stepper, left // TRAININGS_IN_BUDGET, left)
-        edge = _edge(lrs, losses, suggestion)
+        left = max(self._budget - self._stepper.num_steps, 4 * MIN_TRAINING_STEPS)
+        trainings = ShortTrainings(self._stepper, steps_of_each(left), left)
+        edge = exploding_rate(lrs, losses, suggestion)
         first = min(max(FIRST * edge, lrs[0]), lrs[-1])
         trainings.run(first, lrs[0], lrs[-1], _untrained(lrs, losses[0], edge), self._planned_steps)
-        result = self._result(losses, suggestion, "fall", is_named=False)
+        result = self._result(lrs, losses, suggestion, "fall")
         return result.with_trainings(
-            {lr: trainings.losses[lr] for lr in sorted(trainings.losses)},
+            trainings.losses,
             trainings.choice,
             checked_losses=trainings.checked_losses,
             note=trainings.note,
             seconds=self._seconds(since=result.seconds),
         )
 
-    def by_curve(self, rule: str, losses: list[list[float]] | None = None) -> LearningRateResult:
+    def by_curve(self, rule: str, is_named: bool) -> LearningRateResult:
         """Reads the curve of sweeps.
 
         Args:
             rule: How it is read.
-            losses: A first sweep, if there was one.
+            is_named: Whether the user asked for this rule.
 
         Returns:
             The result.
 
         """
         settings, lrs = self._settings, self._settings.lrs
-        is_named = losses is None
-        if losses is None:
-            # With `zoom` the first sweep only has to find where the loss falls; if it cannot, more sweeps follow.
-            losses = range_test(self._stepper, lrs, 1 if settings.zoom else settings.num_repeats)
+        # With `zoom` the first sweep only has to find where the loss falls; if it cannot, more sweeps follow.
+        repeats = 1 if settings.zoom else settings.num_repeats
+        losses = range_test(
+            self._stepper, lrs, repeats if is_named else max(1, self._room_for(repeats, len(lrs), False))
+        )
         suggestion = suggest_lr(lrs, losses)
         if suggestion.lr is None and (more := self._room_for(settings.num_repeats - len(losses), len(lrs), is_named)):
-            losses = losses + range_test(self._stepper, lrs, more)
+            losses += range_test(self._stepper, lrs, more)
             suggestion = suggest_lr(lrs, losses)
-        result = self._result(losses, suggestion, rule, is_named)
+        result = self._result(lrs, losses, suggestion, rule, is_named)
         if settings.zoom and (part := falling_part(lrs, suggestion)) is not None:
             num_steps = max(MIN_STEPS, len(lrs) // 2)
             zoom_lrs = tuple(lr_range(part[0], part[1], num_steps).tolist())
@@ -136,10 +161,15 @@ class _Search:
         return result
 
     def _result(
-        self, losses: list[list[float]], suggestion: LRSuggestion, rule: str, is_named: bool
+        self,
+        lrs: Sequence[float],
+        losses: list[list[float]],
+        suggestion: LRSuggestion,
+        rule: str,
+        is_named: bool = False,
     ) -> LearningRateResult:
         return LearningRateResult.from_range_test(
-            self._settings.lrs,
+            lrs,
             losses,
             suggestion,
             lr_before=self._stepper.learning_rate.value,
@@ -156,15 +186,6 @@ class _Search:
         if is_named and self._settings.budget is None:
             return repeats
         return max(0, min(repeats, (self._budget - self._stepper.num_steps) // num_steps))
-
-
-def _edge(lrs: Sequence[float], losses: list[list[float]], suggestion: LRSuggestion) -> float:
-    """The rate above which a sweep explodes; its last one if it does not."""
-    if suggestion.edge is None:  # a faint valley may end at an edge too
-        suggestion = suggest_lr(lrs, losses, min_signal=1.0)
-    if suggestion.edge is not None:
-        return suggestion.edge
-    return max((lr for lr, loss in zip(lrs, losses[0], strict=True) if math.isfinite(loss)), default=lrs[-1])
 
 
 def _untrained(lrs: Sequence[float], losses: Sequence[float], edge: float) -> list[float]:

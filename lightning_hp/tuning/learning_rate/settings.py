@@ -27,6 +27,7 @@ class LearningRateSettings:
         rule: How the rate is found.
         zoom: Whether there is a second, finer sweep over the part where the loss falls.
         budget: Optimizer steps that the search may take, or ``None`` for :func:`default_budget`.
+        may_halve: Whether the sweep may take half as many steps where few are left for short trainings.
 
     """
 
@@ -36,6 +37,7 @@ class LearningRateSettings:
     rule: Rule
     zoom: bool
     budget: int | None = None
+    may_halve: bool = False
 
 
 def default_budget(planned_steps: int | None) -> int:

@@ -12,17 +12,24 @@ from lightning_hp.functional.learning_rate.short_trainings import (
     choose_rate,
     final_loss,
     next_rate,
+    rises_again,
+    unchanged_losses,
 )
 from lightning_hp.tuning.learning_rate.steps import Stepper
 
-#: What is left of the budget after the sweep is enough for this many trainings: three rates, and a check twice as long.
-TRAININGS_IN_BUDGET = 5
+#: Fewer steps say less than the range test.
+MIN_TRAINING_STEPS = 15
 
-#: Shorter trainings say less than the range test.
-MIN_TRAINING_STEPS = 20
+#: Trainings of fewer steps are made longer at the cost of the check.
+ENOUGH_STEPS = 60
 
-#: The check fails if this share of the fall is lost again.
-LOST = 0.25
+#: The check is longer than the trainings by this factor at least, or it would say nothing new.
+CHECK_FACTOR = 1.5
+
+
+def steps_of_each(budget: int) -> int:
+    """Steps of each training, so that there is room for three, and for a check that is twice as long where possible."""
+    return max(budget // 5, min(budget // 4, ENOUGH_STEPS))
 
 
 @dataclass
@@ -62,10 +69,11 @@ class ShortTrainings:
 
         """
         last = self.stepper.num_steps + self.budget
+        unchanged = unchanged_losses(untrained, self.num_steps)
         rate: float | None = first
         while rate is not None and self.stepper.num_steps + self.num_steps <= last:
             self.losses[rate] = self._train(rate, self.num_steps)
-            rate = next_rate(self._final_losses(), first, lowest, highest)
+            rate = next_rate(self._final_losses(), first, lowest, highest, unchanged)
         doublings = 0.0
         if not self.stepper.learning_rate.decays:
             doublings = math.inf if planned_steps is None else max(0.0, math.log2(planned_steps / self.num_steps))
@@ -75,15 +83,14 @@ class ShortTrainings:
 
     def _check(self, last: int, planned_steps: int | None) -> None:
         """Trains longer at the chosen rate, and takes a lower one if the loss rises again."""
-        best = min(self._final_losses().values())
         while (lr := self.choice.lr) is not None:
             num_steps = last - self.stepper.num_steps
             if planned_steps is not None:
                 num_steps = min(num_steps, planned_steps)
-            if num_steps < self.num_steps:
+            if num_steps < CHECK_FACTOR * self.num_steps:
                 return
             self.checked_losses = self._train(lr, num_steps)
-            if final_loss(self.checked_losses, num_steps) <= best + LOST * self.choice.fall:
+            if len(self.checked_losses) == num_steps and not rises_again(self.checked_losses):
                 return
             low, high = self.choice.interval or (lr, lr)
             self.choice = replace(self.choice, lr=lr / STEP, interval=(min(low, lr / STEP), min(high, lr)))

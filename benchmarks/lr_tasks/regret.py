@@ -1,0 +1,98 @@
+"""What learning-rate finders lose on the tasks: ``python -m benchmarks.lr_tasks.regret shaping`` (or ``held_out``)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import math
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from benchmarks import lr_tasks
+from benchmarks.lr_tasks import truth
+from benchmarks.lr_tasks.task import LRTask
+from lightning_hp import LRFinder
+
+SEEDS = (100, 101, 102)  # not those of the ground truth
+
+#: The rules of other finders read the range test of this package, which is no worse than theirs.
+RULES = ("fall", "steepest", "valley", "minimum")
+
+
+def score_at(measured: dict[str, Any], lr: float) -> float:
+    """The mean score at a rate, interpolated in its logarithm; outside the grid that of its end."""
+    means = np.mean(measured["score"], axis=1)
+    return float(np.interp(math.log10(lr), measured["log10_lr"], means))
+
+
+def regret(measured: dict[str, Any], lr: float) -> float:
+    """Points lost against the best rate of the grid."""
+    return float(np.mean(measured["score"], axis=1).max()) - score_at(measured, lr)
+
+
+def search(task: LRTask, seed: int, **options: Any) -> dict[str, Any]:
+    """One search, as a user starts it, from the module's own default rate."""
+    pl.seed_everything(seed, verbose=False)
+    finder = LRFinder(**options)
+    result = finder.find(task.trainer(), task.module(task.default_lr), task.loader())
+    return {
+        "task": task.name,
+        "seed": seed,
+        "lr": result.suggestion,
+        "interval": result.interval,
+        "rules": {name: result.rules[name] for name in RULES},
+        "steps": result.num_steps,
+        "seconds": round(result.seconds, 2),
+        "reason": result.reason,
+        "note": result.note,
+    }
+
+
+def lightning(task: LRTask, seed: int) -> float | None:
+    """Lightning's own finder with its defaults."""
+    from pytorch_lightning.tuner import Tuner
+
+    pl.seed_everything(seed, verbose=False)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = task.trainer()
+        trainer._default_root_dir = folder
+        found = Tuner(trainer).lr_find(task.module(task.default_lr), task.loader(), update_attr=False)
+    suggested = None if found is None else found.suggestion()
+    return suggested if suggested and math.isfinite(suggested) else None
+
+
+def path_of(group: str) -> Path:
+    """The file of the searches of a group."""
+    return Path(lr_tasks.__file__).with_name(f"{group}_searches.json")
+
+
+def main(group: str, names: list[str]) -> None:
+    """Searches on all tasks of a group, or on those named, and writes one line per search."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    tasks: tuple[LRTask, ...] = importlib.import_module(f"benchmarks.lr_tasks.{group}").TASKS
+    measured, rows = truth.load(group), []
+    for task in tasks:
+        if names and task.name not in names:
+            continue
+        for seed in SEEDS[: 1 if names else 3]:
+            row = {**search(task, seed), "lightning": lightning(task, seed)}
+            rows.append(row)
+            lost = regret(measured[task.name], row["lr"] or task.default_lr) if task.name in measured else math.nan
+            found = "none" if row["lr"] is None else f"{row['lr']:.3g}"
+            print(f"{task.name:32} {found:>9} loses {lost:5.1f}   {row['steps']} steps   {row['reason']}", flush=True)
+        if not names:
+            path_of(group).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
