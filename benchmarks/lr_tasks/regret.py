@@ -9,6 +9,7 @@ import math
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,7 @@ def lightning(task: LRTask, seed: int) -> float | None:
 
     pl.seed_everything(seed, verbose=False)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = task.trainer()
-        trainer._default_root_dir = folder
+        trainer = replace(task, options={**task.options, "default_root_dir": folder}).trainer()
         found = Tuner(trainer).lr_find(task.module(task.default_lr), task.loader(), update_attr=False)
     suggested = None if found is None else found.suggestion()
     return suggested if suggested and math.isfinite(suggested) else None

@@ -50,8 +50,8 @@ def plot_learning_rate(result: LearningRateResult, ax: Axes | None = None) -> Ax
 
     Args:
         result: The result of a range test.
-        ax: Where to plot the range test; ``None`` creates a figure, which is ``plot_learning_rate(result).figure``, with
-            the short trainings, if there are any, below the range test.
+        ax: Where to plot the range test; ``None`` creates a figure, which is ``plot_learning_rate(result).figure``.
+            Short trainings, if there are any, are then plotted below.
 
     Returns:
         The Axes.

@@ -10,13 +10,12 @@ Pseudo-code, with rates in half decades:
 
     loss of a rate = mean over the last fifth of its steps, at most the loss before training; that if it exploded
     log(lr)        = lowest point of the parabola through the best rate and its two neighbours
-    if the rate is constant: go on as it moved from half of the steps to all of them, half as far at each doubling,
-                             and 0.05 decades, until the length of the training
+    for each doubling of the steps until the length of the training:
+        log(lr) -= 0.1 if the schedule decays, else 0.05 and half as far as it moved in the doubling before
     lowest         = the lowest rate below the best that reaches 95 % of its fall
     log(lr)       += (log(lowest) - log(best)) / 2
 
-The best rate falls as the training gets longer, hence the last three lines. A short training whose rate decays to zero
-as that of the long one does has this in it already.
+The best rate falls as the training gets longer, hence the lines from "for each doubling" on.
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ FAIR = 0.9
 #: The furthest that half of the steps may differ from all of them, in decades; more is noise.
 LARGEST_TREND = 0.5
 
-#: How far the best constant rate falls with each doubling of a training that has settled, in decades; measured for four
-#: doublings at most.
-DRIFT, MOST_DOUBLINGS = 0.05, 4
+#: How far the best rate falls with each doubling of a training, in decades, where the schedule decays (compressed into
+#: the short training) and where it does not (beside the trend); measured for four doublings at most.
+DRIFT_OF_DECAY, DRIFT, MOST_DOUBLINGS = 0.1, 0.05, 4
 
 #: A training whose loss rises by this share of its fall goes on at a lower rate.
 LOST = 0.25
@@ -125,7 +124,7 @@ def next_rate(
     first: float,
     lowest: float,
     highest: float,
-    unchanged: tuple[float, float] = (math.inf, math.inf),
+    unchanged: tuple[float, float],
 ) -> float | None:
     """The next rate to train at: from ``first`` on the side of the best rate, until it lies between two others.
 
@@ -145,7 +144,7 @@ def next_rate(
         return first
     best, top = _best_rate(final_losses), max(final_losses)
     lower, higher = min(final_losses) / STEP, top * STEP
-    nothing_learned = final_losses[best] >= unchanged[0]
+    nothing_learned = unchanged[0] <= final_losses[best]
     if higher <= highest and nothing_learned and final_losses[top] <= unchanged[1]:
         return higher
     if lower >= lowest and (nothing_learned or best == min(final_losses)):
@@ -161,6 +160,7 @@ def choose_rate(
     untrained: Sequence[float],
     *,
     doublings: float = 0.0,
+    decays: bool = False,
 ) -> TrainedChoice:
     """Chooses a rate from short trainings.
 
@@ -168,8 +168,8 @@ def choose_rate(
         losses: The losses of each rate, over the same batches; fewer than ``num_steps`` where a training exploded.
         num_steps: Steps of each training, >= 2.
         untrained: Losses before anything is learned, over any batches.
-        doublings: How often the number of steps doubles until the end of the planned training. 0 where the trainings
-            follow the schedule of the planned one.
+        doublings: How often the number of steps doubles until the end of the planned training, >= 0.
+        decays: Whether the rates fell during the trainings, as they will in the planned one.
 
     Returns:
         The choice.
@@ -182,10 +182,12 @@ def choose_rate(
     if not (fall > 0 and _is_significant(losses, final, best, num_steps, untrained)):
         return TrainedChoice(reason=_reason(final, best, start))
     log_lr = _lowest_point(final, start)
-    if doublings > 0:
+    trend = 0.0
+    if not decays:
         halfway = _lowest_point({lr: final_loss(its, num_steps // 2) for lr, its in sorted(losses.items())}, start)
         trend = min(0.0, max(-LARGEST_TREND, log_lr - halfway))
-        log_lr += trend * (1 - 0.5**doublings) - DRIFT * min(doublings, MOST_DOUBLINGS)
+    log_lr += trend * (1 - 0.5**doublings)
+    log_lr -= (DRIFT_OF_DECAY if decays else DRIFT) * min(doublings, MOST_DOUBLINGS)
     lowest = _lowest_down_to(final, best, final[best] + (1 - AS_GOOD) * fall)
     lr = 10 ** (log_lr + (math.log10(lowest) - math.log10(best)) / 2)
     fair = [rate for rate, loss in final.items() if loss <= final[best] + (1 - FAIR) * fall]

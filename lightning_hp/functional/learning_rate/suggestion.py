@@ -35,7 +35,7 @@ from lightning_hp.functional.learning_rate.rules import minimum_lr, slide_lr, st
 #: If half of the fall is done within this many decades of an end of the range, the range cuts the fall off.
 NEAR_END = 0.75
 
-#: Depth of a valley, in standard deviations of one loss, that is no chance; of sweeps with few steps it has to be deeper.
+#: Depth of a valley, in standard deviations of one loss, that is no chance; sweeps with few steps need a deeper one.
 MIN_SIGNAL, MIN_SIGNAL_OF_FEW, FEW_STEPS = 3.0, 5.0, 50
 
 #: Standard deviation of the kernel in decades.

@@ -115,11 +115,14 @@ class _Search:
         """
         losses = range_test(self._stepper, lrs, 1)
         suggestion = suggest_lr(lrs, losses)
+        edge = exploding_rate(lrs, losses, suggestion)
+        untrained = _untrained(lrs, losses[0], edge)
+        if len(untrained) < 2:
+            return self._result(lrs, losses, suggestion, "fall")
         left = max(self._budget - self._stepper.num_steps, 4 * MIN_TRAINING_STEPS)
         trainings = ShortTrainings(self._stepper, steps_of_each(left), left)
-        edge = exploding_rate(lrs, losses, suggestion)
         first = min(max(FIRST * edge, lrs[0]), lrs[-1])
-        trainings.run(first, lrs[0], lrs[-1], _untrained(lrs, losses[0], edge), self._planned_steps)
+        trainings.run(first, lrs[0], lrs[-1], untrained, self._planned_steps)
         result = self._result(lrs, losses, suggestion, "fall")
         return result.with_trainings(
             trainings.losses,

@@ -74,10 +74,9 @@ class ShortTrainings:
         while rate is not None and self.stepper.num_steps + self.num_steps <= last:
             self.losses[rate] = self._train(rate, self.num_steps)
             rate = next_rate(self._final_losses(), first, lowest, highest, unchanged)
-        doublings = 0.0
-        if not self.stepper.learning_rate.decays:
-            doublings = math.inf if planned_steps is None else max(0.0, math.log2(planned_steps / self.num_steps))
-        self.choice = choose_rate(self.losses, self.num_steps, untrained, doublings=doublings)
+        doublings = math.inf if planned_steps is None else max(0.0, math.log2(planned_steps / self.num_steps))
+        decays = self.stepper.learning_rate.decays
+        self.choice = choose_rate(self.losses, self.num_steps, untrained, doublings=doublings, decays=decays)
         if self.choice.lr is not None:
             self._check(last, planned_steps)
 

@@ -1,0 +1,171 @@
+"""The choice from short trainings, against loss curves whose best rate is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lightning_hp.functional import choose_rate
+from lightning_hp.functional.learning_rate.short_trainings import (
+    STEP,
+    final_loss,
+    next_rate,
+    rises_again,
+    unchanged_losses,
+)
+
+STEPS = 100
+UNTRAINED = np.random.default_rng(0).normal(2.3, 0.05, 40).tolist()
+RATES = [10 ** (-3 + 0.5 * i) for i in range(5)]
+
+
+def training(final: float, noise: float = 0.02, steps: int = STEPS, seed: int = 0) -> list[float]:
+    """A loss that falls from 2.3 to `final` over the first half, over the same batches for the same seed."""
+    fall = np.minimum(1.0, np.arange(steps) / (0.5 * steps))
+    return (2.3 + (final - 2.3) * fall + np.random.default_rng(seed).normal(0, noise, steps)).tolist()
+
+
+def parabola(best: float, rates: list[float] = RATES) -> dict[float, list[float]]:
+    """Trainings whose final loss is a parabola over log10 of the rate; nearly exact, since all share the noise."""
+    return {lr: training(0.5 + (math.log10(lr) - best) ** 2) for lr in rates}
+
+
+def test_the_final_loss_is_the_mean_of_the_last_fifth() -> None:
+    losses = np.random.default_rng(1).normal(size=STEPS).tolist()
+    assert final_loss(losses, STEPS) == pytest.approx(sum(losses[80:]) / 20)
+    assert final_loss(losses, 50) == pytest.approx(sum(losses[40:50]) / 10)
+    assert final_loss(losses[:99], STEPS) == math.inf  # it exploded
+    assert final_loss([*losses[:99], math.nan], STEPS) == math.inf
+    assert final_loss([1.0, 2.0], 2) == 2.0
+
+
+@pytest.mark.parametrize("best", [-2.6, -2.2, -2.0, -1.9])
+def test_the_lowest_point_of_a_parabola_is_found_between_the_rates(best: float) -> None:
+    found = choose_rate(parabola(best), STEPS, UNTRAINED)
+    assert found.lr is not None and found.interval is not None
+    # At most half a step lower, where the next rate is as good.
+    assert best - 0.25 - 0.02 <= math.log10(found.lr) <= best + 0.02
+    assert found.interval[0] <= found.lr <= found.interval[1]
+    assert found.interval[0] <= 10**best <= found.interval[1]
+    assert found.fall == pytest.approx(2.3 - 0.5, abs=0.1)
+
+
+def test_of_rates_that_are_nearly_as_good_it_goes_half_way_to_the_lowest() -> None:
+    finals = {RATES[0]: 2.2, RATES[1]: 0.55, RATES[2]: 0.5, RATES[3]: 2.2}
+    found = choose_rate({lr: training(final, 1e-6) for lr, final in finals.items()}, STEPS, UNTRAINED)
+    vertex = math.log10(RATES[2]) + 0.5 * 0.5 * (0.55 - 2.2) / (0.55 - 2 * 0.5 + 2.2)
+    assert math.log10(found.lr or 0) == pytest.approx(vertex - 0.25, abs=0.01)
+
+
+def test_a_longer_training_gets_a_lower_rate() -> None:
+    """The best rate at half of the steps is 10 times the best of all steps, and the trend goes on."""
+    rates = [10 ** (-4 + 0.5 * i) for i in range(9)]
+    losses = {}
+    for lr in rates:
+        x = math.log10(lr)
+        half, end = 1.0 + 0.2 * (x + 1.7) ** 2, 0.5 + 0.2 * (x + 2.0) ** 2
+        losses[lr] = [2.3] * 2 + [half] * 48 + [end] * 50
+    none, some, many = (
+        math.log10(choose_rate(losses, STEPS, UNTRAINED, doublings=d).lr or 0) for d in (0, 1, math.inf)
+    )
+    assert some == pytest.approx(none - 0.3 * 0.5 - 0.05, abs=0.02)
+    assert many == pytest.approx(none - 0.3 - 4 * 0.05, abs=0.02)
+
+
+def test_a_trend_upwards_is_not_followed() -> None:
+    losses = {
+        lr: [2.3, 2.3] + [1 + (math.log10(lr) + 2.5) ** 2] * 48 + [0.5 + (math.log10(lr) + 2) ** 2] * 50 for lr in RATES
+    }
+    assert choose_rate(losses, STEPS, UNTRAINED, doublings=1).lr == pytest.approx(
+        10**-0.05 * (choose_rate(losses, STEPS, UNTRAINED).lr or 0)
+    )
+
+
+def test_an_exploded_training_counts_as_no_progress() -> None:
+    losses = {**parabola(-2.0, RATES[1:3]), RATES[3]: [2.3, 9.0, 80.0]}
+    found = choose_rate(losses, STEPS, UNTRAINED)
+    assert found.lr is not None and RATES[1] < found.lr < RATES[3]
+    assert found.interval is not None and found.interval[1] < RATES[3]
+
+
+def test_nothing_learned_is_refused_with_what_was_seen() -> None:
+    noise = np.random.default_rng(3)
+    losses = {lr: noise.normal(2.3, 0.05, STEPS).tolist() for lr in RATES}
+    found = choose_rate(losses, STEPS, UNTRAINED)
+    assert found.lr is found.interval is None
+    assert "No short training lowered the loss by more than its noise: 2.297 before, 2.301 at best" in (
+        found.reason or ""
+    )
+    exploded = choose_rate({lr: [2.3, 50.0] for lr in RATES}, STEPS, UNTRAINED)
+    assert "Every short training exploded, from 0.001 to 0.1" in (exploded.reason or "")
+
+
+def test_noise_alone_is_refused_nearly_always() -> None:
+    """All trainings share their batches, and differ in the small noise of their weights."""
+    wrong = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        batches = random.normal(0, 0.3, STEPS)
+        losses = {lr: (2.3 + batches + random.normal(0, 0.02, STEPS)).tolist() for lr in RATES[:3]}
+        wrong += choose_rate(losses, STEPS, random.normal(2.3, 0.3, 40).tolist()).lr is not None
+    assert wrong <= 8
+
+
+def test_a_fall_below_the_noise_of_a_batch_is_seen_on_the_same_batches() -> None:
+    random = np.random.default_rng(5)
+    batches = random.normal(0, 1.0, STEPS)
+    losses = {
+        lr: (2.3 + batches - fall * np.linspace(0, 1, STEPS) + random.normal(0, 0.02, STEPS)).tolist()
+        for lr, fall in zip(RATES[:3], (0.02, 0.3, 0.1), strict=True)
+    }
+    untrained = random.normal(2.4, 1.0, 40).tolist()
+    found = choose_rate(losses, STEPS, untrained)
+    assert found.lr == pytest.approx(RATES[1], rel=0.8)
+
+
+def climb(loss, first: float, lowest: float = 1e-9, highest: float = 1e3, unchanged=(1e9, 1e9)) -> list[float]:
+    """The rates that are tried for a function of the rate."""
+    final: dict[float, float] = {}
+    while (lr := next_rate(final, first, lowest, highest, unchanged)) is not None:
+        assert lr not in final
+        final[lr] = loss(lr)
+    return list(final)
+
+
+@pytest.mark.parametrize("best", np.linspace(-6, 1, 29).tolist())
+def test_the_best_rate_ends_between_two_others(best: float) -> None:
+    tried = climb(lambda lr: (math.log10(lr) - best) ** 2, first=1e-2)
+    exponents = sorted(math.log10(lr) for lr in tried)
+    nearest = min(exponents, key=lambda x: abs(x - best))
+    assert exponents[0] < nearest < exponents[-1]
+    assert np.diff(exponents) == pytest.approx(0.5)
+    assert len(tried) <= 4 + 2 * abs(best + 2)
+
+
+def test_explosions_lead_down_and_ends_are_kept() -> None:
+    assert climb(lambda lr: math.inf if lr > 1e-4 else lr, first=1e-2)[-1] <= 1e-4
+    assert min(climb(lambda lr: lr, first=1e-2, lowest=0.99e-3)) == pytest.approx(1e-3)
+    assert max(climb(lambda lr: -lr, first=1e-2, highest=0.2)) == pytest.approx(0.1)
+    assert climb(lambda lr: math.inf, first=1e-2, lowest=0.99e-3) == pytest.approx([1e-2, 1e-2 / STEP, 1e-3])
+
+
+def test_while_nothing_is_learned_higher_rates_are_tried_first() -> None:
+    low, high = unchanged_losses(UNTRAINED, STEPS)
+    assert low < 2.3 < high
+    assert high - low == pytest.approx(6 * 0.05 * math.sqrt(1 / 40 + 1 / 20), rel=0.3)
+    tried = climb(lambda lr: 1.0 if 0.3 < lr < 0.4 else 2.3 if lr < 1 else 9.0, 1e-2, unchanged=(low, high))
+    assert tried == pytest.approx([1e-2, 1e-2 * STEP, 0.1, 0.1 * STEP, 1.0])
+    too_high = climb(lambda lr: 1.0 if 3e-4 < lr < 4e-4 else 2.3 if lr < 1e-2 else 3.0, 1e-1, unchanged=(low, high))
+    assert too_high[:3] == pytest.approx([1e-1, 1e-1 / STEP, 1e-2])
+
+
+def test_a_loss_that_comes_back_is_seen_and_a_noisy_fall_is_none() -> None:
+    random = np.random.default_rng(0)
+    falls = 2.3 - 2 * np.minimum(1, np.arange(200) / 100)
+    assert not rises_again((falls + random.normal(0, 0.1, 200)).tolist())
+    assert not rises_again((falls + random.normal(0, 3.0, 200)).tolist())
+    back = np.concatenate([falls[:120], np.linspace(0.3, 2.2, 80)])
+    assert rises_again((back + random.normal(0, 0.1, 200)).tolist())
+    assert rises_again([*falls[:50].tolist(), math.nan])
