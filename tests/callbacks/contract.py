@@ -65,8 +65,8 @@ MEMBERS = [
     Member("rehearsal", Rehearse),
     Member(
         "lr_finder",
-        idle=lambda: _finder(update_attr=False, num_repeats=2),
-        active=lambda: _finder(num_repeats=3),
+        idle=lambda: _finder(update_attr=False, suggestion="trainings", num_training_steps=30, budget=90),
+        active=lambda: _finder(num_repeats=3, suggestion="fall"),
         applied=lambda callback: {"lr": callback.optimal_lr},
     ),
     Member(

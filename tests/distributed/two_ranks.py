@@ -20,7 +20,8 @@ DDP: dict[str, Any] = {"devices": 2, "max_epochs": 2}
 
 
 def finder(**kwargs: Any) -> LRFinder:
-    return LRFinder(**{"min_lr": 1e-4, "max_lr": 10.0, "num_training_steps": 70, "num_repeats": 1, **kwargs})
+    few = {"num_training_steps": 40, "suggestion": "trainings", "budget": 100}
+    return LRFinder(**{"min_lr": 1e-4, "max_lr": 10.0, **few, **kwargs})
 
 
 def run(callbacks: list[Any], module: dict[str, Any], trainer: dict[str, Any]) -> Run:

@@ -235,10 +235,9 @@ def _is_significant(
     untrained: Sequence[float],
 ) -> bool:
     """Whether the best training is below the untrained losses, or below another training step by step."""
-    tail = np.asarray(_tail(losses[best], num_steps))
-    error = math.sqrt(_squared_error(np.asarray(untrained)) + _squared_error(tail))
-    if float(np.mean(untrained)) - final[best] > MIN_SIGNAL * error:
+    if final[best] < unchanged_losses(untrained, num_steps)[0]:
         return True
+    tail = np.asarray(_tail(losses[best], num_steps))
     others = [np.asarray(_tail(losses[lr], num_steps)) for lr, loss in final.items() if lr != best and loss < math.inf]
     return any((other - tail).mean() > MIN_SIGNAL * math.sqrt(_squared_error(other - tail)) for other in others)
 

@@ -44,7 +44,8 @@ def test_the_final_loss_is_the_mean_of_the_last_fifth() -> None:
 @pytest.mark.parametrize("best", [-2.6, -2.2, -2.0, -1.9])
 def test_the_lowest_point_of_a_parabola_is_found_between_the_rates(best: float) -> None:
     found = choose_rate(parabola(best), STEPS, UNTRAINED)
-    assert found.lr is not None and found.interval is not None
+    assert found.lr is not None
+    assert found.interval is not None
     # At most half a step lower, where the next rate is as good.
     assert best - 0.25 - 0.02 <= math.log10(found.lr) <= best + 0.02
     assert found.interval[0] <= found.lr <= found.interval[1]
@@ -86,8 +87,10 @@ def test_a_trend_upwards_is_not_followed() -> None:
 def test_an_exploded_training_counts_as_no_progress() -> None:
     losses = {**parabola(-2.0, RATES[1:3]), RATES[3]: [2.3, 9.0, 80.0]}
     found = choose_rate(losses, STEPS, UNTRAINED)
-    assert found.lr is not None and RATES[1] < found.lr < RATES[3]
-    assert found.interval is not None and found.interval[1] < RATES[3]
+    assert found.lr is not None
+    assert RATES[1] < found.lr < RATES[3]
+    assert found.interval is not None
+    assert found.interval[1] < RATES[3]
 
 
 def test_nothing_learned_is_refused_with_what_was_seen() -> None:

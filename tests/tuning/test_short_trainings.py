@@ -1,0 +1,197 @@
+"""The short trainings of LRFinder: they are the first steps of real trainings, and they cost what they may."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from benchmarks.lr_tasks import truth
+from benchmarks.lr_tasks.regret import regret
+from benchmarks.lr_tasks.shaping import TASKS
+from lightning_hp import LRFinder
+from lightning_hp.tuning.learning_rate.settings import default_budget
+from lightning_hp.tuning.learning_rate.short_trainings import ShortTrainings, steps_of_each
+from tests.callbacks.contract import loader
+from tests.training import Net, train
+
+#: A validation draws random numbers between two epochs.
+NO_VALIDATION = {"limit_val_batches": 0, "num_sanity_val_steps": 0}
+
+
+def finder(**kwargs: Any) -> LRFinder:
+    few = {"min_lr": 1e-4, "num_training_steps": 40, "suggestion": "trainings", "update_attr": False}
+    return LRFinder(**{**few, **kwargs})
+
+
+def net(**kwargs: Any) -> Net:
+    torch.manual_seed(5)
+    return Net(**kwargs)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_each_is_the_start_of_a_training_at_its_rate(optimizer: str) -> None:
+    """To the last bit: `fit` from the same seed, with the rate typed in."""
+    torch.manual_seed(3)
+    model = net(optimizer=optimizer, dropout=0.2)
+    callback = finder(budget=160)
+    train(model, [callback], loader(shuffle=True), max_epochs=1, **NO_VALIDATION)
+    result = callback.result
+    assert len(result.trained_lrs) >= 3
+    for lr, losses in [
+        *zip(result.trained_lrs, result.trained_losses, strict=True),
+        (result.suggestion, result.checked_losses),
+    ]:
+        torch.manual_seed(3)
+        run = train(
+            net(optimizer=optimizer, dropout=0.2, lr=lr), [], loader(shuffle=True), max_epochs=40, **NO_VALIDATION
+        )
+        by_hand = [values["train_loss_step"] for _, values in run.metrics if "train_loss_step" in values]
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        assert finite == pytest.approx(by_hand[: len(finite)], rel=1e-6)
+
+
+#: Not kept in the callback, whose state a rehearsal restores.
+RATES: list[float] = []
+
+
+class Rates(Callback):
+    """Records the rate of every optimizer step of a rehearsal or a training."""
+
+    changes_gradients = True
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        RATES.append(optimizer.param_groups[0]["lr"])
+
+
+class Warm(Net):
+    """A tenth of warm-up, then a cosine to zero, over the planned steps."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
+        steps = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step / steps))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def warm_cosine(progress: float) -> float:
+    if progress < 0.1:
+        return progress / 0.1
+    return 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
+
+
+def test_the_schedule_is_compressed_into_the_steps() -> None:
+    torch.manual_seed(5)
+    RATES.clear()
+    callback = finder(budget=140, early_stop_threshold=None, max_lr=0.1)
+    train(Warm(), [callback, Rates()], loader(shuffle=True), max_epochs=50)
+    result = callback.result
+    steps = len(result.trained_losses[0])
+    wanted = [warm_cosine((step + 0.5) / steps) for step in range(steps)]
+    tried = [RATES[start : start + steps] for start in range(40, 40 + steps * len(result.trained_lrs), steps)]
+    assert sorted(max(rates) / max(wanted) for rates in tried) == pytest.approx(result.trained_lrs, rel=0.01)
+    for rates in tried:
+        assert [rate / max(rates) for rate in rates] == pytest.approx([w / max(wanted) for w in wanted], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("planned", "budget"), [(None, 600), (3, 3), (200, 200), (600, 600), (5999, 600), (6001, 600), (10_000, 1000)]
+)
+def test_the_default_budget(planned: int | None, budget: int) -> None:
+    assert default_budget(planned) == budget
+
+
+@pytest.mark.parametrize("budget", range(60, 2000, 37))
+def test_three_trainings_have_room(budget: int) -> None:
+    steps = steps_of_each(budget)
+    assert 3 * steps <= budget
+    assert budget < 300 or 3 * steps + 2 * steps <= budget  # and a check that is twice as long
+
+
+@pytest.mark.parametrize(
+    ("epochs", "options"), [(20, {}), (60, {}), (150, {}), (20, {"budget": 300}), (2, {"budget": 200})]
+)
+def test_a_search_takes_no_more_steps_than_it_may(epochs: int, options: dict[str, int]) -> None:
+    callback = LRFinder(update_attr=False, **options)
+    train(net(), [callback], loader(shuffle=True), max_epochs=epochs)
+    planned = 6 * epochs
+    assert callback.result.num_steps <= options.get("budget", min(planned, max(600, planned // 10)))
+    assert callback.result.rule == ("trainings" if planned > 100 or options else "fall")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pairs36-mlp-momentum",  # rates that look good for 150 steps, and return to chance afterwards
+        "table35-mlp-momentum",
+        "digits-mlp-sgd-batch2",  # the noise of a loss is larger than its fall
+        "friedman-mlp-adam-batch8",  # the noise is proportional to the loss
+        "price-mlp-adam",  # a heavy tail
+        "mnist-plaincnn-momentum",
+    ],
+)
+def test_trainings_that_a_range_test_alone_ruined_or_refused(name: str) -> None:
+    """Against a grid of real trainings."""
+    task = next(task for task in TASKS if task.name == name)
+    pl.seed_everything(11, verbose=False)
+    result = LRFinder().find(task.trainer(), task.module(task.default_lr), task.loader())
+    assert result.suggestion is not None, result.reason
+    assert regret(truth.load("shaping")[name], result.suggestion) <= 10 if name == "price-mlp-adam" else 5
+    assert result.interval is not None
+    assert result.interval[0] <= result.suggestion <= result.interval[1]
+
+
+class FakeStepper:
+    """Trainings of a made-up loss, in the place of those of a module."""
+
+    class FakeRehearsal:
+        def rewind(self, same_batches: bool) -> None:
+            assert same_batches
+
+    class FakeRate:
+        decays = False
+
+    rehearsal, learning_rate = FakeRehearsal(), FakeRate()
+
+    def __init__(self, loss: Any) -> None:
+        self.loss, self.num_steps = loss, 0
+
+    def run(self, moments: Iterable[tuple[float, float | None]]) -> list[float]:
+        losses = [self.loss(lr, step) for step, (lr, _) in enumerate(moments)]
+        self.num_steps += len(losses)
+        return losses
+
+
+def test_a_rate_whose_loss_rises_later_is_replaced_by_a_lower_one_that_holds() -> None:
+    def loss(lr: float, step: int) -> float:
+        fall = 2.3 - 2 * min(1.0, 30 * lr * step / 100)
+        return 2.3 if lr > 3e-3 and step > 120 else fall + 10 * lr
+
+    stepper = FakeStepper(loss)
+    trainings = ShortTrainings(stepper, 100, budget=2000)  # type: ignore[arg-type]
+    trainings.run(1e-2, 1e-7, 10.0, [2.3, 2.30001] * 5, planned_steps=300)
+    assert trainings.choice.lr is not None
+    assert trainings.choice.lr < 3e-3
+    assert "the loss rose again within 300 steps, so a lower rate was taken" in (trainings.note or "")
+    assert len(trainings.checked_losses) == 300
+    assert trainings.checked_losses[-1] < 2.1
+    assert trainings.choice.interval is not None
+    assert trainings.choice.interval[0] <= trainings.choice.lr <= trainings.choice.interval[1]
+
+
+def test_data_without_a_finite_loss_is_said_to_be_so() -> None:
+    class Broken(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) * math.nan
+
+    torch.manual_seed(5)
+    callback = finder(budget=200)
+    with pytest.warns(UserWarning, match="The loss is not finite at the first step"):
+        train(Broken(), [callback], loader(shuffle=True), max_epochs=1)
+    assert callback.result.suggestion is None
+    assert callback.result.trained_lrs == ()
