@@ -114,6 +114,7 @@ PRIVATE = (
     Private("_amp_foreach_non_finite_check_and_unscale_", ("torch",), "look for NaN in many tensors in one kernel"),
     Private("_utils", ("torch",), "import `_flatten_dense_tensors`"),
     Private("_flatten_dense_tensors", ("torch._utils",), "compute one norm of many small tensors"),
+    Private("_offset", ("pytorch_lightning.callbacks.timer:Timer",), "count a search as time of the training"),
     # Data, trees and schedulers of torch
     Private("_pytree", ("torch.utils",), "visit the tensors of nested containers"),
     Private("_iterator", ("torch.utils.data:DataLoader",), "copy a loader without its running iterator"),

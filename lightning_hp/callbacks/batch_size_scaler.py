@@ -28,7 +28,7 @@ from lightning_hp.rehearsal import (
 )
 from lightning_hp.reporting import log_hyperparams
 from lightning_hp.results import BatchSizeResult
-from lightning_hp.trainer import is_resuming, misconfiguration, release_loaders
+from lightning_hp.trainer import count_seconds, is_resuming, misconfiguration, release_loaders
 from lightning_hp.tuning.batch_size import (
     BatchSizeLimits,
     ClassOptions,
@@ -304,6 +304,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], pl.Callback):
         if settings.base_batch_size is None and lr is not None and lr == scaled:
             settings = replace(settings, base_batch_size=step)  # the rate was scaled before, to this size
         result = find_batch_size(trainer, pl_module, batch_size, settings, lr)
+        count_seconds(trainer, result.seconds)
         if self._update_attr:
             result = self._apply(trainer, batch_size, learning_rate, result)
             _SCALED[pl_module] = result.lr_used, result.effective_batch_size

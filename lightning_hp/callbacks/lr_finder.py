@@ -30,7 +30,7 @@ from lightning_hp.rehearsal import (
 )
 from lightning_hp.reporting import log_hyperparams
 from lightning_hp.results import LearningRateResult
-from lightning_hp.trainer import is_resuming
+from lightning_hp.trainer import count_seconds, is_resuming
 from lightning_hp.tuning import MIN_STEPS, LearningRateSettings, Rule, find_learning_rate
 
 #: Steps in which the learning rate grows by a factor of ten; the rule ``"fall"`` was measured with this number. A
@@ -78,6 +78,7 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
         optimal_lr: The suggested rate of the last search, or ``None``.
         result: The whole [`LearningRateResult`][lightning_hp.LearningRateResult], or ``None`` where there was no
             search: before ``fit``, under ``fast_dev_run``, when nothing will be trained.
+        results: The results of all searches in ``fit``, by the epoch before which each was.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -180,6 +181,7 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
             budget=None if budget is None else check_int("budget", budget, MIN_STEPS, also="None"),
             may_halve=num_training_steps is None and mode == "exponential",
         )
+        self.results: dict[int, LearningRateResult] = {}
         self._update_attr = check_bool("update_attr", update_attr)
         self._attr_name = check_str("attr_name", attr_name, what='a name, or "" for `lr` and `learning_rate`')
 
@@ -216,6 +218,19 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
             self._tune(trainer, pl_module, HOOKS_BEFORE_EPOCH)
 
     @override
+    def state_dict(self) -> dict[str, Any]:
+        """What was found and set, in plain types."""
+        results = {str(epoch): result.to_dict() for epoch, result in self.results.items()}
+        return {**super().state_dict(), "results": results}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what was found and set."""
+        super().load_state_dict(state_dict)
+        results = state_dict.get("results", {})
+        self.results = {int(epoch): LearningRateResult.from_dict(values) for epoch, values in results.items()}
+
+    @override
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -228,12 +243,14 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
         """Searches, sets the rate, and reports."""
         learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name, read_only=not self._update_attr)
         result = find_learning_rate(trainer, pl_module, learning_rate, self._settings, hooks)
+        if hooks == HOOKS_BEFORE_FIT:
+            count_seconds(trainer, result.seconds)
         if result.suggestion is not None and self._update_attr:
             learning_rate.apply(result.suggestion)
             home = () if learning_rate.home is None else learning_rate.home.paths
             self._applied = {"lr": learning_rate.built_on, "home": list(home)}
             result = result.with_used(result.suggestion)
-        self.result = result
+        self.result = self.results[trainer.current_epoch] = result
         self._report(trainer, result)
         if self._update_attr and result.suggestion is not None and learning_rate.built_on != learning_rate.value:
             where = "in the optimizers" if learning_rate.home is None else f"in {learning_rate.home}"

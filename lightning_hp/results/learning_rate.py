@@ -67,7 +67,8 @@ class LearningRateResult:
         per_repeat: What the rule ``fall`` suggests for each repeat on its own.
         signal: Depth of the fall in standard deviations of a single loss, >= 0.
         num_steps: Training steps of the rehearsal.
-        seconds: Duration of the range test.
+        seconds: Duration of the search.
+        planned_steps: Training steps of the training itself, or ``None`` if unknown.
         zoom_lrs: Learning rates of a second sweep over the part where the loss falls; empty if there was none.
         zoom_losses: Losses of the second sweep, as ``losses``.
         zoom_smoothed: Smoothed losses of the second sweep, as ``smoothed``.
@@ -125,6 +126,7 @@ class LearningRateResult:
     trained_lrs: tuple[float, ...] = ()
     trained_losses: tuple[tuple[float, ...], ...] = ()
     checked_losses: tuple[float, ...] = ()
+    planned_steps: int | None = None
 
     def __post_init__(self) -> None:
         self._check_sweep("lrs", "losses", "smoothed")
@@ -152,6 +154,7 @@ class LearningRateResult:
             num_steps=check_int("num_steps", self.num_steps, 0),
             seconds=check_number("seconds", self.seconds, minimum=0),
             zoom_is_read=check_bool("zoom_is_read", self.zoom_is_read),
+            planned_steps=optional(check_int, "planned_steps", self.planned_steps, 0),
         )
 
     def _check_sweep(self, *names: str) -> None:
@@ -192,6 +195,7 @@ class LearningRateResult:
         rule: str = "fall",
         is_named: bool = False,
         seconds: float = 0.0,
+        planned_steps: int | None = None,
     ) -> LearningRateResult:
         """Builds the result of a range test whose suggestion is not used yet: ``lr_used`` is ``lr_before``.
 
@@ -204,6 +208,7 @@ class LearningRateResult:
             is_named: Whether the user asked for this rule: if it finds a rate, it then gives it, with the reason of the
                 refusal as a note.
             seconds: Duration of the range test.
+            planned_steps: Training steps of the training itself, or ``None`` if unknown.
 
         Returns:
             The result.
@@ -224,6 +229,7 @@ class LearningRateResult:
             lr_used=lr_before,
             num_steps=_count_steps(sweeps),
             seconds=seconds,
+            planned_steps=planned_steps,
             **_read(suggestion, rule, is_named=check_bool("is_named", is_named)),
         )
 
@@ -437,9 +443,10 @@ class LearningRateResult:
         lines.append(f"  before {self.lr_before:.3g}, used {self.lr_used:.3g}")
         lines.append("  " + " | ".join(f"{name} {_format_rate(lr)}" for name, lr in self.rules.items()))
         repeats = f" of {len(self.losses)} sweeps" if len(self.losses) > 1 else ""
+        training = "" if self.planned_steps is None else f" (the training: {self.planned_steps} steps)"
         lines.append(
-            f"  {self.num_steps} steps{repeats} in {self.seconds:.1f} s, from {self.lrs[0]:.3g} to {self.lrs[-1]:.3g}"
-            f"; the fall is {self.signal:.{0 if self.signal > 10 else 1}f} times the noise"
+            f"  {self.num_steps} steps{repeats} in {self.seconds:.1f} s{training}, from {self.lrs[0]:.3g} to"
+            f" {self.lrs[-1]:.3g}; the fall is {self.signal:.{0 if self.signal > 10 else 1}f} times the noise"
         )
         return "\n".join(lines)
 

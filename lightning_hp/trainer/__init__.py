@@ -38,6 +38,7 @@ from lightning_hp.trainer.ranks import (
     reduce_over_ranks,
 )
 from lightning_hp.trainer.supported import STRATEGIES_IN_WORDS, is_supported, uninitialized_parameters
+from lightning_hp.trainer.timers import count_seconds, seconds_left
 
 __all__ = [
     "STRATEGIES_IN_WORDS",
@@ -46,6 +47,7 @@ __all__ = [
     "build_optimizers",
     "building_without_effects",
     "copy_loaders",
+    "count_seconds",
     "flatten_loaders",
     "forms_its_batches",
     "independent_ranks",
@@ -70,6 +72,7 @@ __all__ = [
     "reshard",
     "resize_loaders",
     "samples_of",
+    "seconds_left",
     "simulated_progress",
     "training_has_begun",
     "uninitialized_parameters",

@@ -30,7 +30,7 @@ def result(losses=None, lrs=LRS, lr_before=1e-4, **kwargs):
 def test_the_title_tells_the_answer():
     ax = plot_learning_rate(result())
     assert ax.get_title(loc="left") == f"Suggested learning rate {result().suggestion:.3g}"
-    assert texts(ax)[-1].startswith("two thirds of the fall · fair from")
+    assert texts(ax)[-1].startswith("two thirds of the fall; ")
     assert ax.get_xscale() == "log"
     draw(ax)
 

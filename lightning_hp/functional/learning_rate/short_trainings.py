@@ -41,6 +41,8 @@ AS_GOOD = 0.95
 #: Rates that reach this share of the best fall are fair choices.
 FAIR = 0.9
 
+NO_MEASURE = "it may be no measure of what is learned (policy gradient, contrastive loss with a queue)"
+
 #: The furthest that half of the steps may differ from all of them, in decades; more is noise.
 LARGEST_TREND = 0.5
 
@@ -178,9 +180,11 @@ def choose_rate(
     final = {lr: final_loss(its, num_steps) for lr, its in sorted(losses.items())}
     best = _best_rate(final)
     start = float(np.mean(untrained))
+    if _is_no_measure(untrained):
+        return TrainedChoice(reason=f"The loss before training changes its sign, around {start:.3g}: {NO_MEASURE}.")
     fall = start - final[best]
     if not (fall > 0 and _is_significant(losses, final, best, num_steps, untrained)):
-        return TrainedChoice(reason=_reason(final, best, start))
+        return TrainedChoice(reason=_reason(final, best, start, unchanged_losses(untrained, num_steps)))
     log_lr = _lowest_point(final, start)
     trend = 0.0
     if not decays:
@@ -242,14 +246,24 @@ def _is_significant(
     return any((other - tail).mean() > MIN_SIGNAL * math.sqrt(_squared_error(other - tail)) for other in others)
 
 
+def _is_no_measure(untrained: Sequence[float]) -> bool:
+    """Whether the losses before training have both signs and a mean that may be zero, as those of a policy gradient."""
+    mean, error = float(np.mean(untrained)), math.sqrt(_squared_error(np.asarray(untrained)))
+    return min(untrained) < 0 < max(untrained) and abs(mean) < MIN_SIGNAL * error
+
+
 def _squared_error(values: np.ndarray) -> float:
     """The squared standard error of a mean."""
     return float(values.var(ddof=1)) / len(values) if len(values) > 1 else math.inf
 
 
-def _reason(final: Mapping[float, float], best: float, start: float) -> str:
+def _reason(final: Mapping[float, float], best: float, start: float, unchanged: tuple[float, float]) -> str:
     if not math.isfinite(final[best]):
         return f"Every short training exploded, from {min(final):.3g} to {max(final):.3g}: try lower rates."
+    if min(final.values()) > unchanged[1]:
+        return (
+            f"The loss rises at every rate from {min(final):.3g} to {max(final):.3g}, from {start:.4g}: {NO_MEASURE}."
+        )
     return (
         f"No short training lowered the loss by more than its noise: {start:.4g} before,"
         f" {final[best]:.4g} at best, with rates from {min(final):.3g} to {max(final):.3g}."

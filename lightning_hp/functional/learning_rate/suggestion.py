@@ -41,6 +41,9 @@ MIN_SIGNAL, MIN_SIGNAL_OF_FEW, FEW_STEPS = 3.0, 5.0, 50
 #: Standard deviation of the kernel in decades.
 BANDWIDTH = 0.25
 
+#: Depth of a valley that is more than rounding.
+FAINT = 0.01
+
 #: The fall begins where this share of it is done.
 BEGUN = 0.1
 
@@ -57,7 +60,7 @@ class LRSuggestion:
             stopped being finite. ``None`` if the range ended earlier; then `one_cycle` uses the end of the range, which
             is lower.
         rules: The rate by every rule of ``RULES``: ``fall`` (= `lr`), ``one_cycle``, ``half`` (50 % of the fall), and
-            ``steepest``, ``valley``, ``slide``, ``minimum`` of other finders, which may have an answer where `lr` is
+            ``steepest``, ``valley``, ``slide``, ``minimum`` of other finders. They may have an answer where `lr` is
             ``None``.
         per_repeat: The `lr` of each repeat by itself. Their spread shows how much the batches matter.
         smoothed: The smooth loss, shape (steps,), NaN where the sweep stopped earlier.
@@ -141,10 +144,12 @@ def suggest_lr(
     min_signal = check_number("min_signal", min_signal, above=0, also="None")
     median = median_of_repeats(sweeps)
     found = _suggest_from_one(rates, median, bandwidth, min_signal)
+    # Of a valley that may be chance they are known too, for a user who asks for one of them by name.
+    faint = found if found.lr is not None else _suggest_from_one(rates, median, bandwidth, min_signal=FAINT)
     rules = {
-        "fall": found.lr,
-        "one_cycle": found.one_cycle,
-        "half": None if found.interval is None else found.interval[0],
+        "fall": faint.lr,
+        "one_cycle": faint.one_cycle,
+        "half": None if faint.interval is None else faint.interval[0],
         "steepest": steepest_lr(rates, median),
         "valley": valley_lr(rates, median),
         "slide": slide_lr(rates, median),
@@ -173,8 +178,8 @@ def exploding_rate(lrs: ArrayLike, losses: ArrayLike, suggestion: LRSuggestion) 
     Example:
         >>> lrs = np.geomspace(1e-6, 10, 99)
         >>> losses = 2.3 + (lrs / 0.3) ** 4
-        >>> f"{exploding_rate(lrs, losses, suggest_lr(lrs, losses)):.2f}"
-        '0.01'
+        >>> f"{exploding_rate(lrs, losses, suggest_lr(lrs, losses)):.3f}"
+        '0.004'
 
     """
     check_instance("suggestion", suggestion, LRSuggestion, "an LRSuggestion")
@@ -250,7 +255,7 @@ def _suggest_from_one(lrs: Array, losses: Array, bandwidth: float, min_signal: f
     smoothed[finite] = curve.smoothed
     nothing = LRSuggestion(smoothed=smoothed, median=losses, plateau=curve.plateau, signal=max(0.0, valley.signal))
 
-    if valley.signal < 1:
+    if valley.signal < min(1.0, min_signal) or valley.fall <= 0:
         start, bottom = f"{curve.plateau:.4g}", f"{curve.plateau - valley.fall:.4g}"
         reason = f"The fall of the loss, from {start} to {bottom}, is less than its noise, {curve.noise:.2g}."
         if start == bottom or valley.fall <= 0:

@@ -28,10 +28,12 @@ from lightning_hp.hyperparameters import LearningRate, Schedule
 from lightning_hp.rehearsal import Rehearsal
 from lightning_hp.reporting import progress_bar
 from lightning_hp.results import LearningRateResult
+from lightning_hp.trainer import reduce_over_ranks, seconds_left
 from lightning_hp.tuning.learning_rate.range_test import range_test
 from lightning_hp.tuning.learning_rate.settings import (
     DEFAULT_STEPS,
     MIN_STEPS,
+    TIME_SHARE,
     LearningRateSettings,
     default_budget,
 )
@@ -72,22 +74,30 @@ def find_learning_rate(
         MisconfigurationException: If the training cannot be rehearsed.
 
     """
+    time_left = seconds_left(trainer)  # a rehearsal mutes the callback that knows
     with (
         progress_bar(trainer, "Finding the learning rate", "steps") as on_step,
         Rehearsal(trainer, pl_module, hooks) as rehearsal,
     ):
         learning_rate.follow(_simulate_schedule(rehearsal, pl_module, learning_rate, hooks))
         stepper = Stepper(rehearsal, learning_rate, settings.early_stop_threshold, on_step)
-        return _Search(stepper, settings, rehearsal.planned_steps).search()
+        return _Search(stepper, settings, rehearsal.planned_steps, time_left).search()
 
 
 class _Search:
     """One search, in an open rehearsal."""
 
-    def __init__(self, stepper: Stepper, settings: LearningRateSettings, planned_steps: int | None) -> None:
+    def __init__(
+        self,
+        stepper: Stepper,
+        settings: LearningRateSettings,
+        planned_steps: int | None,
+        time_left: float | None,
+    ) -> None:
         self._stepper = stepper
         self._settings = settings
         self._planned_steps = planned_steps
+        self._time_left = time_left
         self._budget = default_budget(planned_steps) if settings.budget is None else settings.budget
         self._started = time.monotonic()
 
@@ -119,6 +129,7 @@ class _Search:
         untrained = _untrained(lrs, losses[0], edge)
         if len(untrained) < 2:
             return self._result(lrs, losses, suggestion, "fall")
+        self._keep_to_time()
         left = max(self._budget - self._stepper.num_steps, 4 * MIN_TRAINING_STEPS)
         trainings = ShortTrainings(self._stepper, steps_of_each(left), left)
         first = min(max(FIRST * edge, lrs[0]), lrs[-1])
@@ -179,7 +190,16 @@ class _Search:
             rule=rule,
             is_named=is_named,
             seconds=self._seconds(),
+            planned_steps=self._planned_steps,
         )
+
+    def _keep_to_time(self) -> None:
+        """Lowers the budget to what the steps so far show to fit into a share of ``max_time``, equal on all ranks."""
+        if self._time_left is None or self._settings.budget is not None:
+            return
+        steps = TIME_SHARE * self._time_left * self._stepper.num_steps / max(self._seconds(), 1e-6)
+        trainer = self._stepper.rehearsal.trainer
+        self._budget = int(reduce_over_ranks(trainer, [min(float(self._budget), steps)], "min")[0])
 
     def _seconds(self, since: float = 0.0) -> float:
         return time.monotonic() - self._started - since

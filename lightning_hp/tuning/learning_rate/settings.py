@@ -15,6 +15,9 @@ MIN_STEPS = 10
 DEFAULT_STEPS = 600
 DEFAULT_SHARE = 0.1
 
+#: Share of a training that is limited in time (``max_time``) which a search may take, beside its first sweep.
+TIME_SHARE = 0.25
+
 
 @dataclass(frozen=True)
 class LearningRateSettings:
