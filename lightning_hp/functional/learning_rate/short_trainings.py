@@ -195,8 +195,8 @@ def choose_rate(
     lowest = _lowest_down_to(final, best, final[best] + (1 - AS_GOOD) * fall)
     lr = 10 ** (log_lr + (math.log10(lowest) - math.log10(best)) / 2)
     fair = [rate for rate, loss in final.items() if loss <= final[best] + (1 - FAIR) * fall]
-    half_step = math.sqrt(STEP)
-    interval = min(lr, min(fair) / half_step), max(lr, max(fair) * half_step)
+    # A whole step below and half a step above: the best rate of a long training is rather lower.
+    interval = min(lr, min(fair) / STEP), max(lr, max(fair) * math.sqrt(STEP))
     return TrainedChoice(lr, interval, fall)
 
 

@@ -168,7 +168,7 @@ def exploding_rate(lrs: ArrayLike, losses: ArrayLike, suggestion: LRSuggestion) 
         suggestion: What :func:`suggest_lr` read from it.
 
     Returns:
-        The edge of the valley; without one the last rate at which the smooth loss is not above the plateau by more than
+        The edge of a deep valley; without one the last rate at which the smooth loss is not above the plateau by more than
         the noise of one loss.
 
     Raises:
@@ -183,7 +183,7 @@ def exploding_rate(lrs: ArrayLike, losses: ArrayLike, suggestion: LRSuggestion) 
 
     """
     check_instance("suggestion", suggestion, LRSuggestion, "an LRSuggestion")
-    if suggestion.edge is not None:
+    if suggestion.edge is not None and suggestion.signal >= MIN_SIGNAL_OF_FEW:
         return suggestion.edge
     rates, sweeps = check_sweep(lrs, losses)
     median = median_of_repeats(sweeps)
