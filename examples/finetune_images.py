@@ -24,7 +24,7 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 from _finetuning import (
-    ONE_RANGE_TEST,
+    FEW_STEPS,
     common_arguments,
     count_confusions,
     draw,
@@ -120,7 +120,7 @@ def main() -> None:
     pl.seed_everything(1, verbose=False)
     options = {"lr_ratios": {"backbone": 0.1}, "scheduler": "CosineAnnealingLR"}
     model = Classifier(backbone.train(), len(classes), heads[best], **options)
-    scaler, finder = BatchSizeScaler(), LRFinder(**ONE_RANGE_TEST)
+    scaler, finder = BatchSizeScaler(), LRFinder(**FEW_STEPS)
     settings = {"epochs": args.epochs, "batch_size": 32, "folder": args.logdir, "name": "finetuned"}
     trainer = fit(model, data, **settings, callbacks=[scaler, finder])
     print(f"\n{scaler.result}\n\n{finder.result}", flush=True)

@@ -25,7 +25,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from _finetuning import (
-    ONE_RANGE_TEST,
+    FEW_STEPS,
     common_arguments,
     count_confusions,
     draw,
@@ -150,7 +150,7 @@ def main() -> None:
     # The found rate is that of the new head; the pretrained attention layers need a much smaller one.
     settings = {"lr_ratios": {"backbone": 0.01}, "scheduler": "CosineAnnealingLR"}
     model = Classifier(backbone(best).train(), len(classes), {"n_hidden_layers": 0}, **settings)
-    scaler, finder = BatchSizeScaler(), LRFinder(**ONE_RANGE_TEST)
+    scaler, finder = BatchSizeScaler(), LRFinder(**FEW_STEPS)
     options = {"epochs": args.epochs, "batch_size": 16, "folder": args.logdir, "name": "finetuned"}
     trainer = fit(model, data, **options, callbacks=[scaler, finder])
     print(f"\n{scaler.result}\n\n{finder.result}", flush=True)

@@ -1,4 +1,4 @@
-"""LRFinder: a learning-rate range test on the training that follows."""
+"""LRFinder: a range test and short trainings of the training that follows."""
 
 from __future__ import annotations
 
@@ -40,33 +40,38 @@ STEPS_PER_DECADE = 14
 
 
 class LRFinder(Finder[LearningRateResult], pl.Callback):
-    """Finds a learning rate by a range test on your own training, sets it, and restores everything else.
+    """Finds a learning rate by short trainings of your own training, sets it, and restores everything else.
 
-    Before the training starts, LRFinder runs real training steps (your model, data, optimizer, precision, strategy and
-    gradient accumulation) at learning rates that rise from ``min_lr`` to ``max_lr``. It reads from the losses the
-    learning rate at which two thirds of their fall are done, restores everything bit for bit, and sets that learning
-    rate: in the model's ``lr`` (or ``learning_rate``), if it has one, so that optimizers and schedulers are built with
-    it; otherwise in the optimizers and schedulers. The ratios between parameter groups are kept. If the curve shows no
-    learning, the learning rate is not changed, and a warning gives the reason. A resumed run does not search again.
+    Before the training starts, LRFinder runs real training steps (your model, data, optimizer, schedule, precision,
+    strategy and gradient accumulation). A range test, with learning rates that rise from ``min_lr`` to ``max_lr``,
+    shows where the loss explodes. Below that, short trainings at a few rates start from the same weights over the same
+    batches, with your schedule compressed into them, and a longer one checks the rate that they choose. Everything is
+    restored bit for bit, and the rate is set: in the model's ``lr`` (or ``learning_rate``), if it has one, so that
+    optimizers and schedulers are built with it; otherwise in the optimizers and schedulers. The ratios between
+    parameter groups are kept. If nothing shows that the module learns, the learning rate is not changed, and a warning
+    gives the reason. A resumed run does not search again.
 
     Args:
-        min_lr: The smallest learning rate of the sweep, > 0. It should be too small to learn anything.
-        max_lr: The largest learning rate of the sweep, > ``min_lr``.
-        num_training_steps: Optimizer steps of one sweep, >= 10. ``None``: 14 per decade, a factor of ten
-            in the learning rate.
+        min_lr: The smallest learning rate, > 0. It should be too small to learn anything.
+        max_lr: The largest learning rate, > ``min_lr``.
+        num_training_steps: Optimizer steps of one sweep of the range test, >= 10. ``None``: 14 per decade, a factor of
+            ten in the learning rate, and half as many before short trainings with a budget below 600.
         mode: ``"exponential"``: the rate grows by a factor in each step; ``"linear"``: by a constant.
-        early_stop_threshold: Ends a sweep when its loss stays above this multiple of the initial loss, > 1;
-            ``None``: only when the loss is not finite.
-        suggestion: How the curve is read. ``"auto"``: ``"one_cycle"`` if the schedule is ``OneCycleLR``, otherwise
-            ``"fall"``. ``"fall"``: two thirds of the fall. ``"one_cycle"``: a peak rate, between a quarter of the fall
-            and the rate at which the loss explodes. The rules of other finders: ``"steepest"`` (per factor of the
-            rate), ``"valley"``, ``"slide"``, ``"minimum"`` (a tenth of the rate at the minimum), ``"half"`` (half of
-            the fall). All are computed and marked in the figure.
-        num_repeats: Sweeps whose median is read, >= 1, from the same weights over different batches. A single sweep is
-            sometimes misled by a few unusual batches.
-        zoom: Whether there is a second, finer sweep over the part where the loss falls. One sweep (``num_repeats``
-            sweeps if it is too noisy) over the whole range finds that part, and ``num_repeats`` sweeps of half as many
-            steps over it are read. ``False``: ``num_repeats`` sweeps over the whole range are read.
+        early_stop_threshold: Ends a sweep or a short training when its loss stays above this multiple of the initial
+            loss, > 1; ``None``: only when the loss is not finite.
+        suggestion: How the rate is found. ``"trainings"``: by short trainings. ``"auto"``: by short trainings too, or
+            by the range test alone where ``budget`` has no room for three of 15 steps. By name a rule that reads
+            the range test alone: ``"fall"``: two thirds of the fall. ``"one_cycle"``: a peak rate, between a quarter
+            of the fall and the rate at which the loss explodes. ``"half"``: half of the fall. The rules of other
+            finders: ``"steepest"`` (per factor of the rate), ``"valley"``, ``"slide"``, ``"minimum"`` (a tenth of the
+            rate at the minimum). All are computed and marked in the figure.
+        budget: Optimizer steps that the search may take, >= 10; one sweep is always run. ``None``: 600 or a tenth of
+            the training, whichever is more, and never more than the training. More steps make the short trainings
+            longer. Under ``max_time`` at most a quarter of that time.
+        num_repeats: Sweeps whose median a rule by name reads, >= 1, from the same weights over different batches.
+        zoom: Whether a rule by name reads a second, finer sweep over the part where the loss falls. One sweep
+            (``num_repeats`` sweeps if it is too noisy) over the whole range finds that part, and ``num_repeats`` sweeps
+            of half as many steps over it are read. ``False``: ``num_repeats`` sweeps over the whole range are read.
         milestones: Epochs before which to search; ``(0,)``: before the training. At a later epoch the search starts
             with the weights and the optimizer state of that moment. It finds the rate on which the schedule is built: a
             schedule that has decayed to a tenth continues at a tenth of it.
@@ -88,8 +93,9 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
             no learning rate, or if a schedule could not be moved to another rate.
 
     Note:
-        The search takes about 280 training steps by default (112, then 3 times 56), each as long as a step of ``fit``,
-        and one copy of the weights and the optimizer state in host memory.
+        The search takes at most ``budget`` training steps, each as long as a step of ``fit``, and one copy of the
+        weights and the optimizer state in host memory. The loaders start again for each short training. Time that the
+        search takes counts for ``max_time``.
 
         The rate that is found is the highest that the schedule reaches in the planned training. For a schedule that
         climbs to ten times the rate that it is built on, a tenth of it is written. The groups have the ratios that they
@@ -105,13 +111,13 @@ class LRFinder(Finder[LearningRateResult], pl.Callback):
         written to the Trainer's loggers. The learning rate that was set is in the logged hyperparameters and in the
         checkpoint.
 
-        Parameter-free optimizers (Prodigy, D-Adaptation, DoG) are skipped: their ``lr`` is not a learning rate.
-        Fine-tuning a pretrained transformer often needs a learning rate far below the one at which its loss falls
-        fastest: compare with a short real training. A long warm-up allows larger rates than a sweep can show.
+        Parameter-free optimizers (Prodigy, D-Adaptation, DoG) are skipped: their ``lr`` is not a learning rate. The
+        training loss decides, so a loss that is no measure of progress (policy gradient, contrastive loss with a queue)
+        finds no good rate; where this can be seen, the search says so and suggests none.
 
     References:
-        Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017 (the range test). The rule that reads the
-        curve was measured against real trainings; see the card.
+        Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017 (the range test). The choice from the short
+        trainings was designed on one set of tasks and measured on another; see the card.
 
     Example:
         >>> import torch, pytorch_lightning as pl
