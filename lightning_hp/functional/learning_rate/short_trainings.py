@@ -9,13 +9,12 @@ Pseudo-code, with rates in half decades:
     while the best rate is the lowest or the highest one: train at the next rate on that side
 
     loss of a rate = mean over the last fifth of its steps, at most the loss before training; that if it exploded
-    log(lr)        = lowest point of the parabola through the best rate and its two neighbours
+    log(lr)        = lowest point of the parabola through the best rate and its two neighbours;
+                     a quarter of a decade below the best one if there is no higher one
     for each doubling of the steps until the length of the training:
         log(lr) -= 0.1 if the schedule decays, else 0.05 and half as far as it moved in the doubling before
-    lowest         = the lowest rate below the best that reaches 95 % of its fall
-    log(lr)       += (log(lowest) - log(best)) / 2
 
-The best rate falls as the training gets longer, hence the lines from "for each doubling" on.
+The best rate falls as the training gets longer, hence the last two lines.
 """
 
 from __future__ import annotations
@@ -29,14 +28,12 @@ import numpy as np
 #: Ratio of neighbouring rates: half a decade.
 STEP = math.sqrt(10)
 
-#: The first rate, as a share of the rate at which the range test explodes: the middle of where the best ones lie.
-FIRST = 0.1
+#: The first rate, as a share of the rate at which the range test explodes: the middle of where the best ones lie. Where
+#: the range test shows no deep valley, its losses rise only far above the rates that learn.
+FIRST, FIRST_WITHOUT_VALLEY = 0.1, 0.03
 
 #: The loss of a training is the mean over this share of its steps, the last ones.
 TAIL = 0.2
-
-#: Rates that reach this share of the best fall count as good as the best.
-AS_GOOD = 0.95
 
 #: Rates that reach this share of the best fall are fair choices.
 FAIR = 0.9
@@ -135,8 +132,8 @@ def next_rate(
         first: The first rate.
         lowest: No lower rate is tried.
         highest: No higher rate is tried.
-        unchanged: Losses between these are no different from that before the training. While that of the highest rate
-            is one of them and no other is lower, higher rates are tried: they learn sooner.
+        unchanged: Losses between these are no different from that before the training. While no rate is below them,
+            lower and higher ones are tried in turn; higher ones only while their losses are not above them.
 
     Returns:
         The rate, or ``None`` once the best rate lies between two others, or at an end of what may be tried.
@@ -146,12 +143,15 @@ def next_rate(
         return first
     best, top = _best_rate(final_losses), max(final_losses)
     lower, higher = min(final_losses) / STEP, top * STEP
-    nothing_learned = unchanged[0] <= final_losses[best]
-    if higher <= highest and nothing_learned and final_losses[top] <= unchanged[1]:
-        return higher
-    if lower >= lowest and (nothing_learned or best == min(final_losses)):
+    if unchanged[0] <= final_losses[best]:  # nothing is learned yet: both sides in turn
+        may_rise = higher <= highest and final_losses[top] <= unchanged[1]
+        is_turn = sum(lr < first for lr in final_losses) > sum(lr > first for lr in final_losses)
+        if may_rise and (is_turn or lower < lowest):
+            return higher
+        return lower if lower >= lowest else None
+    if lower >= lowest and best == min(final_losses):
         return lower
-    if higher <= highest and best == top and math.isfinite(final_losses[top]):
+    if higher <= highest and best == top:
         return higher
     return None
 
@@ -192,8 +192,7 @@ def choose_rate(
         trend = min(0.0, max(-LARGEST_TREND, log_lr - halfway))
     log_lr += trend * (1 - 0.5**doublings)
     log_lr -= (DRIFT_OF_DECAY if decays else DRIFT) * min(doublings, MOST_DOUBLINGS)
-    lowest = _lowest_down_to(final, best, final[best] + (1 - AS_GOOD) * fall)
-    lr = 10 ** (log_lr + (math.log10(lowest) - math.log10(best)) / 2)
+    lr = 10**log_lr
     fair = [rate for rate, loss in final.items() if loss <= final[best] + (1 - FAIR) * fall]
     # A whole step below and half a step above: the best rate of a long training is rather lower.
     interval = min(lr, min(fair) / STEP), max(lr, max(fair) * math.sqrt(STEP))
@@ -210,25 +209,20 @@ def _best_rate(final_losses: Mapping[float, float]) -> float:
 
 
 def _lowest_point(final_losses: Mapping[float, float], start: float) -> float:
-    """log10 of the rate at the lowest point of a parabola through the best rate and its neighbours, if it has two."""
+    """log10 of the rate at the lowest point of a parabola through the best rate and its neighbours.
+
+    Without a lower neighbour it is the best rate; without a higher one half a step below, to be safe.
+    """
     rates, losses = list(final_losses), [min(loss, start) for loss in final_losses.values()]
     best = int(np.argmin(losses))
-    if not 0 < best < len(rates) - 1:
+    if best == len(rates) - 1:
+        return math.log10(rates[best]) - math.log10(STEP) / 2
+    if best == 0:
         return math.log10(rates[best])
     below, lowest, above = losses[best - 1 : best + 2]
     curvature = below - 2 * lowest + above
     shift = 0.5 * (below - above) / curvature if curvature > 0 else 0.0
     return math.log10(rates[best]) + math.log10(STEP) * shift
-
-
-def _lowest_down_to(final_losses: Mapping[float, float], best: float, level: float) -> float:
-    """The lowest rate from the best one down without a gap whose loss is at most ``level``."""
-    lowest = best
-    for lr in sorted((lr for lr in final_losses if lr < best), reverse=True):
-        if final_losses[lr] > level:
-            break
-        lowest = lr
-    return lowest
 
 
 def _is_significant(

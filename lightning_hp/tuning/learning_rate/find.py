@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lightning_hp.functional.learning_rate.range_test import lr_range
-from lightning_hp.functional.learning_rate.short_trainings import FIRST
+from lightning_hp.functional.learning_rate.short_trainings import FIRST, FIRST_WITHOUT_VALLEY
 from lightning_hp.functional.learning_rate.suggestion import (
+    MIN_SIGNAL_OF_FEW,
     LRSuggestion,
     exploding_rate,
     falling_part,
@@ -132,7 +133,8 @@ class _Search:
         self._keep_to_time()
         left = max(self._budget - self._stepper.num_steps, 4 * MIN_TRAINING_STEPS)
         trainings = ShortTrainings(self._stepper, steps_of_each(left), left)
-        first = min(max(FIRST * edge, lrs[0]), lrs[-1])
+        share = FIRST if suggestion.signal >= MIN_SIGNAL_OF_FEW else FIRST_WITHOUT_VALLEY
+        first = min(max(share * edge, lrs[0]), lrs[-1])
         trainings.run(first, lrs[0], lrs[-1], untrained, self._planned_steps)
         result = self._result(lrs, losses, suggestion, "fall")
         return result.with_trainings(
