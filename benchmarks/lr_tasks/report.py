@@ -39,9 +39,7 @@ kind, typed without looking. `fall`, `steepest`, `valley` and `minimum` are rule
 search. "-" is a search without an answer.
 
 `python -m benchmarks.lr_tasks.truth held_out` measures the grid, `... .regret held_out` the searches, and
-`... .report` writes this page.
-
-"""
+`... .report` writes this page."""
 
 
 def losses(group: str) -> dict[str, dict[str, list[float | None]]]:
@@ -109,22 +107,35 @@ def together() -> str:
     return "\n".join(lines)
 
 
+GROUPS = {
+    "sealed": "## Tasks that were kept apart\n\nTheir searches were run once, after the rule was fixed.",
+    "held_out": """## Tasks that were kept apart first
+
+The searches of a first version on them lost 5.66 points on average and 52.7 at worst (the naive guess 8.36 and 27.7), nearly
+all in trainings of 150 to 400 steps: it started too high where the range test shows no deep valley, and then looked at
+higher rates only. The rule was changed for it, so these are tasks on which it was designed.""",
+    "shaping": "## Tasks on which the rule was designed",
+}
+
+
+INSIDE = "The interval holds the best rate of the grid in {:.0f} % of the searches."
+
+TOGETHER = """## Together with BatchSizeScaler
+
+`BatchSizeScaler()` then `LRFinder()` against `LRFinder()` at batch 32, at equal epochs, on four of the tasks; three seeds,
+seconds with the searches on one CPU thread."""
+
+
 def main() -> None:
     """Writes the page."""
-    parts = [
-        HEAD,
-        "## Tasks that were kept apart\n\nTheir searches were run once, after the rule was fixed.\n\n",
-        table("held_out"),
-        f"\n\nThe interval holds the best rate of the grid in {100 * share_inside('held_out'):.0f} % of the searches.\n\n",
-        "## Tasks on which the rule was designed\n\n",
-        table("shaping"),
-        f"\n\nThe interval holds the best rate of the grid in {100 * share_inside('shaping'):.0f} % of the searches.\n\n",
-        "## Together with BatchSizeScaler\n\n`BatchSizeScaler()` then `LRFinder()` against `LRFinder()` at batch 32, at equal"
-        " epochs, on four of the tasks that were kept apart; three seeds, seconds with the searches on one CPU thread.\n\n",
-        together(),
-        "\n",
-    ]
-    PATH.write_text("".join(parts))
+    parts = [HEAD]
+    for group, title in GROUPS.items():
+        if path_of(group).exists():
+            inside = INSIDE.format(100 * share_inside(group))
+            parts += [title, table(group), inside]
+    if both.PATH.exists():
+        parts += [TOGETHER, together()]
+    PATH.write_text("\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

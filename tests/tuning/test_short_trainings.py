@@ -88,7 +88,7 @@ def warm_cosine(progress: float) -> float:
 def test_the_schedule_is_compressed_into_the_steps() -> None:
     torch.manual_seed(5)
     RATES.clear()
-    callback = finder(budget=140, early_stop_threshold=None, max_lr=0.1)
+    callback = finder(budget=140, early_stop_threshold=None, max_lr=3.0)
     train(Warm(), [callback, Rates()], loader(shuffle=True), max_epochs=50)
     result = callback.result
     steps = len(result.trained_losses[0])

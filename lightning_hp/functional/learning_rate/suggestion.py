@@ -160,7 +160,7 @@ def suggest_lr(
 
 
 def exploding_rate(lrs: ArrayLike, losses: ArrayLike, suggestion: LRSuggestion) -> float:
-    """The rate above which a range test explodes, also where it shows no valley: where to look for lower ones.
+    """The rate above which a range test explodes, also where it shows no valley.
 
     Args:
         lrs: Learning rates of the sweep, shape (steps,).
@@ -168,8 +168,8 @@ def exploding_rate(lrs: ArrayLike, losses: ArrayLike, suggestion: LRSuggestion) 
         suggestion: What :func:`suggest_lr` read from it.
 
     Returns:
-        The edge of a deep valley; without one the last rate at which the smooth loss is not above the plateau by more than
-        the noise of one loss.
+        The edge of a deep valley; without one the last rate at which the smooth loss is not above the plateau by more
+        than the noise of one loss.
 
     Raises:
         TypeError: If an argument is of the wrong type.

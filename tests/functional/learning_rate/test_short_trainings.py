@@ -46,18 +46,17 @@ def test_the_lowest_point_of_a_parabola_is_found_between_the_rates(best: float) 
     found = choose_rate(parabola(best), STEPS, UNTRAINED)
     assert found.lr is not None
     assert found.interval is not None
-    # At most half a step lower, where the next rate is as good.
-    assert best - 0.25 - 0.02 <= math.log10(found.lr) <= best + 0.02
+    assert math.log10(found.lr) == pytest.approx(best, abs=0.01)
     assert found.interval[0] <= found.lr <= found.interval[1]
     assert found.interval[0] <= 10**best <= found.interval[1]
     assert found.fall == pytest.approx(2.3 - 0.5, abs=0.1)
 
 
-def test_of_rates_that_are_nearly_as_good_it_goes_half_way_to_the_lowest() -> None:
-    finals = {RATES[0]: 2.2, RATES[1]: 0.55, RATES[2]: 0.5, RATES[3]: 2.2}
-    found = choose_rate({lr: training(final, 1e-6) for lr, final in finals.items()}, STEPS, UNTRAINED)
-    vertex = math.log10(RATES[2]) + 0.5 * 0.5 * (0.55 - 2.2) / (0.55 - 2 * 0.5 + 2.2)
-    assert math.log10(found.lr or 0) == pytest.approx(vertex - 0.25, abs=0.01)
+def test_without_a_higher_neighbour_the_answer_is_half_a_step_lower() -> None:
+    rising = {lr: training(1.0 - 0.1 * i, 1e-6) for i, lr in enumerate(RATES[:3])}
+    assert choose_rate(rising, STEPS, UNTRAINED).lr == pytest.approx(RATES[2] / math.sqrt(STEP))
+    falling = {lr: training(0.5 + 0.1 * i, 1e-6) for i, lr in enumerate(RATES[:3])}
+    assert choose_rate(falling, STEPS, UNTRAINED).lr == pytest.approx(RATES[0])
 
 
 def test_a_longer_training_gets_a_lower_rate() -> None:
@@ -154,14 +153,17 @@ def test_explosions_lead_down_and_ends_are_kept() -> None:
     assert climb(lambda lr: math.inf, first=1e-2, lowest=0.99e-3) == pytest.approx([1e-2, 1e-2 / STEP, 1e-3])
 
 
-def test_while_nothing_is_learned_higher_rates_are_tried_first() -> None:
+def test_while_nothing_is_learned_both_sides_are_tried_in_turn() -> None:
     low, high = unchanged_losses(UNTRAINED, STEPS)
     assert low < 2.3 < high
     assert high - low == pytest.approx(6 * 0.05 * math.sqrt(1 / 40 + 1 / 20), rel=0.3)
-    tried = climb(lambda lr: 1.0 if 0.3 < lr < 0.4 else 2.3 if lr < 1 else 9.0, 1e-2, unchanged=(low, high))
-    assert tried == pytest.approx([1e-2, 1e-2 * STEP, 0.1, 0.1 * STEP, 1.0])
-    too_high = climb(lambda lr: 1.0 if 3e-4 < lr < 4e-4 else 2.3 if lr < 1e-2 else 3.0, 1e-1, unchanged=(low, high))
-    assert too_high[:3] == pytest.approx([1e-1, 1e-1 / STEP, 1e-2])
+    unchanged = low, high
+    learns_high = climb(lambda lr: 1.0 if 0.3 < lr < 0.4 else 2.3 if lr < 1 else 9.0, 1e-1, unchanged=unchanged)
+    assert learns_high[:3] == pytest.approx([1e-1, 1e-1 / STEP, 1e-1 * STEP])
+    learns_low = climb(lambda lr: 1.0 if 3e-3 < lr < 4e-3 else 2.3 if lr < 0.5 else 3.0, 1e-1, unchanged=unchanged)
+    assert learns_low == pytest.approx([1e-1, 1e-1 / STEP, 1e-1 * STEP, 1e-2, 1.0, 1e-2 / STEP, 1e-3])
+    never = climb(lambda lr: 2.3, 1e-1, lowest=0.99e-2, highest=1.01, unchanged=unchanged)
+    assert sorted(never) == pytest.approx([1e-2, 1e-2 * STEP, 1e-1, 1e-1 * STEP, 1.0])
 
 
 def test_a_loss_that_comes_back_is_seen_and_a_noisy_fall_is_none() -> None:
