@@ -83,6 +83,13 @@ VALID: dict[Callable[..., Any], Callable[[], dict[str, Any]]] = {
     hpf.batch_size_for_average: lambda: {**COUNTS},
     hpf.batch_size_for_coverage: lambda: {"coverage": 0.9, **COUNTS},
     hpf.batch_size_for_share: lambda: {"share": 0.9, **COUNTS},
+    hpf.choose_rate: lambda: {
+        "losses": {0.01: [2.3, 2.0, 1.9], 0.1: [2.3, 1.8, 1.5], 1.0: [2.3, 2.2]},
+        "num_steps": 3,
+        "untrained": [2.3, 2.31, 2.29],
+        "doublings": 1.0,
+        "decays": True,
+    },
     hpf.coverage_probability: lambda: {"batch_size": 16, **COUNTS},
     hpf.covered_share: lambda: {"batch_size": 16, **COUNTS},
     hpf.gradient_norm: lambda: {"gradients": [torch.ones(3), torch.ones(2, 2)]},

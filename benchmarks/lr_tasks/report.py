@@ -111,9 +111,9 @@ GROUPS = {
     "sealed": "## Tasks that were kept apart\n\nTheir searches were run once, after the rule was fixed.",
     "held_out": """## Tasks that were kept apart first
 
-The searches of a first version on them lost 5.66 points on average and 52.7 at worst (the naive guess 8.36 and 27.7), nearly
-all in trainings of 150 to 400 steps: it started too high where the range test shows no deep valley, and then looked at
-higher rates only. The rule was changed for it, so these are tasks on which it was designed.""",
+The searches of a first version on them lost 5.66 points on average and 52.7 at worst (the naive guess 8.36 and 27.7),
+nearly all in trainings of 150 to 400 steps: it started too high where the range test shows no deep valley, and looked
+at higher rates only. The rule was changed for it, so these are tasks on which it was designed.""",
     "shaping": "## Tasks on which the rule was designed",
 }
 
@@ -122,8 +122,8 @@ INSIDE = "The interval holds the best rate of the grid in {:.0f} % of the search
 
 TOGETHER = """## Together with BatchSizeScaler
 
-`BatchSizeScaler()` then `LRFinder()` against `LRFinder()` at batch 32, at equal epochs, on four of the tasks; three seeds,
-seconds with the searches on one CPU thread."""
+`BatchSizeScaler()` then `LRFinder()` against `LRFinder()` at batch 32, at equal epochs, on four of the tasks; three
+seeds, seconds with the searches on one CPU thread."""
 
 
 def main() -> None:

@@ -279,6 +279,7 @@ class LearningRateResult:
         choice: TrainedChoice,
         *,
         checked_losses: Sequence[float] = (),
+        num_steps: int | None = None,
         note: str | None = None,
         seconds: float = 0.0,
     ) -> LearningRateResult:
@@ -288,6 +289,7 @@ class LearningRateResult:
             losses: The losses of each learning rate; fewer where a training exploded.
             choice: What was chosen by [`choose_rate`][lightning_hp.functional.choose_rate].
             checked_losses: Losses of a longer training at the suggestion.
+            num_steps: Steps of the whole search; ``None``: those whose losses are given.
             note: What this training changed, in one sentence, or ``None``.
             seconds: Duration of the trainings.
 
@@ -315,7 +317,9 @@ class LearningRateResult:
             rule="trainings",
             reason=choice.reason,
             note=note,
-            num_steps=self.num_steps + sum(len(row) for _, row in trainings) + len(checked_losses),
+            num_steps=self.num_steps + sum(len(row) for _, row in trainings) + len(checked_losses)
+            if num_steps is None
+            else num_steps,
             seconds=self.seconds + check_number("seconds", seconds, minimum=0),
             trained_lrs=tuple(lr for lr, _ in trainings),
             trained_losses=tuple(tuple(row) + (math.nan,) * (steps - len(row)) for _, row in trainings),

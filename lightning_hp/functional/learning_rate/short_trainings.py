@@ -22,8 +22,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from lightning_hp.functional.checks import check_array, check_bool, check_int, check_number, wrong_type, wrong_value
 
 #: Ratio of neighbouring rates: half a decade.
 STEP = math.sqrt(10)
@@ -176,7 +179,24 @@ def choose_rate(
     Returns:
         The choice.
 
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> falls = {0.01: 1.0, 0.1: 2.0, 1.0: 1.0}
+        >>> trainings = {lr: [2.3 - fall * step / 50 for step in range(50)] for lr, fall in falls.items()}
+        >>> f"{choose_rate(trainings, 50, [2.3, 2.31, 2.29]).lr:.3f}"
+        '0.100'
+
     """
+    losses = _check_losses(losses)
+    num_steps = check_int("num_steps", num_steps, 2)
+    untrained = check_array("untrained", untrained, "two or more finite losses").tolist()
+    if np.ndim(untrained) != 1 or len(untrained) < 2 or not np.isfinite(untrained).all():
+        wrong_value("untrained", "two or more finite losses", untrained)
+    doublings = check_number("doublings", doublings, minimum=0, finite=False)
+    decays = check_bool("decays", decays)
     final = {lr: final_loss(its, num_steps) for lr, its in sorted(losses.items())}
     best = _best_rate(final)
     start = float(np.mean(untrained))
@@ -197,6 +217,21 @@ def choose_rate(
     # A whole step below and half a step above: the best rate of a long training is rather lower.
     interval = min(lr, min(fair) / STEP), max(lr, max(fair) * math.sqrt(STEP))
     return TrainedChoice(lr, interval, fall)
+
+
+def _check_losses(losses: Any) -> dict[float, list[float]]:
+    what = "a dict of learning rates and the losses of their trainings"
+    if not isinstance(losses, Mapping):
+        wrong_type("losses", what, losses)
+    if not losses:
+        wrong_value("losses", what, losses)
+    checked = {}
+    for lr, its in losses.items():
+        values = check_array("losses", its, what)
+        if values.ndim != 1:
+            wrong_value("losses", what, losses)
+        checked[check_number("losses", lr, above=0)] = values.tolist()
+    return checked
 
 
 def _tail(losses: Sequence[float], num_steps: int) -> Sequence[float]:

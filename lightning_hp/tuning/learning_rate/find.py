@@ -141,6 +141,7 @@ class _Search:
             trainings.losses,
             trainings.choice,
             checked_losses=trainings.checked_losses,
+            num_steps=self._stepper.num_steps,
             note=trainings.note,
             seconds=self._seconds(since=result.seconds),
         )

@@ -42,7 +42,7 @@ class ShortTrainings:
         budget: Steps that all trainings may take together.
         losses: The losses of each rate.
         choice: What was chosen.
-        checked_losses: The losses of the longer training at the chosen rate; empty if the budget was spent before.
+        checked_losses: The losses of a longer training at the chosen rate; empty if the budget was spent before.
         note: What the check changed, in one sentence, or ``None``.
 
     """
@@ -91,6 +91,7 @@ class ShortTrainings:
             self.checked_losses = self._train(lr, num_steps)
             if len(self.checked_losses) == num_steps and not rises_again(self.checked_losses):
                 return
+            self.checked_losses = []
             low, high = self.choice.interval or (lr, lr)
             self.choice = replace(self.choice, lr=lr / STEP, interval=(min(low, lr / STEP), min(high, lr)))
             self.note = f"At {lr:.3g} the loss rose again within {num_steps} steps, so a lower rate was taken."
