@@ -80,6 +80,11 @@ PRIVATE = (
     Private("_call_lightning_module_hook", (_CALL,), "call the hooks before the first batch"),
     Private("_TunerExitException", ("pytorch_lightning.utilities.exceptions",), "leave `fit` before the training"),
     Private(
+        "_start_method",
+        ("pytorch_lightning.strategies.launchers.multiprocessing:_MultiProcessingLauncher",),
+        "name how a Trainer starts its own processes",
+    ),
+    Private(
         "_MultiProcessingLauncher",
         ("pytorch_lightning.strategies.launchers.multiprocessing",),
         "refuse a Trainer that starts its own processes",

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,28 @@ def test_docs_build_fails_on_a_public_name_without_an_entry(coverage_hook):
     coverage_hook.on_page_content("".join(headings).replace("lightning_hp.LRFinder", "elsewhere.LRFinder"))
     with pytest.raises(PluginError, match=r"found none for: lightning_hp\.LRFinder\."):
         coverage_hook.on_env(None)
+
+
+def test_the_api_page_links_every_public_name_to_the_file_that_defines_it(coverage_hook):
+    entries = re.findall(
+        r"^- \[`([\w.]+)`\]\(\.\./([^)]+)\)", (ROOT / "docs" / "api.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert len(dict(entries)) == len(entries)
+    assert coverage_hook.public_names() <= dict(entries).keys()
+    for name, file in entries:
+        assert inspect.getsourcefile(pkgutil.resolve_name(name)) == str(ROOT / file), name
+
+
+def test_no_page_shows_the_raw_entries_of_the_builder():
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert ":::" not in page.read_text(encoding="utf-8"), page
+
+
+def test_every_card_is_linked_from_the_landing_pages():
+    cards = {path.name for path in (ROOT / "docs" / "cards").glob("*.md")}
+    for page in ("README.md", "docs/index.md", "mkdocs.yml"):
+        linked = set(re.findall(r"cards/(\w+\.md)", (ROOT / page).read_text(encoding="utf-8")))
+        assert linked == cards, page
 
 
 def test_every_public_name_says_what_it_does():

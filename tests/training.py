@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import lightning.pytorch
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -82,7 +83,7 @@ class MemoryLogger(Logger):
         self.hparams.update(dict(params))
 
 
-class Net(pl.LightningModule):
+class NetSteps:
     """A classifier that keeps state in every way that users do, and notes each batch that it sees."""
 
     def __init__(
@@ -169,6 +170,14 @@ class Net(pl.LightningModule):
             "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20),
         }[hparams["scheduler"]]()
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Net(NetSteps, pl.LightningModule):
+    """The module of `pytorch_lightning`."""
+
+
+class LightningNet(NetSteps, lightning.pytorch.LightningModule):
+    """The same module of `lightning.pytorch`."""
 
 
 def _first(batch: Any) -> Any:

@@ -34,5 +34,5 @@ def on_env(env: Any, **_: Any) -> None:
     if missing:
         raise PluginError(
             f"Expected an entry for every public name, found none for: {', '.join(missing)}. "
-            "Add `::: <name>` to docs/api.md, or remove the name from `__all__`."
+            "Add a line for it to docs/api.md, or remove the name from `__all__`."
         )

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Callback
-from pytorch_lightning.utilities import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from lightning_hp.callbacks.freezing_refusals import find_backbone, refuse_training
@@ -17,6 +16,7 @@ from lightning_hp.nn.freezing.schedule import NEVER, FreezingSchedule, epochs_by
 from lightning_hp.rehearsal import is_rehearsal
 from lightning_hp.reporting import log_scalars
 from lightning_hp.trainer import misconfiguration, note_trained, rebuild_ddp, reshard
+from lightning_hp.trainer.base_classes import Callback
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
-import pytorch_lightning as pl
 from typing_extensions import override
 
 from lightning_hp.callbacks.finder import Finder
@@ -29,6 +28,7 @@ from lightning_hp.rehearsal import (
 from lightning_hp.reporting import log_hyperparams
 from lightning_hp.results import BatchSizeResult
 from lightning_hp.trainer import count_seconds, is_resuming, misconfiguration, release_loaders
+from lightning_hp.trainer.base_classes import Callback
 from lightning_hp.tuning.batch_size import (
     BatchSizeLimits,
     ClassOptions,
@@ -38,12 +38,15 @@ from lightning_hp.tuning.batch_size import (
     find_batch_size,
 )
 
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
 # The learning rate that was set in a module, and the effective batch size for which it is right: a second search over
 # the same module must not scale it twice.
 _SCALED: WeakKeyDictionary[pl.LightningModule, tuple[float | None, int]] = WeakKeyDictionary()
 
 
-class BatchSizeScaler(Finder[BatchSizeResult], pl.Callback):
+class BatchSizeScaler(Finder[BatchSizeResult], Callback):
     """Finds the batch size for your hardware, your model and your classes, and scales the learning rate with it.
 
     Before the training starts, BatchSizeScaler runs real training steps (your model, data, optimizer, precision and

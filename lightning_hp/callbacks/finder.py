@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from pytorch_lightning.utilities import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info
 
-from lightning_hp.functional.checks import wrong_type
+from lightning_hp.functional.checks import check_bool, wrong_type
 from lightning_hp.rehearsal import reason_not_to_rehearse, rehearse_outside_fit
-from lightning_hp.reporting import log_figure, log_scalars, log_table
+from lightning_hp.reporting import cli_config, log_figure, log_scalars, log_table
 from lightning_hp.trainer import lightning_package, misconfiguration
 
 if TYPE_CHECKING:
@@ -81,6 +83,39 @@ class Finder(Generic[_Result]):
         self.result = rehearse_outside_fit(trainer, model, self._search, train_dataloaders, datamodule)
         return self.result
 
+    def save_config(
+        self, path: str | PathLike[str], *, subclass_mode_model: bool = False, subclass_mode_data: bool = False
+    ) -> None:
+        """Writes what was set as YAML that ``LightningCLI`` takes, ``--config found.yaml``, instead of a search.
+
+        Call it after ``fit``, on rank zero. The values are those of the arguments of the model, the datamodule and the
+        Trainer, under the names that they have in ``hparams``, or else as attributes.
+
+        Args:
+            path: The file; it is replaced if it exists.
+            subclass_mode_model: As in ``LightningCLI``: the model is given by ``class_path`` and ``init_args``.
+            subclass_mode_data: The same for the datamodule.
+
+        Raises:
+            ValueError: If nothing was set, or a value is kept in the optimizers or the loaders alone.
+
+        """
+        modes = {
+            "model": check_bool("subclass_mode_model", subclass_mode_model),
+            "data": check_bool("subclass_mode_data", subclass_mode_data),
+        }
+        if not isinstance(path, (str, PathLike)):
+            wrong_type("path", "a path", path)
+        if not self._applied:
+            raise ValueError(
+                f"Expected values that a `fit` has set, but {type(self).__name__} has set none. Call it after `fit`,"
+                " without `update_attr=False`."
+            )
+        import yaml  # type: ignore[import-untyped]
+
+        text = yaml.safe_dump(cli_config(*_set_values(self._applied), modes), sort_keys=False)
+        Path(path).write_text(text, encoding="utf-8")
+
     def state_dict(self) -> dict[str, Any]:
         """What was found and set, in plain types."""
         return {"applied": self._applied, "result": None if self.result is None else self.result.to_dict()}
@@ -121,3 +156,18 @@ class Finder(Generic[_Result]):
         if trainer.is_global_zero and trainer.loggers:
             for name, draw in figures.items():
                 log_figure(trainer, f"{self._tag}/{name}", draw(), step)
+
+
+def _set_values(applied: Mapping[str, Any]) -> tuple[list[tuple[Any, list[tuple[str, str]]]], dict[str, Any]]:
+    """Each value that a finder set, with its places; and the arguments of the Trainer."""
+    values: list[tuple[Any, list[tuple[str, str]]]] = []
+    trainer = {}
+    if "batch_size" in applied:
+        record = applied["batch_size"]
+        values.append((record["batch_size"], [(owner, path) for owner, path in record["places"]]))
+        if applied["accumulate_grad_batches"] != 1:
+            trainer["accumulate_grad_batches"] = applied["accumulate_grad_batches"]
+    if applied["lr"] is not None:
+        home = applied["lr_home"] if "lr_home" in applied else applied["home"]
+        values.append((applied["lr"], [("model", path) for path in home]))
+    return values, trainer

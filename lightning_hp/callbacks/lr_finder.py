@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from typing_extensions import override
 
 from lightning_hp.callbacks.finder import Finder
@@ -31,7 +30,11 @@ from lightning_hp.rehearsal import (
 from lightning_hp.reporting import log_hyperparams
 from lightning_hp.results import LearningRateResult
 from lightning_hp.trainer import count_seconds, is_resuming
+from lightning_hp.trainer.base_classes import Callback
 from lightning_hp.tuning import MIN_STEPS, LearningRateSettings, Rule, find_learning_rate
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 #: Steps in which the learning rate grows by a factor of ten; the rule ``"fall"`` was measured with this number. A
 #: slower sweep has trained more when it reaches the same rate, which lowers the suggestion. Additional steps are better
@@ -39,7 +42,7 @@ from lightning_hp.tuning import MIN_STEPS, LearningRateSettings, Rule, find_lear
 STEPS_PER_DECADE = 14
 
 
-class LRFinder(Finder[LearningRateResult], pl.Callback):
+class LRFinder(Finder[LearningRateResult], Callback):
     """Finds a learning rate by short trainings of your own training, sets it, and restores everything else.
 
     Before the training starts, LRFinder runs real training steps (your model, data, optimizer, schedule, precision,

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pytorch_lightning import Callback
-from pytorch_lightning.utilities import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -24,6 +23,7 @@ from lightning_hp.rehearsal import is_rehearsal
 from lightning_hp.reporting import log_scalars
 from lightning_hp.second_pass import SecondPass, UncountedWrites, optimized_parameters
 from lightning_hp.trainer import lightning_module_of, misconfiguration
+from lightning_hp.trainer.base_classes import Callback
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

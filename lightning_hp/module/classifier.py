@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -23,6 +22,7 @@ from lightning_hp.nn.backbone.sources import is_source
 from lightning_hp.nn.head import Task
 from lightning_hp.reporting import log_run
 from lightning_hp.trainer import batch_size_of
+from lightning_hp.trainer.base_classes import Callback, LightningModule
 
 #: Whether a checkpoint is being loaded, so that pretrained weights are not needed.
 _IS_LOADING: ContextVar[bool] = ContextVar("is_loading", default=False)
@@ -44,7 +44,7 @@ _STAGES = ("val", "train", "test")
 _CALLBACKS = {"find_batch_size": BatchSizeScaler, "find_lr": LRFinder, "sam": SAM}
 
 
-class Classifier(ClassifierMixin, pl.LightningModule):
+class Classifier(ClassifierMixin, LightningModule):
     """A classifier that is ready to use: a backbone by name and a head by its options, with the training of both.
 
     All arguments are hyperparameters in plain Python types. The checkpoint contains them and loads with torch's safe
@@ -98,8 +98,7 @@ class Classifier(ClassifierMixin, pl.LightningModule):
 
     Note:
         It costs what backbone and head cost, and a few counts of small tensors in a step for the metrics. It does not
-        fit models whose head takes more than one vector of features. The Trainer of ``lightning.pytorch`` takes no
-        modules of ``pytorch_lightning``: use [`ClassifierMixin`][lightning_hp.ClassifierMixin] there.
+        fit models whose head takes more than one vector of features.
 
     Example:
         >>> from lightning_hp import Classifier
@@ -207,7 +206,7 @@ class Classifier(ClassifierMixin, pl.LightningModule):
         return logits
 
     @override
-    def configure_callbacks(self) -> list[pl.Callback]:
+    def configure_callbacks(self) -> list[Callback]:
         """Builds the callbacks of ``find_batch_size``, ``find_lr`` and ``sam``; they act after those of the Trainer.
 
         Returns:
@@ -218,7 +217,7 @@ class Classifier(ClassifierMixin, pl.LightningModule):
             ValueError: If an argument of a callback is out of its range.
 
         """
-        callbacks: list[pl.Callback] = []
+        callbacks: list[Callback] = []
         for argument, callback_class in _CALLBACKS.items():
             options = self.hparams[argument]
             if not isinstance(options, (bool, Mapping)):

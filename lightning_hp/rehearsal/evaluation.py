@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lightning_hp.rehearsal.recorder import num_samples_of
+from lightning_hp.rehearsal.refusals import refuse_started_processes
 from lightning_hp.snapshot import RandomState, Snapshot, restore_dict
 from lightning_hp.trainer import copy_loaders, loader_roots, misconfiguration, muted, request_loaders
 
@@ -36,7 +37,7 @@ class EvaluationRehearsal:
         pl_module: Its module.
 
     Raises:
-        MisconfigurationException: On entry, if there is no batch.
+        MisconfigurationException: On entry, if there is no batch, or the Trainer starts processes of its own.
 
     """
 
@@ -51,6 +52,7 @@ class EvaluationRehearsal:
 
     def __enter__(self) -> EvaluationRehearsal:
         trainer = self.trainer
+        refuse_started_processes(trainer)
         with ExitStack() as undo:
             undo.callback(RandomState(trainer.strategy.root_device).restore)
             undo.callback(restore_dict, vars(trainer), dict(vars(trainer)))

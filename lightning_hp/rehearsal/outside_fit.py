@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pytorch_lightning as pl
 from typing_extensions import override
 
 from lightning_hp.rehearsal.participants import participants
+from lightning_hp.rehearsal.refusals import refuse_started_processes
 from lightning_hp.rehearsal.stand_in_loop import new_loop
 from lightning_hp.snapshot import RandomState, Snapshot, restore_dict
 from lightning_hp.trainer import lightning_module_of, misconfiguration, muted
+from lightning_hp.trainer.base_classes import Callback
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 _Result = TypeVar("_Result")
 
@@ -62,7 +66,7 @@ def rehearse_outside_fit(
     return result
 
 
-class _Caller(pl.Callback):
+class _Caller(Callback):
     """Calls the function at ``on_fit_start`` and ends ``fit`` there."""
 
     def __init__(self, act: Callable[[pl.Trainer, pl.LightningModule], Any]) -> None:
@@ -81,13 +85,7 @@ def _refuse_running_and_spawning(trainer: Any) -> None:
         raise misconfiguration(
             trainer, "Expected a Trainer that is not running, but got one that is. Add the callback to it instead."
         )
-    launcher = trainer.strategy.launcher
-    if launcher is not None and any(base.__name__ == "_MultiProcessingLauncher" for base in type(launcher).__mro__):
-        raise misconfiguration(
-            trainer,
-            "Expected a Trainer that runs in this process, but got a strategy that starts others"
-            f" ({type(trainer.strategy).__name__}), from which no result comes back. Add the callback to the Trainer.",
-        )
+    refuse_started_processes(trainer)
 
 
 def _owners_of_settings(trainer: Any) -> list[Any]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from pytorch_lightning import Callback
-from pytorch_lightning.utilities import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from lightning_hp.trainer import lightning_module_of
 
 # The callbacks of these packages are known: those that change a step declare it.
 _LIBRARIES = ("lightning", "pytorch_lightning", "lightning_hp")
@@ -35,6 +36,7 @@ def changes_gradients(callback: Any) -> bool:
         callback: A callback.
 
     Example:
+        >>> from pytorch_lightning import Callback
         >>> class NoisyGradients(Callback):
         ...     changes_gradients = True
         >>> changes_gradients(NoisyGradients()), changes_gradients(Callback())
@@ -70,12 +72,13 @@ def at_heaviest_step(trainer: Any) -> Iterator[None]:
 
 def undecided_callbacks(trainer: Any) -> list[str]:
     """Class names of the user's callbacks that override a hook of a step and do not declare ``changes_gradients``."""
+    is_overridden = lightning_module_of(trainer, "utilities.model_helpers").is_overridden
     return [
         type(callback).__name__
         for callback in trainer.callbacks
         if not hasattr(callback, "changes_gradients")
         and type(callback).__module__.partition(".")[0] not in _LIBRARIES
-        and any(getattr(type(callback), hook) is not getattr(Callback, hook) for hook in _STEP_HOOKS)
+        and any(is_overridden(hook, callback) for hook in _STEP_HOOKS)
     ]
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning import Callback
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from lightning_hp.trainer import misconfiguration
+from lightning_hp.trainer.base_classes import Callback
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -20,6 +20,7 @@ def reason_not_to_rehearse(trainer: Any) -> str | None:
 
 def refuse_what_cannot_be_rehearsed(trainer: Any, module: nn.Module) -> None:
     """Raises ``MisconfigurationException`` for another strategy, no optimizer, no batches, or lazy parameters."""
+    refuse_started_processes(trainer)
     strategy = trainer.strategy
     if not is_supported(strategy):
         raise misconfiguration(
@@ -38,6 +39,19 @@ def refuse_what_cannot_be_rehearsed(trainer: Any, module: nn.Module) -> None:
             trainer,
             f"Expected initialized parameters, but got uninitialized lazy ones: {', '.join(lazy[:3])}. Run one batch"
             " through the model before `fit`.",
+        )
+
+
+def refuse_started_processes(trainer: Any) -> None:
+    """Raises ``MisconfigurationException`` if the Trainer starts processes, from which only the weights come back."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None and any(base.__name__ == "_MultiProcessingLauncher" for base in type(launcher).__mro__):
+        started = f"{type(trainer.strategy).__name__} that is launched by `{launcher._start_method}`"
+        raise misconfiguration(
+            trainer,
+            "Expected a strategy that runs in the processes of the script, because what is found does not come back"
+            f" from processes that the Trainer starts, but got {started}. Use `strategy='ddp'`, or call `find` with a"
+            " Trainer of one device and set the values by hand.",
         )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -52,16 +54,17 @@ def log_scalars(trainer: HasLoggers, scalars: Mapping[str, float | None], step: 
 
 
 def log_figure(trainer: HasLoggers, tag: str, figure: Figure | SubFigure, step: int) -> None:
-    """Logs a matplotlib figure as an image, on TensorBoard and on loggers with ``log_image`` (W&B).
+    """Logs a matplotlib figure: on TensorBoard and on loggers with ``log_image`` (W&B), else as a PNG beside the log.
 
     Args:
         trainer: The Trainer.
-        tag: Name of the image.
+        tag: Name of the image. As a file it is ``<log_dir>/<tag>_step_<step>.png``.
         figure: The figure, which is not changed.
         step: The global step of the figure.
 
     Note:
-        Takes about 100 ms. Loggers that take numbers only, such as ``CSVLogger``, are skipped.
+        Takes about 100 ms. A logger that shows no images, such as ``CSVLogger``, gets a file in its ``log_dir``; one
+        without a ``log_dir`` is skipped. Without a logger nothing is written.
 
     Example:
         >>> import pytorch_lightning as pl
@@ -71,11 +74,14 @@ def log_figure(trainer: HasLoggers, tag: str, figure: Figure | SubFigure, step: 
 
     """
     for logger in active_loggers(trainer):
+        experiment = experiment_of(logger)  # creates the folder of the log
         if callable(getattr(logger, "log_image", None)):
             logger.log_image(key=tag, images=[_pixels(figure)], step=step)
-        elif callable(add_image := getattr(experiment_of(logger), "add_image", None)):
+        elif callable(add_image := getattr(experiment, "add_image", None)):
             # `add_figure` writes the same image, but it imports pyplot and closes the figure.
             add_image(tag, _pixels(figure), step, dataformats="HWC")
+        elif isinstance(folder := getattr(logger, "log_dir", None), (str, PathLike)):
+            _save(figure, f"{fspath(folder)}/{tag}_step_{step}.png")
 
 
 def log_table(trainer: HasLoggers, tag: str, header: Sequence[str], rows: Iterable[Sequence[Any]], step: int) -> None:
@@ -120,6 +126,14 @@ def active_loggers(trainer: HasLoggers) -> Sequence[Any]:
 def experiment_of(logger: Any) -> Any:
     """The writer of a logger, or ``None``: a logger written by a user need not have one."""
     return getattr(logger, "experiment", None)
+
+
+def _save(figure: Figure | SubFigure, url: str) -> None:
+    """Writes a PNG, on this machine or where Lightning's loggers can write."""
+    files, path = url_to_fs(url)
+    files.makedirs(path.rpartition("/")[0], exist_ok=True)
+    with files.open(path, "wb") as file:
+        figure.figure.savefig(file, format="png", dpi="figure")
 
 
 def _pixels(figure: Figure | SubFigure) -> NDArray[np.uint8]:

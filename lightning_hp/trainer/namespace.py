@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
+#: The names under which Lightning is installed.
+NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
+
+
+def package_of(trainer: Any) -> str | None:
+    """The name of the Lightning package of a Trainer, or ``None`` if it is no Trainer."""
+    for base in trainer.__class__.__mro__:  # `type` of a weak reference to a Trainer is not the Trainer's
+        package, dot, _ = base.__module__.partition(".trainer.")
+        if base.__name__ == "Trainer" and dot:
+            return str(package)
+    return None
+
+
 def lightning_package(trainer: pl.Trainer) -> str:
     """The package of ``trainer``: ``"pytorch_lightning"`` or ``"lightning.pytorch"``.
 
@@ -28,10 +41,9 @@ def lightning_package(trainer: pl.Trainer) -> str:
         'pytorch_lightning'
 
     """
-    for base in type(trainer).__mro__:
-        package, dot, _ = base.__module__.partition(".trainer.")
-        if base.__name__ == "Trainer" and dot:
-            return package
+    package = package_of(trainer)
+    if package is not None:
+        return package
     return wrong_type("trainer", "a Trainer of `pytorch_lightning` or `lightning.pytorch`", trainer)
 
 

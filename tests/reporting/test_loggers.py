@@ -102,6 +102,30 @@ def test_a_figure_on_a_logger_of_images():
     assert pixels[0, 0].tolist() == [255, 0, 0]
 
 
+def test_a_figure_is_a_file_beside_the_log_of_csv(pl, tmp_path):
+    logger = importlib.import_module(f"{pl.__name__}.loggers").CSVLogger(tmp_path, name="runs", version=2)
+    trainer, drawn = trainer_with(pl, logger), figure("lightblue")
+    log_figure(trainer, "lr_finder/range_test", drawn, step=3)
+    log_scalars(trainer, {"lr": 0.25}, step=3)
+    log_figure(trainer, "lr_finder/range_test", drawn, step=9)
+    logger.save()
+    drawn.savefig(tmp_path / "figure.png", dpi="figure")
+    folder = tmp_path / "runs" / "version_2"
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*")) == [
+        "lr_finder/range_test_step_3.png", "lr_finder/range_test_step_9.png", "metrics.csv",
+    ]  # fmt: skip
+    with Image.open(tmp_path / "figure.png") as saved, Image.open(folder / "lr_finder/range_test_step_3.png") as logged:
+        np.testing.assert_array_equal(np.asarray(logged), np.asarray(saved))
+
+
+def test_a_logger_without_images_and_folder_is_skipped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for logger in (SimpleNamespace(), SimpleNamespace(log_dir=None)):
+        log_figure(fake_trainer(logger), "curve", figure(), step=0)
+    log_figure(fake_trainer(), "curve", figure(), step=0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_image_is_what_would_be_saved(tmp_path):
     logger, drawn = ImageLogger(), figure("lightblue")
     log_figure(fake_trainer(logger), "curve", drawn, step=0)
@@ -172,12 +196,6 @@ def test_only_rank_zero_writes():
             raise AssertionError(f"rank one reached for {name}")
 
     report(fake_trainer(Untouchable(), is_global_zero=False))
-
-
-def test_a_logger_of_numbers_alone_is_left_alone(pl, tmp_path):
-    logger = importlib.import_module(f"{pl.__name__}.loggers").CSVLogger(tmp_path)
-    report(trainer_with(pl, logger))
-    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_nothing_known_is_nothing_written():

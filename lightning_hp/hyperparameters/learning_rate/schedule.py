@@ -244,8 +244,8 @@ class _Plan:
         intervals = {config.interval for config, _ in stepped}
         if len(intervals) > 1 or any(config.frequency != 1 for config, _ in stepped):
             return False
-        own = lightning_module_of(self.trainer, "core.module").LightningModule.lr_scheduler_step
-        if type(self.module).lr_scheduler_step is own:
+        is_overridden = lightning_module_of(self.trainer, "utilities.model_helpers").is_overridden
+        if not is_overridden("lr_scheduler_step", self.module):
             return all(_has_position(scheduler) for _, scheduler in stepped)
         # timm's schedulers are given the position by the module; they have no state.
         return all(type(scheduler).__module__.startswith("timm.") for _, scheduler in stepped)
