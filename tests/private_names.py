@@ -35,6 +35,7 @@ _PREDICTION = f"{_LOOPS}.prediction_loop:_PredictionLoop"
 _TRAINER = "pytorch_lightning.trainer.trainer:Trainer"
 _CONNECTORS = "pytorch_lightning.trainer.connectors"
 _FABRIC_DATA = "lightning_fabric.utilities.data"
+_HUGGING_FACE = "transformers.models"
 _MODULE = "torch.nn.modules.module:Module"
 
 PRIVATE = (
@@ -128,6 +129,22 @@ PRIVATE = (
     Private("_schedulers", ("torch.optim.lr_scheduler:SequentialLR",), "simulate a long sequence of schedulers"),
     Private("_milestones", ("torch.optim.lr_scheduler:SequentialLR",), "simulate a long sequence of schedulers"),
     Private("_get_file_writer", ("torch.utils.tensorboard:SummaryWriter",), "write the HParams tab after a `fit`"),
+    # Models of Hugging Face
+    Private("_no_weight_decay", ("mamba_ssm.modules.mamba_simple",), "leave parameters without weight decay"),
+    Private(
+        "_get_feature_vector_attention_mask",
+        (
+            f"{_HUGGING_FACE}.wav2vec2:Wav2Vec2Model",
+            f"{_HUGGING_FACE}.hubert:HubertModel",
+            f"{_HUGGING_FACE}.wavlm:WavLMModel",
+        ),
+        "pool the frames of speech that are no padding",
+    ),
+    Private(
+        "_get_feat_extract_output_lengths",
+        (f"{_HUGGING_FACE}.whisper.modeling_whisper:WhisperPreTrainedModel",),
+        "pool the frames of speech that are no padding",
+    ),
     # Datasets of torchvision
     Private("_labels", ("torchvision.datasets:Flowers102",), "read the labels of torchvision's datasets"),
     Private("_samples", ("torchvision.datasets:GTSRB",), "read the labels of torchvision's datasets"),

@@ -134,7 +134,9 @@ def _parts_of_texts(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def expand(holder: str) -> list[str]:
-    """A holder in each Lightning package that is installed."""
+    """A holder in each Lightning package that is installed; in none if it is an optional library that is not."""
+    if importlib.util.find_spec(re.split("[.:]", holder)[0]) is None:
+        return []
     twins = {"pytorch_lightning": "lightning.pytorch", "lightning_fabric": "lightning.fabric"}
     top, _, rest = holder.partition(".")
     if top in twins and importlib.util.find_spec("lightning") is not None:

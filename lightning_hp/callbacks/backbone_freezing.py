@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import nn
 from typing_extensions import override
 
-from lightning_hp.callbacks.freezing_refusals import find_backbone, refuse_training
-from lightning_hp.functional.checks import check_bool, check_int, check_iterable, check_str, wrong_value
+from lightning_hp.callbacks.freezing_refusals import backbone_in_training, find_backbone, refuse_training
+from lightning_hp.functional.checks import (
+    check_bool,
+    check_instance,
+    check_int,
+    check_iterable,
+    check_number,
+    check_str,
+    wrong_value,
+)
 from lightning_hp.nn.freezing.freezer import Freezer
-from lightning_hp.nn.freezing.schedule import NEVER, FreezingSchedule, epochs_by_names, epochs_by_stages
+from lightning_hp.nn.freezing.ramp import RateRamp
+from lightning_hp.nn.freezing.schedule import (
+    NEVER,
+    FreezingSchedule,
+    epochs_by_names,
+    epochs_by_stages,
+    names_matching,
+)
 from lightning_hp.rehearsal import is_rehearsal
 from lightning_hp.reporting import log_scalars
 from lightning_hp.trainer import misconfiguration, note_trained, rebuild_ddp, reshard
@@ -39,21 +56,25 @@ class BackboneFreezing(Callback):
         unfreeze_at_epoch: The epoch, counted from 0, from which the backbone is trained, >= 0. ``None``: it is never
             trained. Or a dict from epochs to the names of what is trained from then on, such as
             ``{2: "layer4", 4: ["layer3", "layer2"]}``: names of modules or parameters in the backbone, or patterns
-            with ``*``. Parts without a name are never trained.
+            with ``*``. ``"*"`` alone is everything without another name; without it, that is never trained.
         backbone: The path of the backbone in your model, such as ``"backbone"`` or ``"model.encoder"``.
         stages: Number of stages into which the backbone is divided, >= 1. The stage next to the head is unfrozen at
             ``unfreeze_at_epoch``, the next lower one ``epochs_per_stage`` epochs later, and so on. A stage is a
             sequence of blocks (a residual block, a transformer layer) in the order in which the model registers them.
         epochs_per_stage: Epochs from one stage to the next, >= 1.
         train_norm: Train the normalisation layers of frozen stages, with their statistics, from epoch 0.
+        frozen: Names, as in a dict of ``unfreeze_at_epoch``, of the parts that are frozen until then; the others are
+            trained from epoch 0. ``None``: the whole backbone.
+        ramp_epochs: Number of epochs, or a fraction of one, in which the learning rate of what is unfrozen rises
+            linearly to that of its group, >= 0. 0: it has the rate of its group at once.
 
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of its range.
         MisconfigurationException: In ``fit``, before the first step: if the model has no such backbone, the optimizer
             does not hold its parameters, all of it is frozen already, a name matches nothing, there are more stages
-            than blocks, no other part of the model can be trained, a layer is lazy, or the strategy is none of single
-            device, DDP and FSDP2.
+            than blocks, no other part of the model can be trained, a layer is lazy, the strategy is none of single
+            device, DDP and FSDP2, or the length of an epoch, which ``ramp_epochs`` needs, is not known.
 
     Note:
         A step costs less than one that trains everything: frozen parameters have no gradient and no optimizer state,
@@ -63,7 +84,11 @@ class BackboneFreezing(Callback):
         A frozen phase does not help with random weights, which need no protection, or with a large data set that
         differs from that of the pretraining.
 
-        The epoch alone determines what is frozen, so a resumed run continues exactly as an uninterrupted one.
+        The epoch alone determines what is frozen, so a resumed run continues exactly as an uninterrupted one. In a loop
+        of your own call `freeze` at the beginning of each epoch, and `unfreeze` at the end.
+
+        A rate that rises is made by scaling the step of the parameter, which takes a copy of the rising parameters; the
+        rates of the groups, which loggers show, do not change.
 
         The callback acts in every rehearsal. ``LRFinder`` tunes for the parameters that are trained at that moment;
         tune again with ``milestones`` at the epoch of the unfreezing. ``BatchSizeScaler`` tunes with everything
@@ -108,6 +133,8 @@ class BackboneFreezing(Callback):
         stages: int = 1,
         epochs_per_stage: int = 1,
         train_norm: bool = False,
+        frozen: str | list[str] | None = None,
+        ramp_epochs: float = 0.0,
     ) -> None:
         super().__init__()
         self._plan = _checked_plan(unfreeze_at_epoch)
@@ -119,17 +146,67 @@ class BackboneFreezing(Callback):
             wrong_value("backbone", "the path of a submodule", backbone)
         if self._stages > 1 and not isinstance(self._plan, int):
             wrong_value("unfreeze_at_epoch", "an epoch if `stages` > 1", unfreeze_at_epoch)
+        self._frozen = None if frozen is None else _checked_names("frozen", frozen)
+        if self._frozen is not None and isinstance(self._plan, dict):
+            wrong_value("frozen", "None if `unfreeze_at_epoch` is a dict, which names what is trained", frozen)
+        self._ramp_epochs = check_number("ramp_epochs", ramp_epochs, minimum=0)
+        if self._ramp_epochs and self._plan is None:
+            wrong_value("ramp_epochs", "0 if nothing is unfrozen", ramp_epochs)
         self._is_heaviest = False
         self._freezer = Freezer()
+        self._ramp = RateRamp()
         self._schedule: FreezingSchedule | None = None
         self._reported: tuple[int, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings, without the parameters of the current run."""
-        of_this_run = {"_freezer": Freezer(), "_schedule": None, "_reported": None}
+        of_this_run = {"_freezer": Freezer(), "_ramp": RateRamp(), "_schedule": None, "_reported": None}
         # Lightning sets `log` and `log_dict`, bound methods of the module, on each callback; they hold all of it.
         settings = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
         return {**settings, **of_this_run}
+
+    def freeze(self, module: nn.Module, epoch: int = 0) -> None:
+        """Freezes what is not trained in an epoch, and unfreezes the rest, without a Trainer.
+
+        Call it at the beginning of each epoch, after ``module.train()``, which sets frozen modules to training mode.
+
+        Args:
+            module: The model, with the submodule ``backbone``.
+            epoch: The epoch, counted from 0, >= 0.
+
+        Raises:
+            TypeError: If an argument is of the wrong type.
+            ValueError: If the model has no such backbone, a name matches nothing, there are more stages than blocks, a
+                layer is lazy, or there is a ``ramp_epochs``, which needs a Trainer.
+
+        Example:
+            >>> from torch import nn
+            >>> from lightning_hp import BackboneFreezing
+            >>> model = nn.ModuleDict({"backbone": nn.Linear(8, 4), "head": nn.Linear(4, 3)})
+            >>> freezing = BackboneFreezing(unfreeze_at_epoch=2)
+            >>> for epoch in range(3):
+            ...     _ = model.train()
+            ...     freezing.freeze(model, epoch)
+            ...     print(epoch, model["backbone"].weight.requires_grad)  # and train this epoch
+            0 False
+            1 False
+            2 True
+            >>> freezing.unfreeze()
+
+        """
+        check_instance("module", module, nn.Module, "a module")
+        epoch = check_int("epoch", epoch, 0)
+        if self._ramp_epochs:
+            raise ValueError(f"Expected `ramp_epochs` to be 0 without a Trainer, but got {self._ramp_epochs:g}.")
+        try:
+            schedule = self._schedule_for(find_backbone(module, self._backbone))
+        except ValueError as error:
+            raise ValueError(f"BackboneFreezing, `{self._backbone}`: {error}") from None
+        self._freezer.freeze(*schedule.frozen(epoch))
+
+    def unfreeze(self) -> None:
+        """Restores the flags of everything that it froze; what you froze yourself stays frozen."""
+        self._freezer.unfreeze()
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -139,6 +216,12 @@ class BackboneFreezing(Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freezes what is not trained in this epoch; a resumed run may begin in the middle of one."""
+        if self._ramp_epochs and math.isinf(trainer.num_training_batches):
+            raise misconfiguration(
+                trainer,
+                "BackboneFreezing: expected epochs of a known length for `ramp_epochs`, but got a loader without one."
+                " Pass `limit_train_batches=` a number to the Trainer.",
+            )
         self._update(trainer, pl_module)
 
     @override
@@ -150,8 +233,16 @@ class BackboneFreezing(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Sets frozen modules to evaluation mode again: hooks of the user may have called ``train()``."""
+        """Sets frozen modules to evaluation mode again, as hooks may have called ``train()``; raises the rates."""
         self._freezer.restore_eval_mode()
+        if self._ramp_epochs and self._schedule is not None:
+            num_batches = trainer.num_training_batches
+            share = min((batch_idx + 1) / num_batches, 1.0) if 0 < num_batches < NEVER else 1.0
+            self._ramp.factors = {
+                parameter: min((max(trainer.current_epoch - first, 0) + share) / self._ramp_epochs, 1.0)
+                for parameter, first in self._schedule.parameters.items()
+                if 0 < first < NEVER
+            }
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -185,21 +276,29 @@ class BackboneFreezing(Callback):
         """The schedule of this run, made at the first call: a finder may rehearse before ``on_fit_start``."""
         if self._schedule is not None:
             return self._schedule
-        backbone = find_backbone(trainer, pl_module, self._backbone)
-        plan = self._plan
+        self._freezer.unfreeze()  # what `freeze` froze before the training
+        backbone = backbone_in_training(trainer, pl_module, self._backbone)
         try:
-            if isinstance(plan, dict):
-                epochs = epochs_by_names(backbone, plan)
-            else:
-                first_epoch = NEVER if plan is None else plan
-                epochs = epochs_by_stages(backbone, first_epoch, self._stages, self._epochs_per_stage)
+            schedule = self._schedule_for(backbone)
         except ValueError as error:
             raise misconfiguration(trainer, f"BackboneFreezing, `{self._backbone}`: {error}") from None
-        schedule = FreezingSchedule.of(backbone, epochs, self._train_norm)
         refuse_training(trainer, pl_module, self._backbone, schedule)
         note_trained(trainer)
         self._schedule = schedule
         return schedule
+
+    def _schedule_for(self, backbone: nn.Module) -> FreezingSchedule:
+        plan = self._plan
+        if isinstance(plan, dict):
+            epochs = epochs_by_names(backbone, plan)
+        else:
+            first_epoch = NEVER if plan is None else plan
+            epochs = epochs_by_stages(backbone, first_epoch, self._stages, self._epochs_per_stage)
+        if self._frozen is not None:
+            names = {name for pattern in self._frozen for name in names_matching(backbone, pattern)}
+            named = {p for name, p in backbone.named_parameters(remove_duplicate=False) if name in names}
+            epochs = {parameter: epoch if parameter in named else 0 for parameter, epoch in epochs.items()}
+        return FreezingSchedule.of(backbone, epochs, self._train_norm)
 
     def _update(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freezes what is frozen in this epoch, and unfreezes everything else."""
@@ -211,11 +310,14 @@ class BackboneFreezing(Callback):
         reshard(pl_module)
         self._freezer.freeze(*schedule.frozen(epoch))
         rebuild_ddp(trainer)
+        rising = any(first <= epoch < first + self._ramp_epochs for first in schedule.unfreezing_epochs)
+        self._ramp.attach(trainer.optimizers if rising else ())
         if not is_rehearsal(trainer):
             self._report(trainer, pl_module, schedule)
 
     def _unfreeze(self, pl_module: pl.LightningModule) -> None:
         reshard(pl_module)
+        self._ramp.detach()
         self._freezer.unfreeze()
         self._schedule = self._reported = None
 
@@ -251,11 +353,16 @@ def _checked_plan(plan: Any) -> int | dict[int, list[str]] | None:
         return check_int("unfreeze_at_epoch", plan, 0, also="a dict from epochs to names, or None")
     if not plan:
         wrong_value("unfreeze_at_epoch", "an int >= 0, or a dict with at least one epoch, or None", plan)
-    names_of: dict[int, list[str]] = {}
-    for key, value in plan.items():
-        epoch = check_int("unfreeze_at_epoch", key, 0)
-        names = [value] if isinstance(value, str) else check_iterable("unfreeze_at_epoch", value, "names")
-        names_of[epoch] = [
-            check_str("unfreeze_at_epoch", name, what="names of modules or parameters") for name in names
-        ]
-    return names_of
+    return {
+        check_int("unfreeze_at_epoch", epoch, 0): _checked_names("unfreeze_at_epoch", names)
+        for epoch, names in plan.items()
+    }
+
+
+def _checked_names(argument: str, value: Any) -> list[str]:
+    """One name or several, as a list of at least one."""
+    expected = "names of modules or parameters"
+    names = [value] if isinstance(value, str) else check_iterable(argument, value, expected)
+    if not names:
+        wrong_value(argument, f"at least one of the {expected}", value)
+    return [check_str(argument, name, what=expected) for name in names]

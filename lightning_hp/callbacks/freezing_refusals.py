@@ -11,7 +11,38 @@ from lightning_hp.nn.freezing.schedule import NEVER, FreezingSchedule
 from lightning_hp.trainer import STRATEGIES_IN_WORDS, is_supported, misconfiguration, uninitialized_parameters
 
 
-def find_backbone(trainer: Any, pl_module: nn.Module, path: str) -> nn.Module:
+def find_backbone(module: nn.Module, path: str) -> nn.Module:
+    """The backbone of a module.
+
+    Args:
+        module: The module.
+        path: The path of the backbone.
+
+    Returns:
+        The submodule.
+
+    Raises:
+        ValueError: If there is no submodule at this path, or the module has lazy layers.
+
+    """
+    try:
+        backbone = module.get_submodule(path)
+    except AttributeError:
+        parts = ", ".join(children_with_parameters(module)) or "none"
+        raise ValueError(
+            f"expected a submodule `{path}` in {type(module).__name__}, but got none. Pass `backbone=` the name of one;"
+            f" those with parameters are {parts}."
+        ) from None
+    lazy = uninitialized_parameters(module)
+    if lazy:
+        raise ValueError(
+            f"expected initialized parameters, but got uninitialized lazy ones: {', '.join(lazy[:3])}. Run one batch"
+            " through the model before the training."
+        )
+    return backbone
+
+
+def backbone_in_training(trainer: Any, pl_module: nn.Module, path: str) -> nn.Module:
     """The backbone of a module that is about to be trained.
 
     Args:
@@ -34,23 +65,9 @@ def find_backbone(trainer: Any, pl_module: nn.Module, path: str) -> nn.Module:
             f" ({STRATEGIES_IN_WORDS}), but got {type(trainer.strategy).__name__}. Train under one of these.",
         )
     try:
-        backbone: nn.Module | None = pl_module.get_submodule(path)
-    except AttributeError:
-        backbone = None
-    if backbone is None:
-        parts = list(children_with_parameters(pl_module))
-        raise misconfiguration(
-            trainer,
-            f"BackboneFreezing: expected a submodule `{path}` in {type(pl_module).__name__}, but got none. Pass"
-            f" `backbone=` the name of one; those with parameters are {', '.join(parts) or 'none'}.",
-        )
-    lazy = uninitialized_parameters(pl_module)
-    if lazy:
-        raise misconfiguration(
-            trainer,
-            f"BackboneFreezing: expected initialized parameters, but got uninitialized lazy ones:"
-            f" {', '.join(lazy[:3])}. Run one batch through the model before `fit`.",
-        )
+        backbone = find_backbone(pl_module, path)
+    except ValueError as error:
+        raise misconfiguration(trainer, f"BackboneFreezing: {error}") from None
     if not any(parameter.requires_grad for parameter in backbone.parameters()):
         what = "only frozen ones" if any(True for _ in backbone.parameters()) else "none"
         raise misconfiguration(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,8 @@ class Classifier(ClassifierMixin, LightningModule):
         batch_size: Batch size for loaders that use it, ``DataLoader(data, model.batch_size)``, >= 1. The batch size of
             the training loader is recorded here when the training starts.
         optimizer: The name of an optimizer in ``torch.optim``.
-        weight_decay: Weight decay, >= 0; not applied to normalisation layers and biases. ``None``: the optimizer's own
+        weight_decay: Weight decay, >= 0; not applied to normalisation layers, biases, class tokens and position
+            embeddings, nor to what a model names in timm's ``no_weight_decay()``. ``None``: the optimizer's own
             default.
         scheduler: The name of a schedule in ``torch.optim.lr_scheduler``; ``None``: a constant learning rate.
         warmup_steps: Number of optimizer steps, or fraction of the training (< 1), of a linear warm-up.
@@ -72,7 +73,10 @@ class Classifier(ClassifierMixin, LightningModule):
         task: ``"multiclass"``, ``"binary"`` (one logit) or ``"multilabel"``.
         label_smoothing: The probability that is spread evenly over all classes, >= 0 and < 1.
         class_weights: The weight of each class in the loss, > 0; for the other tasks the weight of the positive labels.
+            ``"balanced"``: from the labels of the training data, so that each class has the same share.
         lr_ratios: Factors on ``lr`` for parts of the model: ``{"backbone": 0.1}``.
+        layer_decay: The factor from the learning rate of each block of the backbone to that of the block below it, > 0
+            and <= 1: 0.75 in BEiT and timm. The head has ``lr``. ``None``: all blocks have one rate.
         find_batch_size: Whether to run [`BatchSizeScaler`][lightning_hp.BatchSizeScaler] before the training; a
             dictionary: with these arguments.
         find_lr: The same for [`LRFinder`][lightning_hp.LRFinder].
@@ -129,8 +133,9 @@ class Classifier(ClassifierMixin, LightningModule):
         pretrained: bool = True,
         task: Task = "multiclass",
         label_smoothing: float = 0.0,
-        class_weights: Sequence[float] | float | Tensor | None = None,
+        class_weights: Sequence[float] | float | Tensor | Literal["balanced"] | None = None,
         lr_ratios: dict[str, float] | None = None,
+        layer_decay: float | None = None,
         find_batch_size: bool | dict[str, Any] = False,
         find_lr: bool | dict[str, Any] = False,
         sam: bool | dict[str, Any] = False,

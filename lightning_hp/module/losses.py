@@ -101,7 +101,7 @@ def check_values(task: Task, num_classes: int, labels: Any) -> None:
     )
     raise ValueError(
         f"Expected {expected} for task {task!r} with {num_classes} classes, but got labels from {lowest:g} to "
-        f"{highest:g}. {advice}, or override `compute_loss` for labels of another kind."
+        f"{highest:g}. {advice}, or override `compute_loss` and `update_metrics` for labels of another kind."
     )
 
 
@@ -125,7 +125,7 @@ def class_weights_tensor(task: Task, num_classes: int, class_weights: Any) -> Te
     if class_weights is None:
         return None
     count = 1 if task == "binary" else num_classes
-    expected = f"{count} finite number(s) > 0 for task {task!r}"
+    expected = f"{count} finite number(s) > 0 for task {task!r}, or 'balanced'"
     values = class_weights.float() if isinstance(class_weights, Tensor) else class_weights
     array = check_array("class_weights", values, expected)
     weights = torch.as_tensor(array, dtype=torch.float32, device="cpu").reshape(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import (
@@ -59,6 +60,57 @@ class TopKAccuracy(MulticlassAccuracy):
             state += count
 
 
+class ClassCounter(Metric):
+    """Precision, recall, F1 and number of samples of each class, over all processes.
+
+    Args:
+        task: The task. Both classes of ``"binary"`` are counted, and the positive ones of each label.
+        num_classes: Number of classes or labels.
+
+    """
+
+    full_state_update = False
+
+    def __init__(self, task: Task, num_classes: int) -> None:
+        super().__init__()
+        self._task: Task = task
+        size = 2 if task == "binary" else num_classes
+        for name in ("hits", "predictions", "samples"):
+            self.add_state(name, torch.zeros(size, dtype=torch.long), dist_reduce_fx="sum")
+
+    @override
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Counts a batch.
+
+        Args:
+            logits: As for :func:`~lightning_hp.module.losses.classification_loss`.
+            labels: Likewise.
+
+        """
+        predicted, target = decisions(self._task, logits.detach(), labels)
+        for state, values in (("hits", (predicted, target)), ("predictions", (predicted,)), ("samples", (target,))):
+            counts = getattr(self, state)
+            if self._task == "multilabel":
+                counts += torch.stack(values).all(0).sum(0)
+                continue
+            first = values[0].reshape(-1)
+            matches = (first == values[-1].reshape(-1)).long()
+            counts.scatter_add_(0, first, matches)
+
+    @override
+    def compute(self) -> Tensor:
+        """The scores.
+
+        Returns:
+            Precision, recall, F1 and number of samples of each class, shape (classes, 4); a score without a prediction
+            or a sample is 0.
+
+        """
+        hits, predictions, samples = (getattr(self, name).float() for name in ("hits", "predictions", "samples"))
+        f1 = 2 * hits / (predictions + samples).clamp(min=1)
+        return torch.stack([hits / predictions.clamp(min=1), hits / samples.clamp(min=1), f1, samples], 1)
+
+
 def build_metrics(task: Task, num_classes: int, top_k: int | None) -> nn.ModuleDict:
     """New metrics by their names.
 
@@ -106,16 +158,18 @@ def update_metrics(metrics: nn.ModuleDict, task: Task, logits: Tensor, labels: T
 
     """
     logits = logits.detach()
-    if task == "multiclass":
-        predicted = logits.argmax(1)
-        target = labels.argmax(1) if labels.is_floating_point() else labels.long()
-    else:
-        # Decisions, not logits: torchmetrics takes logits that all lie between 0 and 1 for probabilities.
-        predicted = (logits > 0).long()
-        target = (labels.reshape(logits.shape) > 0.5).long()
+    # Decisions, not logits: torchmetrics takes logits that all lie between 0 and 1 for probabilities.
+    predicted, target = decisions(task, logits, labels)
     for name, metric in metrics.items():
         assert isinstance(metric, Metric)
         metric.update(logits if name.startswith("accuracy_top") else predicted, target)
+
+
+def decisions(task: Task, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Predicted and true classes as integers; 0 or 1 for each logit if the task is not ``"multiclass"``."""
+    if task == "multiclass":
+        return logits.argmax(1), labels.argmax(1) if labels.is_floating_point() else labels.long()
+    return (logits > 0).long(), (labels.reshape(logits.shape) > 0.5).long()
 
 
 def probabilities(task: Task, logits: Tensor) -> Tensor:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_hp.functional.checks import check_choice, check_int, check_number, check_options
 from lightning_hp.module.batches import split_batch
+from lightning_hp.module.class_weights import weights_of_training
 from lightning_hp.module.losses import check_values, class_weights_tensor, classification_loss
-from lightning_hp.module.metrics import build_metrics, probabilities, update_metrics
+from lightning_hp.module.metrics import ClassCounter, build_metrics, probabilities, update_metrics
 from lightning_hp.module.optimizers import build_optimizer, check_optimizer, has_weight_decay
 from lightning_hp.module.parameter_groups import check_lr_ratios, parameter_groups
 from lightning_hp.module.schedules import Interval, Schedule
 from lightning_hp.nn.head import Task, num_logits
+from lightning_hp.reporting import log_table
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule as _LightningModule
@@ -45,7 +47,8 @@ class ClassifierMixin(_LightningModule):
             cross-entropy of each label.
         lr: The learning rate, > 0.
         optimizer: The name of an optimizer in ``torch.optim``, in upper or lower case.
-        weight_decay: Weight decay, >= 0; not applied to normalisation layers and biases. ``None``: the optimizer's own
+        weight_decay: Weight decay, >= 0; not applied to normalisation layers, biases, class tokens and position
+            embeddings, nor to what a model names in timm's ``no_weight_decay()``. ``None``: the optimizer's own
             default.
         scheduler: The name of a schedule in ``torch.optim.lr_scheduler``, in upper or lower case; ``None``: a constant
             learning rate.
@@ -53,8 +56,13 @@ class ClassifierMixin(_LightningModule):
             on the schedule.
         label_smoothing: The probability that is spread evenly over all classes, >= 0 and < 1.
         class_weights: The weight of each class in the loss, > 0; for the other tasks the weight of the positive labels.
+            ``"balanced"``: from the labels of the training data, so that each class has the same share; not for
+            ``"multilabel"``.
         lr_ratios: Factors on ``lr`` for parts of the model, by their path: ``{"backbone": 0.1}``. If several parts
             contain a parameter, the longest path applies.
+        layer_decay: The factor from the learning rate of each block of the backbone to that of the block below it, > 0
+            and <= 1; the head has ``lr``. Without a submodule ``backbone`` the blocks are those of the model, and the
+            last one has ``lr``. ``None``: all have one rate. It multiplies with ``lr_ratios``.
         top_k: k of an additional top-k accuracy, >= 1; ``None``: none.
         optimizer_options: Other arguments of the optimizer: ``{"momentum": 0.9}``.
         scheduler_options: Arguments of the schedule: ``{"eta_min": 1e-6}``. If the length of ``CosineAnnealingLR``,
@@ -68,7 +76,10 @@ class ClassifierMixin(_LightningModule):
         lr: The learning rate.
         task: The task.
         num_classes: Number of classes or labels.
-        class_weights: The class weights as a tensor, or ``None``; a buffer that is not in checkpoints.
+        class_weights: The class weights as a tensor, or ``None``; a buffer, which is in checkpoints if it is
+            ``"balanced"``.
+        class_scores: After ``test``: precision, recall, F1 and number of samples of each class, by the key of
+            ``metrics``, shape (classes, 4).
         metrics: torchmetrics by stage, index of the loader and name (``metrics["val_0"]["f1"]``), an ``nn.ModuleDict``.
 
     Raises:
@@ -76,6 +87,9 @@ class ClassifierMixin(_LightningModule):
         ValueError: If an argument is out of range, or a name is unknown.
 
     Note:
+        ``"balanced"`` reads the labels that the dataset carries, or else all its samples once, up to 100,000, on each
+        process. At the end of ``test`` a table of the scores of each class is logged.
+
         Metrics add a few counts of small tensors to a step. On an accelerator only the first batch of a stage
         synchronizes with the device, to check its labels; on the CPU the labels of every batch are checked. Labels of
         another form (sequences, boxes), several optimizers and manual optimization need an own ``training_step``.
@@ -114,8 +128,9 @@ class ClassifierMixin(_LightningModule):
         scheduler: str | None = None,
         warmup_steps: float = 0,
         label_smoothing: float = 0.0,
-        class_weights: Sequence[float] | float | Tensor | None = None,
+        class_weights: Sequence[float] | float | Tensor | Literal["balanced"] | None = None,
         lr_ratios: Mapping[str, float] | None = None,
+        layer_decay: float | None = None,
         top_k: int | None = 5,
         optimizer_options: Mapping[str, Any] | None = None,
         scheduler_options: Mapping[str, Any] | None = None,
@@ -134,10 +149,20 @@ class ClassifierMixin(_LightningModule):
         self._optimizer = (optimizer, weight_decay, options)
         self._schedule = schedule
         self._lr_ratios = check_lr_ratios(lr_ratios)
+        if layer_decay is not None:
+            layer_decay = check_number("layer_decay", layer_decay, above=0, maximum=1, also="None")
+        self._layer_decay = layer_decay
         self._label_smoothing = check_number("label_smoothing", label_smoothing, minimum=0, below=1)
-        weights = class_weights_tensor(self.task, self.num_classes, class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
+        is_balanced = isinstance(class_weights, str) and class_weights == "balanced"
+        if is_balanced and self.task == "multilabel":
+            raise ValueError("Expected `class_weights` to be numbers for task 'multilabel', but got 'balanced'.")
+        given = [1.0] * num_logits(self.task, self.num_classes) if is_balanced else class_weights
+        weights = class_weights_tensor(self.task, self.num_classes, given)
+        self.register_buffer("class_weights", weights, persistent=is_balanced)
+        self._is_balanced, self._has_counted = is_balanced, False
         self._top_k = None if top_k is None else check_int("top_k", top_k, 1, also="None")
+        self.class_scores: dict[str, Tensor] = {}
+        self._class_counts = nn.ModuleDict()
         self.metrics = nn.ModuleDict({f"{stage}_0": self.configure_metrics() for stage in ("train", "val", "test")})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -148,6 +173,28 @@ class ClassifierMixin(_LightningModule):
                 f"Expected ClassifierMixin before LightningModule in the bases of {cls.__name__}, but got it after. "
                 f"Write: class {cls.__name__}(ClassifierMixin, LightningModule)."
             )
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Counts the classes of the training data for ``class_weights="balanced"``."""
+        super().setup(stage)
+        if stage == "fit" and self._is_balanced:
+            assert isinstance(self.class_weights, Tensor)
+            self.class_weights.copy_(weights_of_training(self, self.task, self.num_classes))
+            self._has_counted = True
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        """Logs a table of precision, recall, F1 and number of samples of each class, for each loader."""
+        super().on_test_epoch_end()
+        for key, counts in self._class_counts.items():
+            assert isinstance(counts, ClassCounter)
+            scores = self.class_scores[key] = counts.compute().cpu()
+            counts.reset()
+            rows = [[number, *row[:3], int(row[3])] for number, row in enumerate(scores.tolist())]
+            name = "test" if key == "test_0" else key
+            header = ("class", "precision", "recall", "f1", "samples")
+            log_table(self.trainer, f"{name}/classes", header, rows, self.trainer.global_step)
 
     def split_batch(self, batch: Any, has_labels: bool = True) -> tuple[Any, Any]:
         """Splits a batch into inputs and labels: a pair, or a mapping with ``labels``. Override it for other batches.
@@ -244,18 +291,24 @@ class ClassifierMixin(_LightningModule):
 
         Raises:
             TypeError: If ``self.lr`` is not a number.
-            ValueError: If ``self.lr`` is not finite and > 0, a path in ``lr_ratios`` contains no parameter, or no
-                parameter requires a gradient.
+            ValueError: If ``self.lr`` is not finite and > 0, a path in ``lr_ratios`` contains no parameter, no
+                parameter requires a gradient, or ``warmup_steps`` is more than the steps of the training.
 
         """
+        self._refuse_long_warmup()
         name, weight_decay, options = self._optimizer
         lr = check_number("lr", self.lr, above=0)
         decay = has_weight_decay(check_optimizer(name, lr, weight_decay, options))
-        groups = parameter_groups(self, lr, self._lr_ratios, decay)
+        groups = parameter_groups(self, lr, self._lr_ratios, decay, self._layer_decay)
         optimizer = build_optimizer(name, groups, lr, weight_decay, options)
         return [optimizer], self._schedule.build(optimizer, self._training_length)
 
     def _step(self, batch: Any, stage: str, dataloader_idx: int) -> Tensor:
+        if stage == "train" and self._is_balanced and not self._has_counted:
+            raise RuntimeError(
+                f"Expected `setup` of {type(self).__name__} to call `super().setup(stage)`, which counts the classes "
+                "for class_weights='balanced', but it did not."
+            )
         inputs, labels = self.split_batch(batch)
         key = f"{stage}_{dataloader_idx}"
         self._check_labels(key, labels)
@@ -266,6 +319,12 @@ class ClassifierMixin(_LightningModule):
         metrics = self.metrics[key]
         assert isinstance(metrics, nn.ModuleDict)
         self.update_metrics(metrics, logits, labels)
+        if stage == "test" and type(self).update_metrics is ClassifierMixin.update_metrics:
+            if key not in self._class_counts:
+                self._class_counts[key] = ClassCounter(self.task, self.num_classes).to(self.device)
+            counts = self._class_counts[key]
+            assert isinstance(counts, ClassCounter)
+            counts.update(logits, labels)
         size = len(labels)
         if stage == "train":
             self.log("train_loss_step", loss, on_step=True, on_epoch=False, batch_size=size)
@@ -283,8 +342,9 @@ class ClassifierMixin(_LightningModule):
         return loss
 
     def _check_labels(self, key: str, labels: Any) -> None:
-        """Checks labels for the default loss: on the CPU always, elsewhere only once, because it synchronizes."""
-        if type(self).compute_loss is not ClassifierMixin.compute_loss:
+        """Checks labels for the default loss and metrics: on the CPU always, elsewhere once, as it synchronizes."""
+        own = (type(self).compute_loss, type(self).update_metrics)
+        if not {ClassifierMixin.compute_loss, ClassifierMixin.update_metrics} & set(own):
             return
         if key in self._checked:
             return
@@ -306,6 +366,22 @@ class ClassifierMixin(_LightningModule):
                 f"{self.num_classes} classes, but got {got}."
             )
         return logits
+
+    def _refuse_long_warmup(self) -> None:
+        """Refuses a warm-up that does not end: the training would never reach its learning rate."""
+        steps = self._schedule.warmup_steps
+        if steps < 1:
+            return
+        try:
+            trainer = self.trainer
+        except RuntimeError:  # there is none: `configure_optimizers` is called by hand
+            return
+        total = trainer.estimated_stepping_batches
+        if steps > total and not trainer.fast_dev_run:  # type: ignore[attr-defined] # set by Lightning
+            raise ValueError(
+                f"Expected `warmup_steps` to be at most {int(total)}, the optimizer steps of the training, but got "
+                f"{int(steps)}. Pass a fraction of the training, such as 0.05, or train longer."
+            )
 
     def _training_length(self, interval: Interval) -> int:
         """The length of the training, in optimizer steps or epochs."""

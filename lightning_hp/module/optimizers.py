@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_hp.functional.checks import check_str
+from lightning_hp.module.annotated import check_annotated
 
 # They need a single group, sparse gradients, or only matrices.
 _EXCLUDED = ("LBFGS", "SparseAdam", "Muon")
@@ -89,11 +90,12 @@ def check_optimizer(name: Any, lr: float, weight_decay: float | None, options: M
         The optimizer of that parameter.
 
     Raises:
-        TypeError: If the name is no string.
+        TypeError: If the name is no string, or an option is of another kind than the optimizer says.
         ValueError: If the optimizer does not know or accept an argument.
 
     """
     kind = optimizer_class(name).__name__
+    check_annotated("optimizer_options", optimizer_class(name), options)
     for key, origin in _RESERVED.items():
         if key in options:
             raise ValueError(

@@ -1,4 +1,7 @@
-"""Parameter groups: a learning rate for each part of a model, and no weight decay on normalisation and biases."""
+"""Parameter groups: a learning rate for each part and layer of a model, and no weight decay on some parameters.
+
+rate = lr * ratio of the part * layer_decay ** (layers above it)
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,16 @@ from typing import Any
 from torch import nn
 
 from lightning_hp.functional.checks import check_number, check_options
-from lightning_hp.functional.norm_layers import norm_parameters
-from lightning_hp.nn.freezing.blocks import children_with_parameters
+from lightning_hp.module.weight_decay import undecayed_parameters
+from lightning_hp.nn.freezing.blocks import blocks_of, children_with_parameters
 
 
 def parameter_groups(
-    module: nn.Module, lr: float, lr_ratios: Mapping[str, float] | None = None, decay: bool = True
+    module: nn.Module,
+    lr: float,
+    lr_ratios: Mapping[str, float] | None = None,
+    decay: bool = True,
+    layer_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """The trainable parameters of a model, as parameter groups of a torch optimizer.
 
@@ -22,8 +29,9 @@ def parameter_groups(
         lr: The learning rate, > 0.
         lr_ratios: Factors on ``lr`` for parts of the model, by the path of the part. If several parts contain a
             parameter, the longest path applies.
-        decay: Whether to make groups without weight decay, for the parameters of normalisation layers, biases, and all
-            parameters with at most one axis.
+        decay: Whether to make groups without weight decay, for :func:`undecayed_parameters`.
+        layer_decay: The factor from the rate of each block to that of the block below it, see :func:`layers_above`.
+            ``None``: all blocks have one rate.
 
     Returns:
         Groups with ``params``, ``lr``, a ``name`` for ``LearningRateMonitor``, and ``weight_decay`` = 0 in groups
@@ -35,7 +43,7 @@ def parameter_groups(
     References:
         Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019. He et al., *Bag of Tricks for Image
         Classification with Convolutional Neural Networks*, 2019, section 3.1: no weight decay on normalisation layers
-        and biases.
+        and biases. Bao et al., *BEiT*, 2022: rates that decay with the layer.
 
     Example:
         >>> model = nn.ModuleDict({"backbone": nn.Linear(4, 8), "head": nn.Linear(8, 2)})
@@ -49,22 +57,54 @@ def parameter_groups(
     """
     ratios = {path: float(ratio) for path, ratio in (lr_ratios or {}).items()}
     check_paths(module, ratios)
-    norms = {id(parameter) for parameter in norm_parameters(module)}
+    undecayed = undecayed_parameters(module) if decay else set()
+    blocks = {} if layer_decay is None else layers_above(module)
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         path = max((path for path in ratios if _contains(path, name)), key=len, default="")
-        is_free = decay and (id(parameter) in norms or parameter.ndim <= 1 or "bias" in name.rpartition(".")[2])
-        title = (path or ("rest" if ratios else "all")) + (", no decay" if is_free else "")
+        block, depth = blocks.get(parameter, ("", 0))
+        title = path or ("rest" if ratios else "all")
+        title += (f", {block}" if block else "") + (", no decay" if parameter in undecayed else "")
         if title not in groups:
-            groups[title] = {"params": [], "lr": lr * ratios.get(path, 1.0), "name": title}
-            if is_free:
+            rate = lr * ratios.get(path, 1.0) * (1.0 if layer_decay is None else layer_decay**depth)
+            groups[title] = {"params": [], "lr": rate, "name": title}
+            if parameter in undecayed:
                 groups[title]["weight_decay"] = 0.0
         groups[title]["params"].append(parameter)
     if not groups:
         raise ValueError("Expected parameters that require a gradient, but all are frozen.")
     return list(groups.values())
+
+
+def layers_above(module: nn.Module) -> dict[nn.Parameter, tuple[str, int]]:
+    """The block that a parameter is in, and how many blocks are between it and the output.
+
+    The blocks are those of the submodule ``backbone``, if there is one, and all that is outside it, such as a head, is
+    one block above them; otherwise those of the model, and the last one counts 0. A parameter of several blocks is in
+    the lowest one.
+
+    Args:
+        module: The model.
+
+    Returns:
+        Name of the block and number for each parameter in a block; 0 for all others.
+
+    Example:
+        >>> backbone = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> model = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(2, 2)})
+        >>> list(dict.fromkeys(layers_above(model).values()))
+        [('backbone.1', 1), ('backbone.0', 2)]
+
+    """
+    has_backbone = "backbone" in children_with_parameters(module)
+    backbone, prefix = (module.get_submodule("backbone"), "backbone") if has_backbone else (module, "")
+    blocks = blocks_of(backbone)
+    found: dict[nn.Parameter, tuple[str, int]] = {}
+    for number, (name, parameters) in enumerate(reversed(blocks), int(has_backbone)):
+        found.update(dict.fromkeys(parameters, (".".join(filter(None, [prefix, name])), number)))
+    return found
 
 
 def check_paths(module: nn.Module, paths: Mapping[str, float]) -> None:

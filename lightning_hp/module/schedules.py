@@ -11,6 +11,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
 
 from lightning_hp.functional.checks import check_choice, check_options, check_str, is_number, wrong_type, wrong_value
+from lightning_hp.module.annotated import check_annotated
 from lightning_hp.module.optimizers import class_by_name
 
 Interval = Literal["step", "epoch"]
@@ -65,9 +66,12 @@ class Schedule:
             if options:
                 raise ValueError(f"Expected a `scheduler` for `scheduler_options` {options}, but got None.")
             return
-        kind = _scheduler_class(self.name).__name__
+        scheduler_class = _scheduler_class(self.name)
+        kind = scheduler_class.__name__
         if "optimizer" in options:
             raise ValueError(f"Expected `scheduler_options` without 'optimizer', but got {options}.")
+        arguments = {key: value for key, value in options.items() if key not in _LIGHTNING_OPTIONS}
+        check_annotated("scheduler_options", scheduler_class, arguments)
         if kind in _CYCLES and "max_lr" in options:
             raise ValueError(f"Expected `scheduler_options` without 'max_lr', which is `lr`, but got {options}.")
         if kind in _CYCLES and interval == "epoch":
@@ -79,7 +83,7 @@ class Schedule:
             )
 
     def check(self, optimizer: Optimizer) -> None:
-        """Builds the scheduler of a temporary optimizer, to check that it takes its arguments.
+        """Builds the scheduler of a temporary optimizer and steps it once, to check that it takes its arguments.
 
         Raises:
             ValueError: If it does not.
@@ -90,7 +94,8 @@ class Schedule:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._scheduler(optimizer, lambda interval: 100)
+                scheduler, _ = self._scheduler(optimizer, lambda interval: 100)
+                scheduler.step(*([1.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
         except Exception as error:
             kind = _scheduler_class(self.name).__name__
             raise ValueError(

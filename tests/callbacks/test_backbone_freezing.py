@@ -125,6 +125,116 @@ def test_equals_a_loop_by_hand(optimizer: str, manual: bool) -> None:
     assert_identical(dict(run.module.head.state_dict()), dict(head.state_dict()), "head")
 
 
+def by_hand_with_a_ramp(optimizer: str, ramp: float, epochs: int = 4) -> tuple[nn.Module, nn.Module]:
+    """The same, where the optimizer of each stage begins with a small rate and weight decay follows it."""
+    backbone, head = make_backbone(), nn.Linear(16, NUM_CLASSES)
+    optimizers = {2: SETTINGS[optimizer]([{"params": head.parameters()}])}
+    step, num_batches = 0, len(loader())
+    for epoch in range(epochs):
+        for stage, unfreeze_at in ((1, 1), (0, 2)):
+            if epoch == unfreeze_at:
+                optimizers[stage] = SETTINGS[optimizer]([{"params": backbone[stage].parameters(), "lr": LR / 10}])
+        for number, (features, labels, _) in enumerate(loader()):
+            for stage in optimizers.keys() - {2}:
+                share = (epoch - {1: 1, 0: 2}[stage] + (number + 1) / num_batches) / ramp
+                optimizers[stage].param_groups[0]["lr"] = LR / 10 * min(share, 1)
+            torch.manual_seed(step)
+            for stage in (0, 1):
+                backbone[stage].train(stage in optimizers)
+                with torch.set_grad_enabled(stage in optimizers):
+                    features = backbone[stage](features)
+            for each in optimizers.values():
+                each.zero_grad()
+            nn.functional.cross_entropy(head(features), labels).backward()
+            for each in optimizers.values():
+                each.step()
+            step += 1
+    return backbone, head
+
+
+@pytest.mark.parametrize("manual", [False, True])
+@pytest.mark.parametrize(("optimizer", "ramp"), [("sgd", 1.0), ("sgd", 0.4), ("adamw", 1.5)])
+def test_a_rate_that_rises_equals_a_loop_by_hand(optimizer: str, ramp: float, manual: bool) -> None:
+    """The stages share one parameter group, and rise at different times."""
+    freezing = BackboneFreezing(unfreeze_at_epoch=1, stages=2, ramp_epochs=ramp)
+    run = fit([freezing], Model(optimizer=optimizer, manual=manual))
+    plain = fit([BackboneFreezing(unfreeze_at_epoch=1, stages=2)], Model(optimizer=optimizer, manual=manual))
+    backbone, head = by_hand_with_a_ramp(optimizer, ramp)
+    weights = {**backbone.state_dict(prefix="backbone."), **head.state_dict(prefix="head.")}
+    for name, value in weights.items():
+        # A bias before a batch norm has no gradient but rounding, which AdamW scales up.
+        if not name.endswith(("0.0.bias", "1.0.bias", "running_mean")):
+            torch.testing.assert_close({**run.weights, **run.buffers}[name], value)
+    assert not torch.allclose(run.module.head.weight, plain.module.head.weight)
+    assert run.trainer.optimizers[0].param_groups[0]["lr"] == LR / 10
+    assert not run.trainer.optimizers[0]._optimizer_step_pre_hooks
+
+
+def test_a_ramp_needs_epochs_of_a_known_length() -> None:
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self) -> Any:
+            yield from Samples(32)
+
+    data = DataLoader(Stream(), batch_size=8)
+    with pytest.raises(MisconfigurationException, match="expected epochs of a known length for `ramp_epochs`"):
+        train(Model(), [BackboneFreezing(ramp_epochs=1)], data, max_epochs=1)
+    train(Model(), [BackboneFreezing(ramp_epochs=1)], data, max_epochs=2, limit_train_batches=3)
+
+
+def test_parts_that_are_named_are_frozen_and_the_others_are_trained() -> None:
+    expected = fit([BackboneFreezing(unfreeze_at_epoch={0: "1", 2: "0"})])
+    run = fit([BackboneFreezing(unfreeze_at_epoch=2, frozen="0")])
+    assert_identical(run.weights, expected.weights, "weights")
+    never = fit([BackboneFreezing(unfreeze_at_epoch=None, frozen=["0.*"])])
+    start = make_backbone()[0]
+    assert_identical(dict(never.module.backbone[0].state_dict()), dict(start.state_dict()), "frozen")
+    assert not torch.equal(never.module.backbone[1][0].weight, make_backbone()[1][0].weight)
+    with pytest.raises(MisconfigurationException, match=r"Expected names inside the backbone .* but got 'layer1'"):
+        fit([BackboneFreezing(frozen="layer1")])
+
+
+@pytest.mark.parametrize("optimizer", SETTINGS)
+def test_a_loop_without_a_trainer_equals_fit(optimizer: str) -> None:
+    run = fit([BackboneFreezing(unfreeze_at_epoch=1, stages=2)], Model(optimizer=optimizer))
+    torch.manual_seed(1)
+    model, freezing = Model(optimizer=optimizer), BackboneFreezing(unfreeze_at_epoch=1, stages=2)
+    optimizers, step = model.configure_optimizers(), 0
+    for epoch in range(4):
+        model.train()
+        freezing.freeze(model, epoch)
+        for features, labels, _ in loader():
+            torch.manual_seed(step)
+            optimizers.zero_grad()
+            nn.functional.cross_entropy(model.head(model.backbone(features)), labels).backward()
+            optimizers.step()
+            step += 1
+    freezing.unfreeze()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(module.training for module in model.modules())
+    assert_identical(dict(model.backbone.state_dict()), dict(run.module.backbone.state_dict()), "backbone")
+    assert_identical(dict(model.head.state_dict()), dict(run.module.head.state_dict()), "head")
+
+
+def test_what_was_frozen_by_hand_is_unfrozen_by_fit() -> None:
+    model, freezing = Model(), BackboneFreezing(unfreeze_at_epoch=1)
+    freezing.freeze(model)
+    run = fit([freezing], model)
+    expected = fit([BackboneFreezing(unfreeze_at_epoch=1)])
+    assert_identical(run.weights, expected.weights, "weights")
+
+
+def test_freezing_without_a_trainer_is_refused_with_a_sentence() -> None:
+    for callback, module, epoch, error, message in [
+        (BackboneFreezing(), nn.Linear(2, 2), 0, ValueError, "expected a submodule `backbone` in Linear"),
+        (BackboneFreezing(stages=9), Model(), 0, ValueError, "Expected `stages` <= "),
+        (BackboneFreezing(ramp_epochs=1), Model(), 0, ValueError, "Expected `ramp_epochs` to be 0 without a Trainer"),
+        (BackboneFreezing(), Model, 0, TypeError, "Expected `module` to be a module"),
+        (BackboneFreezing(), Model(), -1, ValueError, "Expected `epoch` to be an int >= 0"),
+    ]:
+        with pytest.raises(error, match=message):
+            callback.freeze(module, epoch)
+
+
 def test_names_give_the_same_as_stages() -> None:
     plans = [{1: "1", 2: "0"}, {1: ["1.0", "1.1.*"], 2: ["*"]}]
     runs = [fit([BackboneFreezing(unfreeze_at_epoch=plan)]) for plan in plans]
@@ -251,10 +361,12 @@ class SaveEachEpoch(pl.Callback):
 
 
 @pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_validation_end"])
-@pytest.mark.parametrize("optimizer", SETTINGS)
-def test_a_resumed_run_equals_the_uninterrupted_one(optimizer: str, hook: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("optimizer", "ramp_epochs"), [("sgd", 0.0), ("adamw", 0.0), ("sgd", 1.5)])
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    optimizer: str, ramp_epochs: float, hook: str, tmp_path: Path
+) -> None:
     """Resumed before, at and after each unfreezing. Lightning's callback freezes everything again (its issue 21901)."""
-    freezing = {"unfreeze_at_epoch": 1, "stages": 2, "epochs_per_stage": 2}
+    freezing = {"unfreeze_at_epoch": 1, "stages": 2, "epochs_per_stage": 2, "ramp_epochs": ramp_epochs}
     flags = Flags()
     whole = fit(
         [BackboneFreezing(**freezing), SaveEachEpoch(tmp_path, hook), flags], Model(optimizer=optimizer), max_epochs=5
@@ -444,7 +556,15 @@ def test_unsupported_strategies_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
         ({"unfreeze_at_epoch": {"1": "a"}}, TypeError),
         ({"unfreeze_at_epoch": {1: 3}}, TypeError),
         ({"unfreeze_at_epoch": {1: ["a", None]}}, TypeError),
+        ({"unfreeze_at_epoch": {1: []}}, ValueError),
+        ({"unfreeze_at_epoch": {1: "a", 2: ()}}, ValueError),
         ({"unfreeze_at_epoch": {1: "a"}, "stages": 2}, ValueError),
+        ({"frozen": []}, ValueError),
+        ({"frozen": 3}, TypeError),
+        ({"frozen": "a", "unfreeze_at_epoch": {1: "a"}}, ValueError),
+        ({"ramp_epochs": -1}, ValueError),
+        ({"ramp_epochs": "1"}, TypeError),
+        ({"ramp_epochs": 1, "unfreeze_at_epoch": None}, ValueError),
         ({"unfreeze_at_epoch": None, "stages": 2}, ValueError),
         ({"backbone": ""}, ValueError),
         ({"backbone": None}, TypeError),
@@ -500,6 +620,15 @@ def test_the_finder_searches_again_when_the_backbone_is_unfrozen(finder_first: b
     assert finder.result is not None
     first, second = (group["lr"] for group in run.trainer.optimizers[0].param_groups)
     assert second == pytest.approx(10 * first)
+
+
+@pytest.mark.filterwarnings("ignore:LRFinder. the learning rate stays")
+def test_a_finder_leaves_no_trace_in_a_rate_that_rises() -> None:
+    expected = fit([BackboneFreezing(ramp_epochs=1.5)], max_epochs=3)
+    finder = _finder(milestones=(0, 1), update_attr=False, num_repeats=1, num_training_steps=30)
+    run = fit([finder, BackboneFreezing(ramp_epochs=1.5)], max_epochs=3)
+    assert_identical(run.weights, expected.weights, "weights")
+    assert_identical(run.optimizer, expected.optimizer, "optimizer")
 
 
 class Recorder(pl.Callback):

@@ -55,15 +55,20 @@ class Probe(pl.LightningModule):
         )
 
 
-def by_hand() -> list[Tensor]:
-    """One process, batches of both: the head alone, then a second optimizer for the body beside it."""
+def by_hand(ramp_epochs: float = 0.0) -> list[Tensor]:
+    """One process, batches of both: the head alone, then a second optimizer for the body beside it, if asked for with
+    a rate that rises."""
     torch.manual_seed(5)
     body, head = make_body(), nn.Linear(16, NUM_CLASSES)
     optimizers = [torch.optim.AdamW(head.parameters(), lr=LR, weight_decay=0.1)]
     for epoch in range(EPOCHS):
         if epoch == UNFREEZE_AT:
             optimizers.append(torch.optim.AdamW(body.parameters(), lr=LR / 10, weight_decay=0.1))
-        for features, labels, _ in DataLoader(Samples(), batch_size=32):
+        data = DataLoader(Samples(), batch_size=32)
+        for number, (features, labels, _) in enumerate(data, 1):
+            for optimizer in optimizers[1:] if ramp_epochs else ():
+                share = (epoch - UNFREEZE_AT + number / len(data)) / ramp_epochs
+                optimizer.param_groups[0]["lr"] = LR / 10 * min(share, 1)
             loss = nn.functional.cross_entropy(head(body(features)), labels)
             for optimizer in optimizers:
                 optimizer.zero_grad()
@@ -119,6 +124,7 @@ def gradients() -> None:
         assert not any(module.unequal), options
         assert all(equal_on_both(parameter.detach()) for parameter in module.parameters())
         assert_close(module.parameters(), expected)
+    assert_close(fit([freezing(ramp_epochs=1.5)]).parameters(), by_hand(1.5))
     # The check can fail.
     naive = fit([FreezesNaively()])
     assert any(naive.unequal)
@@ -174,13 +180,14 @@ class ShardedProbe(Probe):
 
 def fsdp2() -> None:
     """Sharded weights: equal to one process with the batches of both."""
-    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
-    module = ShardedProbe()
-    train(
-        module, [freezing()], strategy=strategy, devices=2, max_epochs=EPOCHS, use_distributed_sampler=False,
-        logger=False,
-    )  # fmt: skip
-    assert_close([parameter.full_tensor() for parameter in module.parameters()], by_hand())
+    for ramp_epochs in (0.0, 1.5):
+        strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
+        module = ShardedProbe()
+        train(
+            module, [freezing(ramp_epochs=ramp_epochs)], strategy=strategy, devices=2, max_epochs=EPOCHS,
+            use_distributed_sampler=False, logger=False,
+        )  # fmt: skip
+        assert_close([parameter.full_tensor() for parameter in module.parameters()], by_hand(ramp_epochs))
 
 
 if __name__ == "__main__":

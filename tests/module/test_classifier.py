@@ -418,6 +418,7 @@ ALLOWED = {
     "find_batch_size": ("bool", "dict"),
     "find_lr": ("bool", "dict"),
     "head_options": ("NoneType", "dict"),
+    "layer_decay": ("NoneType",),
     "lr": ("float-3", "Fraction", "Tensor", "ndarray-14"),
     "num_classes": ("Tensor", "ndarray-14"),
     "pretrained": ("bool",),

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from fractions import Fraction
 
 import lightning.pytorch
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.functional import classification as tmf
 
 import lightning_hp
 from lightning_hp import ClassifierMixin, LRFinder
+from lightning_hp.module.class_weights import balanced_weights
 from tests.data.wrong_values import WRONG_IDS, WRONG_VALUES
 from tests.module.models import FEATURES, Mappings, body, loader, pairs, quiet
 from tests.test_public_api import run_fresh
@@ -271,7 +276,7 @@ def test_the_mixin_behind_lightning_is_refused():
         ({"num_classes": 1}, ValueError, "`num_classes`.* >= 2"),
         ({"top_k": 0}, ValueError, "`top_k` to be an int >= 1"),
         ({"class_weights": [1.0]}, ValueError, "`class_weights` to be 3"),
-        ({"class_weights": "balanced"}, TypeError, "`class_weights` to be 3"),
+        ({"class_weights": "equal"}, TypeError, "`class_weights` to be 3"),
     ],
 )
 def test_arguments_are_refused_with_one_sentence(arguments, error, message):
@@ -282,6 +287,7 @@ def test_arguments_are_refused_with_one_sentence(arguments, error, message):
 #: Values of `WRONG_VALUES` that are right for some arguments.
 ALLOWED = {
     "lr": (3.5, Fraction(7, 2)),
+    "layer_decay": (None,),
     "weight_decay": (None, 3.5, Fraction(7, 2)),
     "scheduler": (None,),
     "label_smoothing": (),
@@ -322,3 +328,104 @@ def test_what_goes_wrong_in_fit_is_one_sentence():
 def test_public_names():
     assert lightning_hp.ClassifierMixin is ClassifierMixin
     assert ClassifierMixin.__mro__[1:] == (object,)
+
+
+class OwnLoss(Mine):
+    def compute_loss(self, logits, labels):
+        return nn.functional.cross_entropy(logits, labels)
+
+
+@pytest.mark.parametrize("kind", [Mine, OwnLoss])
+def test_labels_from_one_get_a_sentence_under_an_own_loss_too(kind):
+    """The metrics take the labels as well."""
+    data = [(features, label + 1) for features, label in pairs()]
+    with pytest.raises(ValueError, match=r"Expected classes from 0 to 2 .*subtract 1 if they start at 1"):
+        train(kind(), loader=DataLoader(data, batch_size=16), val_loader=loader())
+
+
+def test_a_warm_up_longer_than_the_training_is_refused():
+    loaders = loader(batch_size=16)
+    with pytest.raises(ValueError, match=r"`warmup_steps` to be at most 12, the optimizer steps .* but got 13"):
+        train(Mine(warmup_steps=13), loader=loaders, val_loader=loaders)
+    assert (
+        train(Mine(warmup_steps=12), loader=loaders, val_loader=loaders).trainer.optimizers[0].param_groups[0]["lr"]
+        == 0.05
+    )
+    train(Mine(warmup_steps=13), loader=loaders, val_loader=loaders, fast_dev_run=True, logger=None)
+    Mine(warmup_steps=13).configure_optimizers()  # without a Trainer nobody knows how long it will be
+
+
+def same_start(module, other):
+    module.load_state_dict(other.state_dict(), strict=False)
+    return module
+
+
+@pytest.mark.parametrize("carries", [True, False])
+def test_balanced_class_weights_are_those_of_scikit_learn(carries):
+    utils = pytest.importorskip("sklearn.utils.class_weight")
+    features, labels = pairs(90).tensors
+    labels = torch.cat([torch.zeros(60), torch.ones(20), torch.full((10,), 2)]).long()
+    data = torch.utils.data.TensorDataset(features, labels)
+    loaders = DataLoader(data if carries else [*data], batch_size=16, shuffle=True)
+    weights = utils.compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
+    torch.manual_seed(5)
+    model = Mine()
+    runs = [
+        train(same_start(Mine(class_weights=value), model), loader=loaders, val_loader=loader(), max_epochs=1)
+        for value in ("balanced", weights)
+    ]
+    torch.testing.assert_close(runs[0].weights.pop("class_weights"), torch.tensor(weights).float())
+    assert_identical(runs[0].weights, runs[1].weights, "weights")
+
+
+def test_balanced_class_weights_act_in_a_rehearsal_and_are_in_the_checkpoint(tmp_path):
+    finder = LRFinder(num_training_steps=20, update_attr=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = train(Mine(class_weights="balanced"), [finder], loader(), val_loader=loader())
+    run.trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again = Mine.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert torch.equal(again.class_weights, run.module.class_weights)
+    assert not torch.equal(again.class_weights, torch.ones(3))
+
+
+def test_balanced_weights_of_a_binary_task_and_of_absent_classes():
+    assert balanced_weights("binary", [30, 10]).tolist() == [3.0]
+    assert balanced_weights("multiclass", [30, 0, 10]).tolist() == pytest.approx([2 / 3, 1.0, 2.0])
+    with pytest.raises(ValueError, match="Expected samples of both classes"):
+        balanced_weights("binary", [30, 0])
+
+
+def test_what_cannot_be_balanced_is_refused():
+    with pytest.raises(ValueError, match="Expected `class_weights` to be numbers for task 'multilabel'"):
+        Mine(task="multilabel", class_weights="balanced")
+    with pytest.raises(MisconfigurationException, match=r"Expected one training loader .* but got 2. Pass"):
+        train(Mine(class_weights="balanced"), loader=[loader(), loader()], val_loader=loader())
+
+    class OwnSetup(Mine):
+        def setup(self, stage):
+            """Without that of the base class."""
+
+    with pytest.raises(RuntimeError, match="Expected `setup` of OwnSetup to call"):
+        train(OwnSetup(class_weights="balanced"), loader=loader(), val_loader=loader())
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
+def test_scores_of_each_class_after_a_test(task, tmp_path):
+    count = {"multiclass": 3, "binary": 2, "multilabel": 3}[task]
+    module = Mine(task=task, num_classes=count, outputs=1 if task == "binary" else 3).eval()
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    trainer = pl.Trainer(logger=logger, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    for _ in range(2):  # the second one counts anew
+        trainer.test(module, loader(task=task), verbose=False)
+    features, labels = pairs(task=task).tensors
+    with torch.no_grad():
+        logits = module(features)
+    if task == "multilabel":
+        truth, predicted = labels.numpy(), (logits > 0).long().numpy()
+    else:
+        truth = labels.numpy()
+        predicted = (logits.argmax(1) if task == "multiclass" else (logits > 0).long()[:, 0]).numpy()
+    scores = pytest.importorskip("sklearn.metrics").precision_recall_fscore_support(truth, predicted, zero_division=0)
+    np.testing.assert_allclose(module.class_scores["test_0"].numpy(), np.stack(scores, 1), rtol=1e-6)
+    assert "test/classes/text_summary" in EventAccumulator(logger.log_dir).Reload().Tags()["tensors"]

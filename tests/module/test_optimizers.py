@@ -13,6 +13,7 @@ from torch import nn
 from lightning_hp.module.optimizers import check_optimizer, optimizer_class
 from lightning_hp.module.parameter_groups import parameter_groups
 from lightning_hp.module.schedules import Schedule
+from lightning_hp.module.weight_decay import undecayed_parameters
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -33,10 +34,79 @@ def test_groups_are_those_of_a_listing(name):
     for path, layer in model.named_modules():
         for leaf, parameter in layer.named_parameters(recurse=False):
             is_free = isinstance(layer, NORMS) or "bias" in leaf or len(parameter.shape) == 1
+            is_free |= leaf in ("class_token", "pos_embedding")
             lr = 0.05 if f"{path}.{leaf}".startswith(f"{part}.") else 0.2
             expected[id(parameter)] = (lr, 0.0 if is_free else None)
     # The tables of Swin's relative positions are biases, and matrices.
     assert got == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "vit_small_patch16_dinov3",
+        "eva02_tiny_patch14_224",
+        "beit_base_patch16_224",
+        "xcit_nano_12_p8_224",
+        "swinv2_tiny_window8_256",
+        "tnt_s_patch16_224",
+        "crossvit_9_240",
+        "levit_128",
+        "resnet18",
+        "convnext_atto",
+    ],
+)
+def test_weight_decay_is_that_of_timm(name):
+    timm = pytest.importorskip("timm.optim") and pytest.importorskip("timm")
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    names = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    wanted = timm.optim.param_groups_weight_decay(model, 0.1, no_weight_decay_list=names)
+    free = {p for group in wanted if not group["weight_decay"] for p in group["params"]}
+    assert free
+    wrapped = nn.ModuleDict({"backbone": nn.ModuleDict({"model": model}), "head": nn.Linear(2, 2)})
+    more = undecayed_parameters(wrapped) - set(wrapped["head"].parameters()) - free
+    assert free <= undecayed_parameters(wrapped)
+    # The attention of XCiT names its temperature itself; timm asks the whole model only.
+    assert {name.rpartition(".")[2] for name, p in model.named_parameters() if p in more} <= {"temperature"}
+
+
+def test_weight_decay_by_names_of_a_part_and_by_an_attribute_of_a_parameter():
+    class Part(nn.Linear):
+        def no_weight_decay(self):
+            return {"weight"}
+
+    model = nn.ModuleDict({"a": Part(2, 2, False), "b": nn.Linear(2, 2, False), "c": nn.Linear(2, 2, False)})
+    model["b"].weight._no_weight_decay = True
+    assert undecayed_parameters(model) == {model["a"].weight, model["b"].weight}
+    model["a"].no_weight_decay = lambda: [3]
+    with pytest.raises(TypeError, match=r"Expected `no_weight_decay\(\)` of Part to return names"):
+        undecayed_parameters(model)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "resnet50", "deit3_small_patch16_224"])
+def test_layer_decay_is_that_of_timm(name):
+    """timm's rule on the whole model, its head included, against ours on a backbone and a head."""
+    timm = pytest.importorskip("timm.optim") and pytest.importorskip("timm")
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    head = model.get_classifier()
+    wanted = {
+        p: group["lr_scale"]
+        for group in timm.optim.param_groups_layer_decay(model, layer_decay=0.5)
+        for p in group["params"]
+    }
+    setattr(model, model.pretrained_cfg["classifier"], nn.Identity())
+    both = nn.ModuleDict({"backbone": nn.ModuleDict({"model": model}), "head": head})
+    got = {p: group["lr"] for group in parameter_groups(both, 1.0, layer_decay=0.5) for p in group["params"]}
+    assert got == wanted
+
+
+def test_layer_decay_without_a_backbone_and_with_ratios():
+    model = nn.Sequential(nn.Linear(2, 2, False), nn.Linear(2, 2, False), nn.Linear(2, 2, False))
+    groups = parameter_groups(model, 1.0, {"1": 10.0}, layer_decay=0.5)
+    assert [(group["name"], group["lr"]) for group in groups] == [("rest, 0", 0.25), ("1, 1", 5.0), ("rest, 2", 1.0)]
 
 
 def test_the_longest_path_counts_and_what_is_frozen_is_left_out():
@@ -182,3 +252,54 @@ def test_lengths_and_intervals():
     config = Schedule("ReduceLROnPlateau", {"mode": "max", "monitor": "val_f1"}).build(optimizer, dict.__getitem__)[0]
     assert config["monitor"] == "val_f1"
     assert config["scheduler"].mode == "max"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("StepLR", {"step_size": "3"}, TypeError, r"`scheduler_options\['step_size'\]` to be an int, but got '3'"),
+        ("StepLR", {"step_size": 2.5}, TypeError, "to be an int, but got 2.5"),
+        ("StepLR", {"step_size": 2, "gamma": None}, TypeError, "to be a number, but got None"),
+        ("StepLR", {"step_size": 0}, ValueError, "arguments that StepLR takes with this optimizer"),
+        ("CosineAnnealingLR", {"T_max": "3"}, TypeError, "to be an int, but got '3'"),
+        ("CosineAnnealingLR", {"eta_min": "1e-6"}, TypeError, "to be a number, but got '1e-6'"),
+        ("MultiStepLR", {"milestones": "35"}, TypeError, "to be a list of ints, but got '35'"),
+        ("MultiStepLR", {"milestones": ["3"]}, TypeError, "to be a list of ints"),
+        ("ReduceLROnPlateau", {"patience": "3"}, TypeError, "to be an int, but got '3'"),
+        ("ReduceLROnPlateau", {"mode": "low"}, ValueError, "to be 'min' or 'max', but got 'low'"),
+        ("CyclicLR", {"step_size_up": "3"}, TypeError, "to be an int, but got '3'"),
+        ("OneCycleLR", {"three_phase": "no"}, TypeError, "to be True or False, but got 'no'"),
+    ],
+)
+def test_a_schedule_says_what_is_wrong_with_an_option_before_fit(name, options, error, message):
+    with pytest.raises(error, match=message):
+        Schedule(name, options).check(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MultiStepLR", {"milestones": (3, 5)}),
+        ("CyclicLR", {"step_size_down": None, "base_lr": [0.1], "mode": "triangular2"}),
+        ("CyclicLR", {"scale_fn": lambda x: x}),
+        ("ReduceLROnPlateau", {"min_lr": 1}),
+        ("OneCycleLR", {"total_steps": 1}),
+    ],
+)
+def test_right_options_of_a_schedule(name, options):
+    Schedule(name, options).check(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("SGD", {"momentum": "0.9"}, r"`optimizer_options\['momentum'\]` to be a number, but got '0.9'"),
+        ("SGD", {"nesterov": "no"}, "to be True or False, but got 'no'"),
+        ("AdamW", {"betas": "ab"}, "to be a list of numbers"),
+        ("AdamW", {"eps": "1e-6"}, "to be a number, but got '1e-6'"),
+    ],
+)
+def test_an_option_of_an_optimizer_of_a_wrong_kind(name, options, message):
+    with pytest.raises(TypeError, match=message):
+        check_optimizer(name, 0.1, None, options)
+    check_optimizer("AdamW", 0.1, None, {"betas": [0.9, 0.99], "foreach": None})

@@ -11,13 +11,14 @@ from typing_extensions import override
 from lightning_hp.functional.checks import check_bool, check_choice, check_int, check_str
 from lightning_hp.nn.backbone.dry_run import BATCH_SIZE, DryRun
 from lightning_hp.nn.backbone.input_specs import InputSpec, example_input_spec
-from lightning_hp.nn.backbone.pooling import Pooling, pool, states_of
+from lightning_hp.nn.backbone.pooling import Pooling, mask_of_vectors, pool, states_of
 from lightning_hp.nn.backbone.remove_head import check_model, is_tested_library, library_of, log_removed, remove_head
 from lightning_hp.nn.backbone.sources import is_source, load
 from lightning_hp.nn.backbone.speed import InferenceSpeed, measure_inference_speed
 
 # Larger batches overflow inside torch.
 _MAX_BATCHES = 2**31 - 1
+_POOLS_TOKENS = ("mean", "max", "cls", "last")
 
 
 class Backbone(nn.Module):
@@ -32,7 +33,8 @@ class Backbone(nn.Module):
         pretrained: For a name: load its weights, from this machine or over the network. Has no effect on a module.
         pooling: How the vectors of tokens or of places in an image become one vector. ``"mean"``, ``"max"``, ``"cls"``
             (the first token), ``"last"`` (the last token that is no padding: for causal language models), ``"pooler"``
-            (the model's own). An ``attention_mask`` leaves padding out. ``"auto"``: as the model does, if it pools
+            (the model's own). An ``attention_mask`` leaves padding out; that of a speech model of Hugging Face may
+            be of samples. ``"auto"``: as the model does, if it pools
             without a dense layer of its own; else the class token of a vision transformer that has one; else the mean.
         head: ``"auto"``; the path of the head (``"classifier.3"``); or ``None``: the model returns features already.
             Operations of the model after its head, such as a softmax in ``forward``, are applied to the features.
@@ -64,10 +66,10 @@ class Backbone(nn.Module):
     Note:
         The head is the module at the path ``head``, if you name one. In timm models their own ``reset_classifier``
         removes it. In Hugging Face models the base model has none (of an encoder and a decoder, the encoder is used).
-        In all others the output is followed back to the linear layers that it comes from, whatever their names. A model
-        that ends in features is left as it is. If this is not certain (a last layer called ``projection``, logits that
-        are normalised), the model is refused and you have to pass ``head``. What was removed is logged, as a warning if
-        the model is from none of these libraries, and listed in ``removed``.
+        In all others, and where that removes nothing, the output is followed back to the linear layers that it comes
+        from, whatever their names. A model that ends in features is left as it is. If this is not certain (a last layer
+        called ``projection``, logits that are normalised), the model is refused and you have to pass ``head``. What was
+        removed is logged, as a warning if the model is from none of these libraries, and listed in ``removed``.
 
         The construction takes a copy of the model without its head, and between milliseconds and about three seconds.
         The forward pass is that of the model. A dense layer that only feeds a pooler that is not used is removed too,
@@ -159,12 +161,11 @@ class Backbone(nn.Module):
         """
         if len(args) == 1 and isinstance(args[0], Mapping):
             kwargs, args = {**args[0], **kwargs}, ()
-        features = pool(
-            self.model(*args, **kwargs, **self._options()),
-            self.pooling,
-            kwargs.get("attention_mask"),
-            self._channels_last,
-        )
+        output = self.model(*args, **kwargs, **self._options())
+        mask = kwargs.get("attention_mask")
+        if mask is not None and self.pooling in _POOLS_TOKENS:
+            mask = mask_of_vectors(self.model, mask, states_of(output).shape[1])
+        features = pool(output, self.pooling, mask, self._channels_last)
         if features.ndim != 2 or features.shape[1] != self.feature_dim:
             raise ValueError(
                 f"Expected features of shape (batch, {self.feature_dim}), but the model gave {tuple(features.shape)}. "

@@ -11,7 +11,7 @@ else: it is not certain
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_hp.functional.norm_layers import is_norm_layer
 from lightning_hp.nn.backbone.dry_run import DryRun
+from lightning_hp.nn.backbone.pooling import states_of
 
 # Operations of the autograd graph, without "Backward0".
 _RESHAPING_AND_AVERAGING = {
@@ -116,6 +117,8 @@ def find_head(copied: nn.Module, dry_run: DryRun) -> HeadSearch:
     tracer = _Tracer()
     tracer.attach(copied)
     output = dry_run(copied, grad=True)
+    if isinstance(output, Mapping) and {"last_hidden_state", "logits"} & output.keys():
+        output = states_of(output)
     if not isinstance(output, Tensor):
         return HeadSearch(doubt=f"it returns {type(output).__name__} and not one tensor. Wrap it")
     if output.grad_fn is None:
@@ -123,6 +126,35 @@ def find_head(copied: nn.Module, dry_run: DryRun) -> HeadSearch:
     calls, nodes, meets_bare_weight = _walk_back([output.grad_fn], tracer.calls)
     width = output.shape[1] if output.ndim > 1 else 1
     return _judge(copied, calls, nodes, meets_bare_weight, width, output.ndim, tracer)
+
+
+def others_at_the_end(copied: nn.Module, dry_run: DryRun, head: str, **kwargs: Any) -> list[str]:
+    """The layers, outside a module that is said to be the head, that the output comes from.
+
+    Args:
+        copied: A copy of the model, made by the dry run; it gets hooks.
+        dry_run: How to run it.
+        head: The path of that module.
+        **kwargs: Further arguments of the model.
+
+    Returns:
+        Their paths: none if the module is the head, or if the output cannot be followed back.
+
+    """
+    tracer = _Tracer()
+    tracer.attach(copied)
+    part = copied.get_submodule(head)
+
+    def record(_: nn.Module, args: Any, output: Any) -> None:
+        tracer.calls.update({tensor.grad_fn: _Call(head, part, None, tensor.grad_fn) for tensor in _tensors(output)})
+
+    part.register_forward_hook(record)
+    output = dry_run(copied, grad=True, **kwargs)
+    output = states_of(output) if isinstance(output, Mapping) else output
+    starts = [tensor.grad_fn for tensor in _tensors(output) if tensor.grad_fn is not None]
+    calls, _, _ = _walk_back(starts, tracer.calls)
+    paths = dict.fromkeys(call.path for call in calls)
+    return [path for path in paths if path != head and not path.startswith(f"{head}.")]
 
 
 def _judge(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Pooling = Literal["auto", "mean", "max", "cls", "last", "pooler"]
 
@@ -41,9 +41,33 @@ def pool(output: Any, pooling: str | None, mask: Tensor | None, channels_last: b
     if mask.shape != states.shape[:2]:
         raise ValueError(
             f"Expected an attention mask of shape {tuple(states.shape[:2])}, one entry for each vector that is pooled, "
-            f"but got {tuple(mask.shape)}."
+            f"but got {tuple(mask.shape)}, and the model does not say which vectors belong to which entries. Pass "
+            "inputs without padding and without a mask, or pass head=None and a module that pools by itself."
         )
     return _pool_masked(states, pooling, mask)
+
+
+def mask_of_vectors(model: nn.Module, mask: Tensor, num_vectors: int) -> Tensor:
+    """The mask of the vectors that a speech model returns, from that of the samples or frames that it takes.
+
+    Args:
+        model: The model; those of Hugging Face know how many vectors they make of an input.
+        mask: 1 for samples, 0 for padding on the right, shape (batch, samples).
+        num_vectors: Number of vectors that the model returned for each input.
+
+    Returns:
+        Shape (batch, num_vectors); the mask as it is if it has that shape, or if the model does not know.
+
+    """
+    if mask.ndim != 2 or mask.shape[1] == num_vectors:
+        return mask
+    if callable(shorten := getattr(model, "_get_feature_vector_attention_mask", None)):
+        shortened: Tensor = shorten(num_vectors, mask)
+        return shortened
+    if callable(lengths := getattr(model, "_get_feat_extract_output_lengths", None)):
+        num_valid: Tensor = lengths(mask.sum(1))
+        return torch.arange(num_vectors, device=mask.device) < num_valid[:, None]
+    return mask
 
 
 def states_of(output: Any) -> Tensor:

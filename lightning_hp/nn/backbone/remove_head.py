@@ -4,6 +4,7 @@
     elif the model is Hugging Face: take the base model (of an encoder and a decoder, the encoder)
     elif it has the method of timm: reset_classifier(0)
     else:                           search for the head in the autograd graph (find_head)
+    if a library's own way removed nothing and the output is still logits: search for the head likewise
 
 A model without a head is left as it is. If the search is not certain, the model is refused.
 """
@@ -13,16 +14,17 @@ from __future__ import annotations
 import difflib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
 from lightning_hp.functional.checks import check_instance
-from lightning_hp.nn.backbone.dry_run import DryRun, deep_copy, find_dry_run
-from lightning_hp.nn.backbone.find_head import find_head
+from lightning_hp.nn.backbone.dry_run import CannotCopyError, DryRun, deep_copy, find_dry_run
+from lightning_hp.nn.backbone.find_head import find_head, others_at_the_end
 from lightning_hp.nn.backbone.input_specs import InputSpec, hugging_face_specs, image_specs
+from lightning_hp.nn.backbone.pooling import states_of
 from lightning_hp.nn.freezing.blocks import children_with_parameters
 
 _log = logging.getLogger(__name__)
@@ -104,25 +106,36 @@ def remove_head(
         return _run_headless(deep_copy(model) if make_copy else model, (), spec, size, must_run)
     if head != "auto":
         _check_path(model, head)
-        return _replace_modules(model, [head], spec, size, make_copy, must_run)
+        runs = _check_is_last(model, head, spec, size, must_run)
+        try:
+            return _replace_modules(model, [head], spec, size, make_copy, must_run)
+        except CannotCopyError:
+            raise
+        except ValueError as error:
+            if not runs:
+                raise
+            raise ValueError(
+                f"Expected `head` to be a module that hands its input on when it is removed, but without {head!r} the "
+                f"{type(model).__name__} fails with {type(error.__cause__).__name__}: {error.__cause__}. Wrap the model"
+                " in a module that returns the features, and pass head=None."
+            ) from error
+    if library == "other":
+        return _remove_found_head(model, _specs(model, spec, size), size, make_copy, must_run)
     if library == "hf":
         base, removed = _base_model(model)
         if library_of(base) != "hf":  # a Hugging Face wrapper around a timm model
             return remove_head(base, head, spec, size, make_copy, must_run)
-        return _run_headless(deep_copy(base) if make_copy else base, removed, spec, size, must_run)
-    if library == "timm":
-        headless = deep_copy(model) if make_copy else model
-        removed = _reset_classifier(headless)
-        return _run_headless(headless, removed, spec, size, must_run)
-    dry_run, found = find_dry_run(
-        model, [spec] if spec else image_specs(model, size), lambda dry_run: find_head(dry_run.copy_of(model), dry_run)
-    )
-    if found.doubt:
-        raise ValueError(
-            f"Expected a {type(model).__name__} whose head can be told from its features, but {found.doubt}. Pass "
-            "head=None if it has no head, or its path, such as head='classifier.3'."
-        )
-    return _replace_modules(model, found.paths, dry_run.spec, size, make_copy, must_run)
+        headless = _run_headless(deep_copy(base) if make_copy else base, removed, spec, size, must_run)
+        is_headless = headless.dry_run is None or not _is_logits(headless.output, base.config.num_labels)
+    else:
+        without_head = deep_copy(model) if make_copy else model
+        is_headless = not getattr(model, "num_classes", 1)
+        removed = _reset_classifier(without_head)
+        headless = _run_headless(without_head, removed, spec, size, must_run)
+    if headless.dry_run is None or headless.removed or is_headless:
+        return headless
+    # Some classes have no base model that the library knows, or a `reset_classifier` that does nothing.
+    return _remove_found_head(headless.model, [headless.dry_run.spec], size, False, must_run)
 
 
 def is_tested_library(model: nn.Module) -> bool:
@@ -142,19 +155,48 @@ def _run_headless(
 ) -> HeadlessModel:
     """Makes a dry run of a model without its head."""
     removed = (*removed, *_remove_auxiliary_heads(model))
-    is_hugging_face = library_of(model) == "hf"
-    if spec:
-        specs = list(dict.fromkeys([spec.without_masks(), spec])) if is_hugging_face else [spec]
-    else:
-        specs = hugging_face_specs(model) if is_hugging_face else image_specs(model, size)
-    options = {"return_dict": True} if is_hugging_face else {}
+    options = _run_options(model)
     try:
-        dry_run, output = find_dry_run(model, specs, lambda run: run(run.copy_of(model), **options), must_run)
+        dry_run, output = find_dry_run(
+            model, _specs(model, spec, size), lambda run: run(run.copy_of(model), **options), must_run
+        )
     except ValueError:
         if must_run:
             raise
         return HeadlessModel(model, removed)
     return HeadlessModel(model, removed, dry_run, output)
+
+
+def _specs(model: nn.Module, spec: InputSpec | None, size: int | None) -> list[InputSpec]:
+    """The inputs to try: that of the user, or those of the library of the model."""
+    is_hugging_face = library_of(model) == "hf"
+    if spec:
+        return list(dict.fromkeys([spec.without_masks(), spec])) if is_hugging_face else [spec]
+    return hugging_face_specs(model) if is_hugging_face else image_specs(model, size)
+
+
+def _run_options(model: nn.Module) -> dict[str, bool]:
+    return {"return_dict": True} if library_of(model) == "hf" else {}
+
+
+def _is_logits(output: Any, num_classes: int | None) -> bool:
+    """Whether what a model returns is what its head makes: by its name in a mapping, or by its width."""
+    states = states_of(output)
+    is_named = isinstance(output, Mapping) and states is output.get("logits")
+    return is_named or (states.ndim == 2 and states.shape[1] == num_classes)
+
+
+def _remove_found_head(
+    model: nn.Module, specs: Sequence[InputSpec], size: int | None, make_copy: bool, must_run: bool
+) -> HeadlessModel:
+    """Removes the head that the search in the autograd graph finds; refuses a model in doubt."""
+    dry_run, found = find_dry_run(model, specs, lambda run: find_head(run.copy_of(model), run))
+    if found.doubt:
+        raise ValueError(
+            f"Expected a {type(model).__name__} whose head can be told from its features, but {found.doubt}. Pass "
+            "head=None if it has no head, or its path, such as head='classifier.3'."
+        )
+    return _replace_modules(model, found.paths, dry_run.spec, size, make_copy, must_run)
 
 
 def _replace_modules(
@@ -181,7 +223,29 @@ def _check_path(model: nn.Module, head: str) -> None:
         )
 
 
-def _base_model(model: Any) -> tuple[nn.Module, list[str]]:
+def _check_is_last(model: nn.Module, head: str, spec: InputSpec | None, size: int | None, may_be_real: bool) -> bool:
+    """Refuses a head that other layers follow; returns whether the model could be run."""
+    options = _run_options(model)
+    try:
+        _, others = find_dry_run(
+            model,
+            _specs(model, spec, size),
+            lambda run: others_at_the_end(run.copy_of(model), run, head, **options),
+            may_be_real,
+        )
+    except ValueError:
+        return False
+    if others:
+        shown = ", ".join(f"`{path}`" for path in others)
+        raise ValueError(
+            f"Expected `head` to be the path of the module that gives the output of the {type(model).__name__}, but got"
+            f" {head!r}: the output comes from {shown}. To use the output of an earlier layer, wrap the model in a "
+            "module that returns it, and pass head=None."
+        )
+    return True
+
+
+def _base_model(model: Any) -> tuple[Any, list[str]]:
     """The base model of Hugging Face, or its encoder if it has a decoder too, and a line for each part left out."""
     base = model.base_model
     if library_of(base) != "hf":

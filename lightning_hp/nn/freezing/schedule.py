@@ -111,7 +111,8 @@ def epochs_by_names(backbone: nn.Module, plan: Mapping[int, str | Sequence[str]]
     """First epoch of each parameter by names of parameters, names of modules, or patterns with ``*``.
 
     A name is relative to the backbone, or to the model inside it if the backbone only wraps one (``layer4`` for
-    ``model.layer4``). A parameter is trained from the first epoch that names it, and never if no epoch does.
+    ``model.layer4``). A parameter is trained from the epoch that names it, and never if no epoch does. ``"*"`` alone
+    names all parameters that no other name does.
 
     Args:
         backbone: A module with parameters.
@@ -121,33 +122,63 @@ def epochs_by_names(backbone: nn.Module, plan: Mapping[int, str | Sequence[str]]
         The epoch of each parameter; `NEVER` for those without a name in the plan.
 
     Raises:
-        ValueError: If a name matches no parameter.
+        ValueError: If a name matches no parameter, or two epochs name the same one.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-        >>> list(epochs_by_names(net, {3: "1", 5: "*.weight"}).values())
-        [5, inf, 3, 3]
+        >>> list(epochs_by_names(net, {3: "1", 5: "*.weight", 7: "*"}).values())
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected each parameter at one epoch, but '1.weight' is in '1' at 3 and in '*.weight' at 5.
+        >>> list(epochs_by_names(net, {3: "1", 5: "0.weight", 7: "*"}).values())
+        [5, 7, 3, 3]
+
+    """
+    named: dict[str, tuple[int, str]] = {}
+    rest: float = NEVER
+    for epoch, names in sorted(plan.items()):
+        for pattern in [names] if isinstance(names, str) else names:
+            if pattern == "*":
+                rest = min(rest, epoch)
+                continue
+            for name in names_matching(backbone, pattern):
+                first, other = named.setdefault(name, (epoch, pattern))
+                if first != epoch:
+                    raise ValueError(
+                        f"Expected each parameter at one epoch, but {name!r} is in {other!r} at {first} and in "
+                        f"{pattern!r} at {epoch}."
+                    )
+    epochs: dict[Parameter, float] = {}
+    for name, parameter in backbone.named_parameters(remove_duplicate=False):
+        epoch_of_name = named[name][0] if name in named else rest
+        epochs[parameter] = max(epoch_of_name, epochs.get(parameter, 0))
+    return epochs
+
+
+def names_matching(backbone: nn.Module, pattern: str) -> list[str]:
+    """The names of the parameters that a name or pattern, as in `epochs_by_names`, stands for.
+
+    Args:
+        backbone: A module with parameters.
+        pattern: The name of a parameter or a module, or a pattern with ``*``.
+
+    Returns:
+        The names of all these parameters in the backbone.
+
+    Raises:
+        ValueError: If there are none.
 
     """
     prefix = _path_of_wrapped_model(backbone)
-    patterns_of = {epoch: [names] if isinstance(names, str) else [*names] for epoch, names in plan.items()}
-    epochs: dict[Parameter, float] = {}
-    used = set()
-    for name, parameter in backbone.named_parameters(remove_duplicate=False):
-        names = (name, name.removeprefix(prefix))
-        first = NEVER
-        for epoch, patterns in sorted(patterns_of.items()):
-            matching = {pattern for pattern in patterns if any(_matches(own, pattern) for own in names)}
-            used |= matching
-            first = min(first, epoch) if matching else first
-        epochs[parameter] = max(first, epochs.get(parameter, 0))
-    for patterns in patterns_of.values():
-        for pattern in patterns:
-            if pattern not in used:
-                model = backbone.get_submodule(prefix.rstrip("."))
-                parts = ", ".join(children_with_parameters(model))
-                raise ValueError(f"Expected names inside the backbone ({parts}), but got {pattern!r}.")
-    return epochs
+    found = [
+        name
+        for name, _ in backbone.named_parameters(remove_duplicate=False)
+        if _matches(name, pattern) or _matches(name.removeprefix(prefix), pattern)
+    ]
+    if not found:
+        parts = ", ".join(children_with_parameters(backbone.get_submodule(prefix.rstrip("."))))
+        raise ValueError(f"Expected names inside the backbone ({parts}), but got {pattern!r}.")
+    return found
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lightning_hp import Backbone, ClassifierHead
+from lightning_hp.nn.backbone.pooling import pool
 
 transformers = pytest.importorskip("transformers")
 
@@ -159,6 +160,32 @@ def test_the_old_head_on_the_features_is_the_old_image_classifier(family):
         torch.testing.assert_close(model.classifier(backbone(images)), model(images).logits)
 
 
+#: Classes whose base model, as the library names it, is the classifier itself; the last one calls its logits
+#: `last_hidden_state`.
+HEADED = {
+    "CLIPForImageClassification": ({"vision_config": _IMAGE, "text_config": _TEXT}, "classifier"),
+    "SiglipForImageClassification": ({"vision_config": _IMAGE, "text_config": _TEXT}, "classifier"),
+    "MetaClip2ForImageClassification": ({"vision_config": _IMAGE, "text_config": _TEXT}, "classifier"),
+    "HGNetV2ForImageClassification": ({}, "fc"),
+    "PPLCNetForImageClassification": ({}, "head"),
+}
+
+
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("name", HEADED)
+def test_a_head_that_the_base_model_keeps_is_found(name, copy):
+    options, path = HEADED[name]
+    kind = getattr(transformers, name)
+    model = kind(kind.config_class(**options, num_labels=7)).eval()
+    head, images = model.get_submodule(path), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        logits = pool(model(images), None, None)
+        backbone = Backbone(model, copy=copy)
+        assert [line.partition(":")[0] for line in backbone.removed] == [path]
+        assert backbone.feature_dim == head.in_features
+        torch.testing.assert_close(head(backbone(images)), logits)
+
+
 def test_the_pooler_of_bert():
     model, batch = build("bert", _TEXT), texts()
     with torch.no_grad():
@@ -236,17 +263,59 @@ def test_an_explicit_head_is_removed():
         torch.testing.assert_close(model.classifier(backbone(batch)), model(**batch).logits)
 
 
+_SPEECH = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+    "conv_dim": [16, 16], "conv_stride": [5, 4], "conv_kernel": [10, 8], "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8, "num_labels": 7,
+}  # fmt: skip
+SPEECH = {
+    "wav2vec2": {},
+    "wav2vec2-conformer": {},
+    "hubert": {},
+    "wavlm": {},
+    "unispeech": {},
+    "unispeech-sat": {},
+    "data2vec-audio": {},
+    "sew": {"squeeze_factor": 2},
+}
+
+
 def test_speech_without_a_mask():
-    options = {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
-        "conv_dim": [16, 16], "conv_stride": [5, 4], "conv_kernel": [10, 8], "num_feat_extract_layers": 2,
-        "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2,
-    }  # fmt: skip
-    model = build("wav2vec2", options)
+    model = build("wav2vec2", _SPEECH)
     backbone = Backbone(model)
     sound = torch.randn(2, 8000)
     with torch.no_grad():
         torch.testing.assert_close(backbone(sound), model(sound).last_hidden_state.mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # WavLM's own call
+@pytest.mark.parametrize("case", SPEECH)
+def test_speech_with_a_mask_of_samples(case):
+    """The library's own classifier takes the mean of the projected frames; the mean and the projection commute."""
+    model = build(case, {**_SPEECH, **SPEECH[case]}, "AutoModelForAudioClassification")
+    backbone = Backbone(model)
+    mask = (torch.arange(8000) < torch.tensor([8000, 4321, 900])[:, None]).long()
+    batch = {"input_values": torch.randn(3, 8000) * mask, "attention_mask": mask}
+    with torch.no_grad():
+        torch.testing.assert_close(model.classifier(model.projector(backbone(batch))), model(**batch).logits)
+        for pooling in ("max", "cls", "last"):
+            assert Backbone(model, pooling=pooling)(batch).isfinite().all()
+
+
+def test_the_mask_of_whisper():
+    """Whisper makes one vector of two frames."""
+    options = {
+        "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_layers": 1,
+        "decoder_attention_heads": 2, "decoder_ffn_dim": 64, "num_mel_bins": 8, "max_source_positions": 50,
+        "vocab_size": 99, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+    }  # fmt: skip
+    model = build("whisper", options).get_encoder()
+    sound, mask = torch.randn(2, 8, 100), (torch.arange(100) < torch.tensor([100, 30])[:, None]).long()
+    backbone = Backbone(model, example_input={"input_features": sound})
+    with torch.no_grad():
+        states = model(sound).last_hidden_state
+        wanted = torch.stack([states[0].mean(0), states[1, :15].mean(0)])
+        torch.testing.assert_close(backbone(input_features=sound, attention_mask=mask), wanted)
 
 
 def test_of_two_models_in_one_a_part_is_passed():

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from lightning_hp import Backbone
@@ -294,3 +295,76 @@ def test_the_meaning_of_three_axes_is_not_guessed():
 def test_pooling_that_does_not_suit_the_output_is_refused(make, pooling, message):
     with pytest.raises(ValueError, match=message):
         Backbone(make(), pooling=pooling)
+
+
+class OwnReset(nn.Module):
+    """A network with the method of timm, which does nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_classes = 5
+        self.body, self.fc = nn.Linear(4, 8), nn.Linear(8, 5)
+
+    def reset_classifier(self, num_classes):
+        """Another meaning of the name."""
+
+    def forward(self, x):
+        return self.fc(self.body(x).relu())
+
+
+def test_a_method_of_timm_that_removes_nothing():
+    model, x = OwnReset(), torch.randn(3, 4)
+    backbone = Backbone(model)
+    assert backbone.feature_dim == 8
+    assert torch.equal(model.fc(backbone(x)), model(x))
+    model.num_classes = 0  # as timm states that a model has no head
+    assert Backbone(model).feature_dim == 5
+
+
+@pytest.mark.parametrize("key", ["logits", "last_hidden_state"])
+def test_a_mapping_with_logits(key):
+    class Mapped(OwnReset):
+        reset_classifier = None
+
+        def forward(self, x):
+            return {key: super().forward(x)}
+
+    model, x = Mapped(), torch.randn(3, 4)
+    assert torch.equal(model.fc(Backbone(model)(x)), model(x)[key])
+
+
+@pytest.mark.parametrize("head", ["layer4", "layer4.1.conv2", "avgpool", "conv1"])
+def test_a_head_that_other_layers_follow_is_refused(head):
+    """Without them the output would still be the logits, or the run would fail and the input would be blamed."""
+    with pytest.raises(ValueError, match=f"but got '{head}': the output comes from `fc`"):
+        Backbone(torchvision.models.resnet18(), head=head)
+
+
+def test_one_of_two_heads_is_refused():
+    class TwoHeads(OwnReset):
+        reset_classifier = None
+
+        def __init__(self):
+            super().__init__()
+            self.other = nn.Linear(8, 5)
+
+        def forward(self, x):
+            features = self.body(x).relu()
+            return (self.fc(features) + self.other(features)) / 2
+
+    with pytest.raises(ValueError, match="but got 'fc': the output comes from `other`"):
+        Backbone(TwoHeads(), head="fc")
+
+
+def test_a_head_that_cannot_be_left_out_is_named():
+    class TakesTwo(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 8), nn.Bilinear(8, 8, 3)
+
+        def forward(self, x):
+            features = self.body(x)
+            return self.head(features, features)
+
+    with pytest.raises(ValueError, match="hands its input on when it is removed, but without 'head' the TakesTwo"):
+        Backbone(TakesTwo(), head="head")

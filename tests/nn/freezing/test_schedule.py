@@ -114,9 +114,19 @@ def test_names_are_relative_to_the_backbone_or_the_model_in_it() -> None:
         epochs_by_names(backbone, {1: "layer4", 2: "layer5"})
 
 
-def test_the_first_epoch_that_names_a_parameter_is_used() -> None:
+def test_a_star_is_everything_else() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    assert list(epochs_by_names(net, {7: "*", 3: "1"}).values()) == [7, 7, 3, 3]
+    for plan in ({7: "*", 3: "1"}, {3: "*", 7: "0"}, {7: ["0", "*"], 3: ["1.*"]}):
+        assert list(epochs_by_names(net, plan).values()) == [7, 7, 3, 3]
+
+
+@pytest.mark.parametrize("plan", [{1: "1", 3: "1"}, {1: "1", 3: "1.weight"}, {1: "*.weight", 3: ["0.bias", "1"]}])
+def test_a_parameter_that_two_epochs_name_is_refused(plan: Any) -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.raises(
+        ValueError, match=r"Expected each parameter at one epoch, but '1.weight' is in '.*' at 1 and in"
+    ):
+        epochs_by_names(net, plan)
 
 
 def test_a_shared_parameter_is_trained_with_the_later_stage() -> None:
