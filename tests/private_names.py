@@ -93,6 +93,11 @@ PRIVATE = (
     # Optimizers and hyperparameters of Lightning
     Private("_lightning_optimizers", ("pytorch_lightning.strategies.strategy:Strategy",), "include them in a snapshot"),
     Private("_MockOptimizer", (_OPTIMIZER,), "refuse a module without an optimizer"),
+    Private(
+        "_every_n_train_steps",
+        ("pytorch_lightning.callbacks.model_checkpoint:ModelCheckpoint",),
+        "see after how many steps a checkpoint is saved",
+    ),
     Private("_init_optimizers_and_lr_schedulers", (_OPTIMIZER,), "build optimizers as `fit` does"),
     Private("_optimizers_to_device", ("pytorch_lightning.strategies.strategy",), "move the state of new optimizers"),
     Private("_current_fx_name", ("pytorch_lightning.core.module:LightningModule",), "see whether `fit` has begun"),

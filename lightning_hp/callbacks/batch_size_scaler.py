@@ -85,7 +85,8 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         attr_name: Where your model keeps its learning rate, if not in ``lr`` or ``learning_rate``.
         class_options: How the classes are counted; a dictionary with any of these keys:
 
-            - ``num_classes``: their number, >= 1; ``None``: read from the labels of the dataset.
+            - ``num_classes``: their number, >= 1, also where some of them have no samples; ``None``: those that occur
+              in the labels of the dataset.
             - ``coverage``: the probability that a step contains every class ``min_per_class`` times, > 0 and < 1;
               ``None``: on average, ``min_per_class`` times the classes.
             - ``read_labels``: whether every sample is read once where the dataset has no labels of its own; ``False``.
@@ -106,15 +107,19 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         ValueError: If an argument is out of its range.
         MisconfigurationException: In ``fit``, before any step, if the training cannot be rehearsed, if its batches
             cannot be resized, if it comes after a callback that sets the learning rate, if ``effective_batch_size``
-            cannot be reached; and if not even the smallest batch fits.
+            cannot be reached, if the length of a schedule does not follow the number of steps, if a step writes a
+            learning rate that does not follow that of the module, or if every allowed size ends an epoch with a batch
+            of one sample that cannot be trained with. Later, if the batches of a size do not show that they have it,
+            or not even the smallest batch fits.
 
     Note:
         Place it before ``LRFinder``, which then finds the learning rate at the new size. The learning rate that
         ``LRFinder`` reports as "before" is the scaled one.
 
         The search takes ``steps_per_trial`` training steps at about eight sizes where the throughput decides, and a
-        dozen where memory does. A step takes as long as a step of ``fit`` at that size. One copy of the weights and the
-        optimizer state is kept in host memory.
+        dozen where memory does. A step takes as long as a step of ``fit`` at that size. A step of one sample is added
+        with batch normalisation, and four steps where the module has an ``optimizer_step`` of its own. One copy of the
+        weights and the optimizer state is kept in host memory.
 
         The rule for the classes is a rule of thumb for balanced classes. Scaling the learning rate is a guess beyond 16
         times the batch, and wrong beyond the critical batch size of a task: use ``LRFinder`` there. Memory that grows
@@ -306,7 +311,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         scaled, step = _SCALED.get(pl_module, (None, None))
         if settings.base_batch_size is None and lr is not None and lr == scaled:
             settings = replace(settings, base_batch_size=step)  # the rate was scaled before, to this size
-        result = find_batch_size(trainer, pl_module, batch_size, settings, lr)
+        result = find_batch_size(trainer, pl_module, batch_size, settings, learning_rate)
         count_seconds(trainer, result.seconds)
         if self._update_attr:
             result = self._apply(trainer, batch_size, learning_rate, result)
@@ -330,7 +335,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         if trainer.state.fn != function or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name, evaluation_loop(trainer))
-        result = find_batch_size(trainer, pl_module, batch_size, self._settings, lr=None)
+        result = find_batch_size(trainer, pl_module, batch_size, self._settings, learning_rate=None)
         if self._update_attr:
             self._evaluated = batch_size
             batch_size.apply(result.batch_size)
@@ -343,6 +348,13 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         fixed = self._settings.effective_batch_size is not None or self._settings.lr_scaling is None
         if fixed or any(map(parameter_free_name, trainer.optimizers)):
             return None
+        for optimizer in trainer.optimizers:
+            if any(group.get("lr") is None for group in optimizer.param_groups):
+                raise misconfiguration(
+                    trainer,
+                    "Expected every parameter group to have a learning rate to scale, but got none in"
+                    f" {type(optimizer).__name__}. Give it one, or use `lr_scaling=None` to find the batch size alone.",
+                )
         return LearningRate.locate(trainer, pl_module, self._attr_name, read_only=read_only)
 
     def _apply(
@@ -391,8 +403,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
     def _search(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> BatchSizeResult:
         batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name)
         learning_rate = self._learning_rate(trainer, pl_module, read_only=True)
-        lr = None if learning_rate is None else learning_rate.value
-        return find_batch_size(trainer, pl_module, batch_size, self._settings, lr)
+        return find_batch_size(trainer, pl_module, batch_size, self._settings, learning_rate)
 
     def _report(self, trainer: pl.Trainer, result: BatchSizeResult) -> None:
         self._log(str(result))

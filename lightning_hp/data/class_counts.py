@@ -70,7 +70,9 @@ class ClassCounts:
             names = ", ".join(map(str, self.empty[:5])) + (", ..." if len(self.empty) > 5 else "")
             sentences.append(f"{len(self.empty)} of them never occur, so no batch can contain them: {names}.")
         if self.excluded:
-            sentences.append(f"{self.excluded} samples are left out: their label is negative or `ignore_index`.")
+            sentences.append(
+                f"{self.excluded} samples are left out: their label is negative or means that there is no class."
+            )
         if self.no_coverage:
             sentences.append(self.no_coverage)
         return " ".join(sentences)

@@ -127,7 +127,7 @@ def read_classes(
     if labels.dtype.kind in "US":
         return _from_names(labels, num_classes, are_classes)
     if labels.dtype.kind == "f" and not _all_integers(labels):
-        return UnknownClasses("The labels are real numbers, as for a regression, not classes.")
+        return UnknownClasses("The labels are real numbers, as for a regression; classes have to be integers or names.")
     return _from_integers(labels.astype(np.int64), num_classes, ignore_index, are_classes)
 
 
@@ -137,7 +137,7 @@ def _from_integers(
     included = (labels >= 0) & (labels != ignore_index)
     occurring = np.unique(labels[included])
     if not len(occurring):
-        return UnknownClasses("Every label is negative or `ignore_index`: the samples are not labelled.")
+        return UnknownClasses("Every label is negative or means that there is no class: the samples are not labelled.")
     if num_classes is None:
         if not are_classes and (too_many := _too_many_values(len(occurring), int(included.sum()))) is not None:
             return too_many
@@ -145,7 +145,7 @@ def _from_integers(
     elif occurring[-1] >= num_classes:
         raise ValueError(
             f"Expected labels from 0 to num_classes - 1 = {num_classes - 1}, but the training set has a label "
-            f"{occurring[-1]}. Pass the `num_classes` of the model, or `ignore_index` for a label that is no class."
+            f"{occurring[-1]}. Correct `num_classes`, or the labels; a negative label means no class."
         )
     else:
         classes = np.arange(num_classes)

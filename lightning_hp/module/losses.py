@@ -81,12 +81,17 @@ def check_values(task: Task, num_classes: int, labels: Any) -> None:
 
     Raises:
         TypeError: If the labels are no tensor of real numbers.
-        ValueError: If a label is out of range.
+        ValueError: If a label is out of range, or a class is no integer.
 
     """
     _check_tensor(labels)
     if labels.numel() == 0:
         return
+    if task == "multiclass" and labels.is_floating_point() and labels.ndim < 2:
+        raise ValueError(
+            f"Expected integer labels (batch,), or a probability of each class (batch, classes), for task {task!r}, but"
+            f" got {labels.dtype} of shape {tuple(labels.shape)}. Convert classes to integers, as with `labels.long()`."
+        )
     lowest, highest = (float(end) for end in torch.aminmax(labels.detach()))
     if task != "multiclass" or labels.is_floating_point():
         expected, fits = "labels from 0 to 1", lowest >= 0 and highest <= 1

@@ -107,6 +107,11 @@ class EvaluationRehearsal:
         return self._batch
 
     @property
+    def pass_is_over(self) -> bool:
+        """Whether the last batch of :meth:`step` was the last one of a pass over the data."""
+        return bool(self._loop._data_fetcher.done)
+
+    @property
     def loaders(self) -> list[Any]:
         """The loaders as the strategy prepared them."""
         return list(self._loop._combined_loader.flattened)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
+from lightning_hp.snapshot.attributes import attributes_of, slots_of
 from lightning_hp.trainer import misconfiguration
 from lightning_hp.trainer.base_classes import Callback
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+
+# How deep the tensors of a batch may be nested in objects of the user's own classes.
+_MAX_DEPTH = 4
 
 
 def is_rehearsal(trainer: Any) -> bool:
@@ -23,9 +29,15 @@ def is_rehearsal(trainer: Any) -> bool:
 
 
 class LossRecorder(Callback):
-    """Records the loss and the number of samples of each batch of a step."""
+    """Records the loss and the number of samples of each batch of a step.
 
-    def __init__(self) -> None:
+    Args:
+        needs_loss: Whether a module with several optimizers has to return a loss.
+
+    """
+
+    def __init__(self, needs_loss: bool = True) -> None:
+        self._needs_loss = needs_loss
         self.losses: list[Tensor] = []
         self.num_samples: list[int | None] = []
         self.on_validation_batch: Callable[[], None] | None = None
@@ -67,6 +79,8 @@ class LossRecorder(Callback):
         if isinstance(loss, Tensor):
             self.losses.append(loss.detach())
         elif len(trainer.strategy.optimizers) > 1:
+            if not self._needs_loss:
+                return
             raise misconfiguration(
                 trainer,
                 f"Expected `training_step` to return the loss that its {len(trainer.strategy.optimizers)} optimizers"
@@ -79,6 +93,41 @@ class LossRecorder(Callback):
 
 
 def num_samples_of(batch: Any) -> int | None:
-    """The first dimension of the first tensor of a batch; with several loaders, of the first one's batch."""
-    leaves = (leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0)
-    return next((leaf.shape[0] for leaf in leaves), None)
+    """The number of samples of a batch, as far as its tensors show it; with several loaders, of the first one's batch.
+
+    It is the number that a batch of graphs, a packed sequence or a TensorDict states, else the first dimension of the
+    first tensor or array, which may be nested in containers, mappings and objects. A batch of another form (a list of
+    images, a tensor with time first) has another number there.
+
+    Returns:
+        The number; ``None`` if there is none.
+
+    """
+    return next(_sizes(batch, _MAX_DEPTH), None)
+
+
+def _sizes(batch: Any, depth: int) -> Iterator[int]:
+    for leaf in tree_leaves(batch, is_leaf=_states_its_size):
+        if _states_its_size(leaf):
+            yield _stated_size(leaf)
+        elif isinstance(leaf, (Tensor, np.ndarray)):
+            if leaf.ndim > 0:
+                yield leaf.shape[0]
+        elif depth:
+            inside = leaf if isinstance(leaf, Mapping) else {**(attributes_of(leaf) or {}), **slots_of(leaf)}
+            for value in inside.values():
+                yield from _sizes(value, depth - 1)
+
+
+def _states_its_size(batch: Any) -> bool:
+    if isinstance(batch, PackedSequence):
+        return True
+    stated = getattr(batch, "num_graphs", None), getattr(batch, "batch_size", None)
+    return isinstance(stated[0], int) or (isinstance(stated[1], torch.Size) and len(stated[1]) > 0)
+
+
+def _stated_size(batch: Any) -> int:
+    if isinstance(batch, PackedSequence):
+        return int(batch.batch_sizes[0])
+    graphs = getattr(batch, "num_graphs", None)
+    return graphs if isinstance(graphs, int) else int(batch.batch_size[0])

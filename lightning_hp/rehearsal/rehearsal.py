@@ -59,6 +59,7 @@ class Rehearsal:
         trainer: A Trainer inside ``fit``, at ``on_fit_start`` or later (the strategy is set up, optimizers exist).
         pl_module: Its module.
         hooks: The module's hooks to call before the first step: those that ``fit`` has not called yet.
+        needs_loss: Whether :meth:`step` has to know the loss; ``False``: it is NaN where the module returns none.
 
     Raises:
         MisconfigurationException: On entry, before any step, when the training cannot be rehearsed: an unsupported
@@ -71,14 +72,19 @@ class Rehearsal:
     """
 
     def __init__(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, hooks: Sequence[str] = HOOKS_BEFORE_FIT
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        hooks: Sequence[str] = HOOKS_BEFORE_FIT,
+        needs_loss: bool = True,
     ) -> None:
         # Typed as Any: private attributes are read and written.
         self.trainer: Any = trainer
         self._module = pl_module
         self._hooks = tuple(hooks)
         self._call = lightning_module_of(trainer, "trainer.call")
-        self._recorder = LossRecorder()
+        self._needs_loss = needs_loss
+        self._recorder = LossRecorder(needs_loss)
         self._loop: Any = None
         self._passes = 0
         self._undo = ExitStack()
@@ -112,7 +118,7 @@ class Rehearsal:
         losses = self._recorder.losses
         self._recorder.clear()
         batches = 0
-        while loop.global_step == steps_before or not losses:
+        while loop.global_step == steps_before or (self._needs_loss and not losses):
             if batches == _MAX_BATCHES_PER_STEP:
                 raise misconfiguration(
                     self.trainer,
@@ -122,6 +128,8 @@ class Rehearsal:
                 )
             batches += 1
             self._advance()
+        if not losses:
+            return torch.tensor(math.nan)
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     @property
@@ -134,6 +142,11 @@ class Rehearsal:
     def first_batch(self) -> int | None:
         """Samples in the first batch of the last :meth:`step`; ``None`` if it contains no tensor."""
         return self._recorder.num_samples[0]
+
+    @property
+    def pass_is_over(self) -> bool:
+        """Whether the last batch of :meth:`step` was the last one of a pass over the data."""
+        return bool(self._loop._data_fetcher.done)
 
     @property
     def loaders(self) -> list[Any]:

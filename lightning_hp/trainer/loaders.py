@@ -58,31 +58,31 @@ def resize_loaders(loaders: Any, batch_size: int, unit: int) -> Any:
 
 def is_resizable(loader: Any) -> bool:
     """Whether :func:`resize_loaders` can give a loader another batch size."""
-    return isinstance(loader, DataLoader) and isinstance(getattr(loader.batch_sampler, "batch_size", None), int)
+    return isinstance(loader, DataLoader) and isinstance(getattr(_batch_sampler(loader), "batch_size", None), int)
 
 
 def batch_size_of(loader: Any) -> int | None:
     """The ``batch_size`` of a loader or of its batch sampler; ``None`` if neither has one."""
-    sizes = (getattr(owner, "batch_size", None) for owner in (loader, getattr(loader, "batch_sampler", None)))
+    sizes = (getattr(owner, "batch_size", None) for owner in (loader, _batch_sampler(loader)))
     return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def samples_of(loader: Any) -> int | None:
     """The samples that a loader draws in an epoch on this process; ``None`` if that is not known."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    if isinstance(getattr(loader, "dataset", None), IterableDataset):
-        return _length(loader.dataset)
+    batch_sampler = _batch_sampler(loader)
+    if isinstance(getattr(loader, "dataset", None), IterableDataset) and batch_sampler is not None:
+        return length_of(loader.dataset)
     if isinstance(loader, DataLoader) and isinstance(batch_sampler, BatchSampler):
-        return _length(batch_sampler.sampler)
-    batches, size = _length(loader), batch_size_of(loader)
+        return length_of(batch_sampler.sampler)
+    batches, size = length_of(loader), batch_size_of(loader)
     return None if batches is None or size is None else batches * size
 
 
 def forms_its_batches(loader: Any) -> bool:
     """Whether torch itself forms the batches of a loader, so that they are as large as its batch size says."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+    if not isinstance(loader, DataLoader):
         return False
-    kind = type(loader.batch_sampler)
+    kind = type(_batch_sampler(loader))
     # Lightning wraps the batch sampler for `predict`.
     return kind is BatchSampler or any(base.__name__ == "_IndexBatchSamplerWrapper" for base in kind.__mro__)
 
@@ -122,12 +122,15 @@ def _copy(loader: Any) -> Any:
 
 def _resize(loader: Any, batch_size: int) -> Any:
     # A copy instead of a new loader: the classes of loader and batch sampler may be the user's and have state.
-    batch_sampler = copy.copy(loader.batch_sampler)
+    name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+    batch_sampler = copy.copy(getattr(loader, name))
     batch_sampler.batch_size = batch_size
     _update_saved_argument(batch_sampler, "batch_size", batch_size)
     copied = _copy(loader)
     own = {} if loader.batch_size is None else {"batch_size": batch_size}
-    vars(copied).update(own, batch_sampler=batch_sampler)  # DataLoader.__setattr__ forbids it after construction
+    vars(copied).update({**own, name: batch_sampler})  # DataLoader.__setattr__ forbids it after construction
+    if name == "sampler":
+        _update_saved_argument(copied, name, batch_sampler)
     if own:
         _update_saved_argument(copied, "batch_size", batch_size)
     return copied
@@ -144,7 +147,14 @@ def _update_saved_argument(owner: Any, name: str, value: Any) -> None:
         saved["__pl_saved_kwargs"] = {**saved["__pl_saved_kwargs"], name: value}
 
 
-def _length(sized: Any) -> int | None:
+def _batch_sampler(loader: Any) -> Any:
+    """What says which samples form a batch; with ``batch_size=None`` it may be given as the sampler of a loader."""
+    batch_sampler, sampler = getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)
+    return sampler if batch_sampler is None and isinstance(sampler, BatchSampler) else batch_sampler
+
+
+def length_of(sized: Any) -> int | None:
+    """The length of a loader, a dataset or a sampler; ``None`` if it has none."""
     try:
         return len(sized)
     except (TypeError, NotImplementedError):

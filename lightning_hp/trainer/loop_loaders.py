@@ -38,6 +38,11 @@ class LoopLoaders:
         owner = self._source.instance if self._source.is_module() else None
         return owner
 
+    @property
+    def exist(self) -> bool:
+        """Whether there are any: loaders that were given, or a hook that builds them."""
+        return bool(self._source.is_defined())
+
     def build(self) -> Any:
         """Returns the loaders that the loop would get now; calls the hook, if there is one."""
         return request_loaders(self._trainer, self._source)

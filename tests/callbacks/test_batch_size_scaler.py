@@ -22,7 +22,9 @@ from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
+from torch.nn.utils.rnn import pack_sequence
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, OneCycleLR, SequentialLR
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, default_collate
 
 from lightning_hp import BatchSizeResult, BatchSizeScaler, ClassBalancedBatchSampler, LRFinder
 from lightning_hp.functional import coverage_probability
@@ -265,11 +267,177 @@ def test_a_batch_sampler_is_kept_with_its_class_and_its_state() -> None:
 
 
 def test_a_loader_without_batches_of_its_own_is_refused() -> None:
-    given = DataLoader(Samples(96), batch_size=None, sampler=BatchSampler(RandomSampler(range(96)), 8, False))
+    given = DataLoader([Samples(96)[i : i + 8] for i in range(0, 96, 8)], batch_size=None)
     with pytest.raises(
         MisconfigurationException, match="whose batches can be resized, got DataLoader with batch_size=None"
     ):
         fit([scaler()], data=given)
+
+
+def test_a_batch_sampler_that_is_given_as_sampler_is_resized_and_bounds_the_size() -> None:
+    class Batches(Samples):
+        def __getitem__(self, index: Any) -> Any:
+            return self.features[index], self.labels[index], torch.tensor(index)
+
+    def given(size: int) -> DataLoader:
+        data = Batches(540)
+        return DataLoader(data, batch_size=None, sampler=BatchSampler(RandomSampler(data), size, False))
+
+    callback = largest()
+    with_callback = fit([callback], data=given(8), num_sanity_val_steps=0)
+    assert callback.optimal_batch_size == 540
+    assert callback.result.decided_by == "data"
+    by_hand = fit([], net(lr=with_callback.module.lr), given(540), num_sanity_val_steps=0)
+    assert_same_training(with_callback, by_hand)
+
+
+class Stream(IterableDataset):
+    """Samples one by one, 1280 of them or for ever."""
+
+    def __init__(self, length: int | None = None) -> None:
+        self.length = length
+
+    def __iter__(self) -> Any:
+        sample = Samples(1)[0]
+        return iter(sample for _ in (itertools.count() if self.length is None else range(self.length)))
+
+
+class Container:
+    """A batch of a class that nothing knows."""
+
+    def __init__(self, samples: list[Any]) -> None:
+        self.name = f"{len(samples)} samples"
+        self.samples = {"rows": default_collate(samples)}
+
+    def to(self, device: Any) -> Container:
+        return self
+
+
+class Hidden(Container):
+    """Its tensors are made when they are asked for."""
+
+    def __init__(self, samples: list[Any]) -> None:
+        self.given = [(features.tolist(), int(label), index) for features, label, index in samples]
+
+    @property
+    def samples(self) -> Any:
+        return {"rows": default_collate([(torch.tensor(x), label, index) for x, label, index in self.given])}
+
+
+class Graphs:
+    """As a batch of graphs: five nodes each, the nodes first."""
+
+    def __init__(self, samples: list[Any]) -> None:
+        self.nodes = torch.zeros(5 * len(samples), 2)
+        self.samples = {"rows": default_collate(samples)}
+
+    to = Container.to
+
+
+def packed(samples: list[Any]) -> Any:
+    features, *others = default_collate(samples)
+    return pack_sequence([row[:, None] for row in features]), features, *others
+
+
+COLLATED: dict[str, tuple[Any, Any]] = {
+    "graphs": (Graphs, lambda batch: batch.samples["rows"]),
+    "container": (Container, lambda batch: batch.samples["rows"]),
+    "hidden": (Hidden, lambda batch: batch.samples["rows"]),
+    "lists": (lambda s: ([row[0] for row in s], default_collate(s)), lambda batch: batch[1]),
+    "time_first": (lambda s: (torch.zeros(7, len(s), 2), default_collate(s)), lambda batch: batch[1]),
+    "packed": (packed, lambda batch: batch[1:]),
+}
+
+
+class Reads(OutOfMemory):
+    """Finds the samples in a batch of another form."""
+
+    read: Any = None
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step(self.read(batch), batch_idx)
+
+
+@pytest.mark.parametrize("length", [None, 1280])
+@pytest.mark.parametrize("form", COLLATED)
+def test_a_batch_of_any_form_has_the_samples_that_torch_puts_into_it(form: str, length: int | None) -> None:
+    collate, read = COLLATED[form]
+    module, callback = net(Reads), largest(max_val=300)
+    module.read = read
+    data = DataLoader(Stream(length), batch_size=8, collate_fn=collate)
+    fit([callback], module, data, limit_train_batches=2)
+    assert callback.optimal_batch_size == 300
+    assert module.sizes.all[-2:] == [300, 300]
+
+
+class OwnBatches:
+    """A loader that does not say how large its batches are, but how many there are."""
+
+    def __init__(self, size: int, collate: Any) -> None:
+        self.rows = DataLoader(Samples(1280), batch_size=size, collate_fn=collate)
+
+    def __iter__(self) -> Any:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class KeptLoaders(Data):
+    """Gives ``batch_size`` to its loader when it is built, or whenever it is asked for it."""
+
+    def __init__(self, collate: Any, follows: bool) -> None:
+        super().__init__(8)
+        self.collate, self.follows = collate, follows
+        self.loader = OwnBatches(self.batch_size, collate)
+
+    def train_dataloader(self) -> Any:
+        return OwnBatches(self.batch_size, self.collate) if self.follows else self.loader
+
+
+@pytest.mark.parametrize("form", ["container", "hidden", "graphs"])
+def test_an_attribute_that_nobody_reads_is_refused_and_no_rate_is_scaled_for_it(form: str) -> None:
+    module = net(Reads)
+    collate, module.read = COLLATED[form]
+    data = KeptLoaders(collate, follows=False)
+    with pytest.raises(MisconfigurationException, match="Expected"):
+        train(module, [largest(init_val=32)], datamodule=data, max_epochs=1, num_sanity_val_steps=0)
+    assert (data.batch_size, module.lr) == (8, 0.05)
+    module, data, callback = net(Reads), KeptLoaders(collate, follows=True), largest(init_val=32, max_val=128)
+    module.read = COLLATED[form][1]
+    train(module, [callback], datamodule=data, max_epochs=1, num_sanity_val_steps=0)
+    assert data.batch_size == callback.optimal_batch_size == 128
+    assert module.sizes.all[-10:] == [128] * 10
+
+
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined:UserWarning")
+def test_a_stream_of_batches_is_not_a_stream_of_samples() -> None:
+    """Its length is a number of batches."""
+
+    class Batches(IterableDataset):
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def __len__(self) -> int:
+            return 320 // self.size
+
+        def __iter__(self) -> Any:
+            rows = Samples(320)
+            return (
+                default_collate([rows[i] for i in range(start, start + self.size)])
+                for start in range(0, 320 - self.size + 1, self.size)
+            )
+
+    class Module(OutOfMemory):
+        batch_size = 8
+
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(Batches(self.batch_size), batch_size=None)
+
+    callback = largest()
+    train(net(Module), [callback], max_epochs=1)
+    assert callback.optimal_batch_size == 320
+    assert callback.result.decided_by == "data"
 
 
 def test_several_loaders_keep_their_proportion() -> None:
@@ -423,8 +591,28 @@ def test_batch_norm_that_needs_two_samples_is_not_taken_for_memory() -> None:
     callback = largest(max_val=64)
     fit([callback], net(batch_norm=True))
     assert callback.optimal_batch_size == 64
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+    with pytest.raises(MisconfigurationException, match=r"two samples or more, .* max_val allows 1. Raise it"):
         fit([largest(init_val=1, max_val=1)], net(batch_norm=True))
+
+
+@pytest.mark.parametrize(
+    ("samples", "kwargs", "found"),
+    [
+        (4033, {"max_val": 64}, 62),  # 64 and 63 leave one sample
+        (4033, {"max_val": 128, "round_to": "power"}, 128),  # so do all powers below
+        (4033, {"max_val": 60, "round_to": 8}, 40),  # 56 and 48 too
+        (2001, {"effective_batch_size": 96}, 96),  # 80, 48, 40 leave one
+        (65, {"max_val": 64}, 63),  # its second batch in a trial would have one sample
+    ],
+)
+def test_a_last_batch_of_one_is_avoided(samples: int, kwargs: dict[str, Any], found: int) -> None:
+    """Plain ``fit`` trains with the user's size; batch normalisation would end it at the last batch of an epoch."""
+    callback = largest(**kwargs)
+    module = net(OutOfMemory, batch_norm=True)
+    fit([callback], module, loader(samples, batch_size=10))
+    assert callback.optimal_batch_size == found
+    assert samples % found != 1
+    assert 1 not in module.sizes.all[2:]  # one step with one sample shows that it raises
 
 
 def test_accumulated_batches_are_two_in_a_trial() -> None:
@@ -931,3 +1119,230 @@ def test_it_is_skipped_where_there_is_no_training() -> None:
     callback = scaler()
     fit([callback], fast_dev_run=True)
     assert callback.result is None
+
+
+# what counts batches and steps
+
+
+class Validations(pl.Callback):
+    """The number of batches before each validation of the training."""
+
+    changes_gradients = False
+
+    def __init__(self) -> None:
+        self.after: list[int] = []
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.after.append(trainer.global_step)
+
+
+def test_a_validation_that_counts_batches_across_epochs_still_comes() -> None:
+    """It went from three validations to none, and a checkpoint that monitors its loss saved nothing."""
+    callback, validations = largest(), Validations()
+    fit(
+        [callback, validations], data=loader(batch_size=4), max_epochs=3, val_check_interval=300,
+        check_val_every_n_epoch=None,
+    )  # fmt: skip
+    enough = [size for size in range(1, 1281) if 3 * math.ceil(1280 / size) >= 300]
+    assert callback.optimal_batch_size == max(enough)
+    assert validations.after == [300]
+    assert "validation with val_check_interval=300 acts 1 instead of 3 times" in str(callback.result)
+
+
+def test_a_checkpoint_that_counts_steps_still_comes(tmp_path: Path) -> None:
+    callback, save = largest(), ModelCheckpoint(tmp_path, every_n_train_steps=50, save_top_k=-1)
+    fit([callback, save], data=loader(batch_size=4), max_epochs=2, enable_checkpointing=True)
+    enough = [size for size in range(1, 1281) if 2 * math.ceil(1280 / size) >= 50]
+    assert callback.optimal_batch_size == max(enough)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch=1-step=50.ckpt"]
+    assert "ModelCheckpoint with every_n_train_steps=50 acts 1 instead of 12 times" in str(callback.result)
+
+
+def test_a_limit_of_steps_or_a_count_that_never_came_bounds_nothing(tmp_path: Path) -> None:
+    for name, kwargs in (("a", {"max_epochs": -1, "max_steps": 60}), ("b", {"max_epochs": 1})):
+        callback, save = largest(max_val=500), ModelCheckpoint(tmp_path / name, every_n_train_steps=50, save_top_k=-1)
+        fit([callback, save], enable_checkpointing=True, **kwargs)
+        assert callback.optimal_batch_size == 500
+
+
+class Schedules(Net):
+    """A schedule whose length is computed where ``where`` says."""
+
+    def __init__(self, kind: str, where: str) -> None:
+        super().__init__()
+        self.kind, self.where, self.steps = kind, where, 0
+
+    def setup(self, stage: str) -> None:
+        if self.where == "setup":
+            self.steps = int(self.trainer.estimated_stepping_batches)
+
+    def configure_optimizers(self) -> Any:
+        steps = self.steps or int(self.trainer.estimated_stepping_batches)
+        if self.where == "cached":
+            self.steps = steps
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.lr)
+        scheduler: Any
+        if self.kind == "one_cycle":
+            scheduler = OneCycleLR(optimizer, self.lr, total_steps=steps)
+        elif self.kind == "lambda":
+            scheduler = LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
+        else:
+            parts = [LinearLR(optimizer, total_iters=5), CosineAnnealingLR(optimizer, T_max=steps - 5)]
+            scheduler = SequentialLR(optimizer, parts, milestones=[5])
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+@pytest.mark.parametrize("kind", ["one_cycle", "lambda", "sequential"])
+@pytest.mark.parametrize("where", ["setup", "cached"])
+def test_a_schedule_that_keeps_the_old_length_is_refused(kind: str, where: str) -> None:
+    """A training from 8 to 64 samples ended at an eighth of its OneCycle, at the highest rate."""
+    module = net(Schedules, kind=kind, where=where)
+    with pytest.raises(MisconfigurationException, match=r"has 80 steps at any, .*`effective_batch_size=32`"):
+        fit([largest()], module, max_epochs=2, num_sanity_val_steps=0)
+    assert module.lr == 0.05
+    callback = scaler(effective_batch_size=32)
+    run = fit([callback], net(Schedules, kind=kind, where=where), max_epochs=2, num_sanity_val_steps=0)
+    assert run.global_step == 80
+
+
+@pytest.mark.parametrize("kind", ["one_cycle", "lambda", "sequential"])
+def test_a_schedule_that_follows_the_steps_is_not(kind: str) -> None:
+    callback = largest(max_val=128)
+    run = fit([callback], net(Schedules, kind=kind, where="hook"), max_epochs=2, num_sanity_val_steps=0)
+    assert callback.optimal_batch_size == 128
+    assert run.global_step == 20
+    assert "lengths of" not in str(callback.result)
+
+
+def test_a_length_that_was_typed_is_named() -> None:
+    callback = largest(max_val=128)
+    fit([callback], net(scheduler="cosine"), max_epochs=2)
+    words = "20 optimizer steps instead of 80: the lengths of CosineAnnealingLR stay what they are"
+    assert words in str(callback.result)
+
+
+# a share of the batches
+
+
+@pytest.mark.parametrize("samples", [64, 100, 256])
+def test_a_share_of_the_validation_leaves_a_batch(samples: int) -> None:
+    """``fit`` runs with the user's size and ended with "0.1 * 8 < 1" at the size that was found."""
+
+    class Part(Data):
+        def val_dataloader(self) -> DataLoader:
+            return DataLoader(Samples(samples), batch_size=self.batch_size)
+
+    data, callback = Part(4), largest()
+    run = train(net(), [callback], datamodule=data, max_epochs=1, limit_val_batches=0.1)
+    enough = [size for size in range(1, samples + 1) if int(math.ceil(samples / size) * 0.1) >= 1]
+    assert data.batch_size == max(enough)
+    assert run.trainer.num_val_batches == [1]
+    assert any("limit_val_batches has to leave a batch" in str(bound) for bound in callback.result.bounds)
+
+
+@pytest.mark.parametrize("function", ["validate", "test", "predict"])
+def test_a_share_of_another_loop_leaves_a_batch_of_each_loader(function: str) -> None:
+    given = [loader(640, batch_size=8, shuffle=False), loader(96, batch_size=8, shuffle=False)]
+    callback = largest()
+
+    class Two(Evaluates):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.sizes.note(len(batch[0]))
+
+        test_step = validation_step
+
+        def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> torch.Tensor:
+            return self(batch[0])
+
+    evaluate(
+        function, [callback], net(Two), given, **{f"limit_{'val' if function == 'validate' else function}_batches": 0.1}
+    )
+    assert callback.optimal_batch_size == max(size for size in range(1, 97) if int(math.ceil(96 / size) * 0.1) >= 1)
+
+
+# modules that do a step in their own way
+
+
+class Adversarial(Net):
+    """Two optimizers by hand, and no loss that is returned; each step of the head comes after one of the body."""
+
+    def __init__(self, sizes: Any = None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.sizes = Sizes()
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.sizes.note(len(batch[0]))
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(torch.nn.functional.cross_entropy(self(batch[0]), batch[1]))
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), lr=self.lr) for part in (self.body, self.head)]
+
+
+def test_a_module_that_returns_no_loss_needs_none() -> None:
+    module, callback = net(Adversarial), largest(max_val=128)
+    fit([callback], module, num_sanity_val_steps=0)
+    assert callback.optimal_batch_size == 128
+    assert module.sizes.all[-10:] == [128] * 10
+    assert module.lr == pytest.approx(0.2)
+
+
+class NoRate(torch.optim.Optimizer):
+    """Its step has no learning rate."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+    def step(self, closure: Any = None) -> Any:
+        loss = None if closure is None else closure()
+        with torch.no_grad():
+            for group in self.param_groups:
+                for weight in group["params"]:
+                    weight -= 0.01 * weight.grad.sign()
+        return loss
+
+
+def test_an_optimizer_without_a_rate_needs_no_scaling() -> None:
+    class Signs(Net):
+        def configure_optimizers(self) -> Any:
+            return NoRate(self.parameters())
+
+    with pytest.raises(MisconfigurationException, match=r"none in NoRate. Give it one, or use `lr_scaling=None`"):
+        fit([largest()], net(Signs))
+    callback = largest(max_val=64, lr_scaling=None)
+    fit([callback], net(Signs))
+    assert callback.optimal_batch_size == 64
+
+
+class OwnWarmup(Net):
+    """A warm-up in ``optimizer_step``, from the attribute ``base`` of the module."""
+
+    def __init__(self, base: str) -> None:
+        super().__init__()
+        self.base, self.other = base, 0.05
+        self.rates: list[float] = []
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any = None) -> None:
+        scale = min(1.0, self.trainer.global_step / 4)
+        for group in optimizer.param_groups:
+            group["lr"] = scale * getattr(self, self.base)
+        self.rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step(closure=closure)
+
+
+def test_a_rate_that_the_step_writes_itself_is_scaled_or_refused() -> None:
+    """The scaled rate was undone in the first step, and nothing was said."""
+    module = net(OwnWarmup, base="other")
+    with pytest.raises(
+        MisconfigurationException, match=r"uses 0.0125 in place of 0.1: the step writes a rate of its own"
+    ):
+        fit([largest(max_val=128)], module)
+    assert (module.lr, module.other) == (0.05, 0.05)
+    fit([largest(max_val=128, lr_scaling=None)], module)
+    follows = net(OwnWarmup, base="lr")
+    fit([largest(max_val=128)], follows)
+    assert follows.rates[-10:] == pytest.approx([0.2 * min(1, step / 4) for step in range(10)])

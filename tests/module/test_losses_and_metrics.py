@@ -229,6 +229,7 @@ def test_batches_of_another_form_are_refused(batch, got):
         ("multiclass", 3, torch.full((4, 3), 5.0), "labels from 0 to 1 for task 'multiclass'"),
         ("multiclass", 3, torch.tensor([1, 2, 3, 1]), "classes from 0 to 2 for task 'multiclass' .* from 1 to 3"),
         ("multiclass", 3, torch.tensor([1, 2, 3, 1]), "Number the classes from 0 .subtract 1 if they start at 1"),
+        ("multiclass", 3, torch.tensor([0.0, 1.0, 2.0, 1.0]), r"Expected integer labels .* got torch.float32 .*long"),
         ("multiclass", 3, torch.tensor([-1, 2, 0, 1]), "from -1 to 2. Leave out samples without a label"),
     ],
 )

@@ -108,6 +108,7 @@ class Endless(IterableDataset):
         (DataLoader(DATA, 4, sampler=SequentialSampler(range(12))), 12, 4),
         (DataLoader(DATA, batch_sampler=OwnBatches(SequentialSampler(DATA), "mine", 6)), 40, 6),
         (DataLoader(Endless(), 4), None, 4),
+        (DataLoader(DATA, batch_size=None, sampler=BatchSampler(SequentialSampler(DATA), 8, False)), 40, 8),
         ([1, 2, 3], None, None),
     ],
 )

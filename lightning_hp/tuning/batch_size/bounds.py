@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lightning_hp.data import ClassCounts, UnknownClasses
 from lightning_hp.functional.batch_size.class_coverage import (
@@ -16,6 +17,21 @@ from lightning_hp.functional.batch_size.class_coverage import (
 )
 from lightning_hp.tuning.batch_size.choice import Choice, SearchGoal
 from lightning_hp.tuning.batch_size.settings import SearchSettings
+from lightning_hp.tuning.batch_size.step_counts import StepCount
+
+
+class LoaderEpoch(NamedTuple):
+    """An epoch of one loader, as far as it says how large its last batch is.
+
+    Attributes:
+        samples: Samples of one process; ``None`` if not known.
+        ratio: Its batch size divided by that of the training.
+        has_last: Whether the last batch is drawn although it is not full.
+    """
+
+    samples: int | None
+    ratio: float
+    has_last: bool
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,12 @@ class Bounds:
         val_interval: Batches that an epoch needs because the Trainer validates after that many; ``None``: no such need.
         may_accumulate: Whether the accumulation may be changed: no ``GradientAccumulationScheduler`` sets it, and
             optimization is automatic.
-        has_batch_norm: Whether a batch of one sample is an error.
+        epochs: An epoch of each loader.
+        float_limit: The largest batch of which a float ``limit_*_batches`` leaves a batch, and its name.
+        counts: What counts batches or steps over the whole training.
+        schedules: Names of the schedules whose lengths are numbers of steps that do not follow the batch size.
+        has_batch_norm: Whether the samples of a batch are normalised together.
+        one_sample_trains: Whether a batch of one sample can be trained with.
         trains: Whether there are optimizer steps to count.
 
     """
@@ -55,7 +76,12 @@ class Bounds:
     drop_last: bool = False
     val_interval: int | None = None
     may_accumulate: bool = True
+    epochs: tuple[LoaderEpoch, ...] = ()
+    float_limit: tuple[int, str] | None = None
+    counts: tuple[StepCount, ...] = ()
+    schedules: tuple[str, ...] = ()
     has_batch_norm: bool = False
+    one_sample_trains: bool = True
     trains: bool = True
 
     @property
@@ -80,7 +106,37 @@ class Bounds:
                 steps = max(steps, -(-self.settings.min_training_steps // self.max_epochs))
             limit //= steps * self.accumulate
         limit = max(1, limit, min(self.value, self.samples))
-        return limit if self.val_interval is None else max(1, min(limit, self.samples // self.val_interval))
+        if self.val_interval is not None:
+            limit = max(1, min(limit, self.samples // self.val_interval))
+        if self.float_limit is not None:
+            limit = min(limit, self.float_limit[0])
+        return limit if self.count_limit is None else min(limit, self.count_limit[0])
+
+    @property
+    def count_limit(self) -> tuple[int, str] | None:
+        """The largest batch at which all that counts batches or steps acts once, as far as it does now; and what."""
+        if self.share is not None:  # the number of steps is the user's
+            return None
+        limits = []
+        for count in self.counts:
+            low, high = self.value, self.samples or 0
+            if self.times(count, low) < 1 or self.times(count, high) >= 1:
+                continue
+            while low + 1 < high:  # acts at low, not at high
+                middle = (low + high) // 2
+                low, high = (middle, high) if self.times(count, middle) >= 1 else (low, middle)
+            limits.append((low, count.name))
+        return min(limits, default=None)
+
+    def times(self, count: StepCount, size: int, accumulate: int | None = None) -> float:
+        """How often something that counts acts in a training with batches of a size."""
+        steps = self.accumulate if accumulate is None else accumulate
+        total = self.num_training_steps(size, steps)
+        if count.in_batches:
+            per_epoch = self.steps_per_epoch(size, 1)
+            epochs = math.inf if per_epoch is None or self.max_epochs is None else per_epoch * self.max_epochs
+            total = min(epochs, math.inf if self.max_steps is None else self.max_steps * steps)
+        return total if total == math.inf else total // count.interval
 
     @property
     def highest(self) -> tuple[int, str]:
@@ -102,9 +158,17 @@ class Bounds:
             size = batch_size_for_coverage(
                 self.settings.coverage, counts.present, least, replacement=counts.replacement
             )
-            if size is not None:
-                return size
-        return batch_size_for_average(counts.present, least)
+            if size is not None:  # of classes without samples only the number is known
+                unseen = self.num_classes > len(counts.present)
+                return max(size, batch_size_for_average(self.num_classes, least)) if unseen else size
+        return batch_size_for_average(self.num_classes, least)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that a step should contain: that of the user, or of the classes that have samples."""
+        if isinstance(self.classes, UnknownClasses):
+            return 0
+        return max(len(self.classes.present), self.settings.num_classes or 0)
 
     @property
     def goal(self) -> SearchGoal:
@@ -122,8 +186,26 @@ class Bounds:
             round_to=self.settings.round_to if self.share is None else 1,
             margin=self.settings.margin,
             divisor_of=self.share,
-            no_last_batch_of_one=self.samples if self.has_batch_norm and not self.drop_last else None,
+            is_allowed=self.is_allowed,
         )
+
+    def is_allowed(self, size: int) -> bool:
+        """Whether no batch of the training has one sample, where that is an error."""
+        if self.one_sample_trains:
+            return True
+        return self.batches_before_one(size) is None and all(_scaled(size, epoch.ratio) > 1 for epoch in self.epochs)
+
+    def batches_before_one(self, size: int) -> int | None:
+        """Batches of an epoch before a last one of a single sample; ``None`` if the epoch has no such batch."""
+        if self.one_sample_trains:
+            return None
+        most = math.inf if self.max_batches is None else self.max_batches
+        batches = [
+            epoch.samples // _scaled(size, epoch.ratio)
+            for epoch in self.epochs
+            if epoch.has_last and epoch.samples is not None and epoch.samples % _scaled(size, epoch.ratio) == 1
+        ]
+        return min((number for number in batches if number < most), default=None)
 
     def accumulation(self, choice: Choice) -> int:
         """Batches of one optimizer step at the chosen size: more where memory allows less than the classes need."""
@@ -176,3 +258,8 @@ class Bounds:
             return self.settings.base_batch_size
         step = self.value * self.accumulate
         return (step if self.samples is None else min(step, self.samples)) * self.world_size
+
+
+def _scaled(size: int, ratio: float) -> int:
+    """The batch size of a loader, if that of the training is ``size``."""
+    return max(1, round(size * ratio))

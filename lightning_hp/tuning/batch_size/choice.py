@@ -17,6 +17,7 @@ With ``objective="memory"`` the sizes grow by factors of four (grow_fast), and o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
@@ -58,6 +59,11 @@ class Trials(Protocol):
         """The size nearest to ``wanted`` that memory allows to try after ``last``."""
 
 
+def always(size: int) -> bool:
+    """Every size may be taken."""
+    return True
+
+
 @dataclass(frozen=True)
 class SearchGoal:
     """What the search looks for, in samples of a batch of one process.
@@ -72,7 +78,7 @@ class SearchGoal:
         round_to: As for :func:`~lightning_hp.functional.search_batch_size`.
         margin: Share that is subtracted from the memory limit.
         divisor_of: The size has to divide this number of samples, which accumulated batches add up to; ``None``: any.
-        no_last_batch_of_one: Samples of an epoch, whose last batch must not be a single sample; ``None``: it may.
+        is_allowed: Whether a size may be taken. Other sizes are run to measure them, and never taken.
 
     """
 
@@ -85,7 +91,7 @@ class SearchGoal:
     round_to: RoundTo = 1
     margin: float = 0.0
     divisor_of: int | None = None
-    no_last_batch_of_one: int | None = None
+    is_allowed: Callable[[int], bool] = always
 
 
 @dataclass(frozen=True)
@@ -93,11 +99,12 @@ class Choice:
     """The size that was chosen, and why.
 
     Args:
-        batch_size: The size, which was run together with a validation batch; ``None`` if none fits.
+        batch_size: The size, which was run together with a validation batch; ``None`` if none fits or none is allowed.
         decided_by: ``"throughput"``, ``"classes"``, ``"memory"``, ``"highest"`` or ``"effective_batch_size"``.
         knee: The smallest size that is as fast as any that was run.
         is_flat: Whether larger sizes were run and were no faster; if not, the throughput was still rising.
         limit: The largest size that memory allows, minus the margin; ``None`` if it was not reached.
+        avoided: The size that would have been taken if it were allowed; ``None`` if ``batch_size`` is that one.
 
     """
 
@@ -106,6 +113,7 @@ class Choice:
     knee: int | None = None
     is_flat: bool = False
     limit: int | None = None
+    avoided: int | None = None
 
 
 def choose_batch_size(trials: Trials, goal: SearchGoal) -> Choice:
@@ -120,6 +128,17 @@ def choose_batch_size(trials: Trials, goal: SearchGoal) -> Choice:
 
     """
     return _Search(trials, goal).run()
+
+
+def possible_sizes(goal: SearchGoal, highest: int) -> list[int]:
+    """The sizes up to ``highest`` that may be taken, in ascending order: on the grid, a divisor, and allowed."""
+    grid = BatchGrid.between(goal.lowest, goal.highest, goal.round_to)
+    sizes, size = [], grid.lowest
+    while size <= min(highest, grid.highest):
+        if (goal.divisor_of is None or goal.divisor_of % size == 0) and goal.is_allowed(size):
+            sizes.append(size)
+        size = grid.up(size)
+    return sizes
 
 
 class _Search:
@@ -152,10 +171,12 @@ class _Search:
 
     def choice(self) -> Choice:
         """The choice by what is known now."""
-        size = self.take()
-        if size is None:
+        wanted = self.wanted()
+        size = None if wanted is None else self.allowed(wanted)
+        if size is None or wanted is None:
             return Choice(None, "memory")
-        return Choice(size, self.reason(size), self.knee(), self.is_flat(), self.limit)
+        avoided = None if size == wanted else wanted
+        return Choice(size, self.reason(wanted), self.knee(), self.is_flat(), self.limit, avoided)
 
     @property
     def start(self) -> int:
@@ -267,17 +288,22 @@ class _Search:
             return self.grid.highest
         return max(self.knee() or self.grid.lowest, self.needed())
 
-    def take(self) -> int | None:
-        """The size nearest to the target of those that may be taken; ``None`` if there is none."""
+    def wanted(self) -> int | None:
+        """The size nearest to the target of those that fit, whether it is allowed or not; ``None`` if there is none."""
         if not (top := self.top):
             return None
         if self.goal.divisor_of is None:
-            size = min(self.target(), top)
-            samples = self.goal.no_last_batch_of_one
-            one_left = samples is not None and size > self.grid.lowest and samples % size == 1
-            return self.grid.down(size - 1) if one_left else size
+            return min(self.target(), top)
         shares = [size for size in range(self.grid.lowest, top + 1) if self.goal.divisor_of % size == 0]
         return next((size for size in shares if size >= self.target()), shares[-1] if shares else None)
+
+    def allowed(self, wanted: int) -> int | None:
+        """The allowed size nearest below a size, else the nearest above it that may fit; ``None`` if there is none."""
+        sizes = possible_sizes(
+            self.goal, min(self.limit or self.grid.highest, (self.failed or self.grid.highest + 1) - 1)
+        )
+        below = max((size for size in sizes if size <= wanted), default=None)
+        return min(sizes, default=None) if below is None else below
 
     def reason(self, size: int) -> str:
         """Which bound decided a size."""

@@ -31,6 +31,12 @@ def notes_on(bounds: Bounds, choice: Choice, accumulate: int) -> list[str]:
             f"The classes need {bounds.needed} samples in an optimizer step and get {step}; the bounds show why. A"
             " smaller `min_per_class` needs fewer, and with `min_per_class=0` the classes are ignored."
         )
+    notes += _counts(bounds, size, accumulate)
+    if choice.avoided is not None:
+        notes.append(
+            f"A batch size of {choice.avoided} would leave a last batch of one sample, which batch normalisation cannot"
+            f" train with, so it is {size}."
+        )
     if accumulate > 1 and bounds.has_batch_norm:
         notes.append(f"Batch normalisation sees the micro-batch of {size}, not the {step} samples of a step.")
     counts, least = bounds.classes, bounds.settings.min_per_class
@@ -46,8 +52,29 @@ def notes_on(bounds: Bounds, choice: Choice, accumulate: int) -> list[str]:
     return notes
 
 
+def _counts(bounds: Bounds, size: int, accumulate: int) -> list[str]:
+    """One sentence on all that counts batches or steps, if the training has another number of them than before."""
+    before = bounds.num_training_steps(bounds.value, bounds.accumulate)
+    after = bounds.num_training_steps(size, accumulate)
+    if before == after:
+        return []
+    parts = []
+    for count in bounds.counts:
+        old, new = bounds.times(count, bounds.value), bounds.times(count, size, accumulate)
+        if old != new:
+            parts.append(f"{count.name} acts {new:.0f} instead of {old:.0f} times")
+    parts += [f"the lengths of {name} stay what they are" for name in bounds.schedules]
+    if not parts:
+        return []
+    return [f"The training has {after:.0f} optimizer steps instead of {before:.0f}: {', '.join(parts)}."]
+
+
 def _data(bounds: Bounds) -> str:
     settings, samples = bounds.settings, f"{bounds.samples} samples"
+    if bounds.float_limit is not None and bounds.data_limit == bounds.float_limit[0]:
+        return f"{samples}, and {bounds.float_limit[1]} has to leave a batch"
+    if bounds.count_limit is not None and bounds.data_limit == bounds.count_limit[0]:
+        return f"{samples}, for {bounds.count_limit[1]} to act in the training"
     if bounds.val_interval is not None and bounds.data_limit == max(1, (bounds.samples or 0) // bounds.val_interval):
         return f"{samples}, and the Trainer validates after {bounds.val_interval} batches"
     if not bounds.trains or bounds.share is not None:
@@ -64,8 +91,10 @@ def _classes(bounds: Bounds) -> BatchBound:
         return BatchBound("classes", "at least", None, f"not known: {counts.reason}")
     if counts.guaranteed >= least:
         return BatchBound("classes", "at least", None, f"every batch contains every class {counts.guaranteed} times")
-    number = len(counts.present)
+    number = bounds.num_classes
     source = f"{number} {'class' if number == 1 else 'classes'} from {counts.source}"
+    if number > len(counts.present):
+        source = f"{number} classes by `num_classes`, of which {len(counts.present)} occur in {counts.source}"
     rule = f"{least} of each on average"
     if bounds.settings.coverage is not None and not counts.no_coverage:
         rule = f"{least} of each with probability {bounds.settings.coverage:g}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lightning_hp.functional.learning_rate.scaling import scale_lr, scaling_advice, scaling_rule, warmup_steps
-from lightning_hp.hyperparameters import BatchSize
+from lightning_hp.hyperparameters import BatchSize, LearningRate
 from lightning_hp.memory import frozen_gc, memory_meter
 from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal, at_heaviest_step
 from lightning_hp.reporting import progress_bar
@@ -16,8 +17,11 @@ from lightning_hp.trainer import misconfiguration
 from lightning_hp.tuning.batch_size.bounds import Bounds
 from lightning_hp.tuning.batch_size.choice import choose_batch_size
 from lightning_hp.tuning.batch_size.explanation import describe_bounds, notes_on
-from lightning_hp.tuning.batch_size.read_bounds import read_bounds, read_evaluation_bounds
+from lightning_hp.tuning.batch_size.float_limits import validation_limit
+from lightning_hp.tuning.batch_size.rate_follows import refuse_rates_that_do_not_follow
+from lightning_hp.tuning.batch_size.read_bounds import only_batches_of_one, read_bounds, read_evaluation_bounds
 from lightning_hp.tuning.batch_size.settings import SearchSettings
+from lightning_hp.tuning.batch_size.step_counts import step_counts
 from lightning_hp.tuning.batch_size.trials import BatchTrials
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ def find_batch_size(
     pl_module: pl.LightningModule,
     batch_size: BatchSize,
     settings: SearchSettings,
-    lr: float | None,
+    learning_rate: LearningRate | None,
 ) -> BatchSizeResult:
     """Finds the batch size of a training and the learning rate scaled to it; sets nothing.
 
@@ -38,7 +42,7 @@ def find_batch_size(
         pl_module: Its module.
         batch_size: Where the batch size is kept.
         settings: The arguments of the callback.
-        lr: The learning rate to scale, or ``None``.
+        learning_rate: The learning rate to scale, or ``None``.
 
     Returns:
         The result: the size, the bounds, the trials and the scaled learning rate.
@@ -49,16 +53,31 @@ def find_batch_size(
     """
     started = time.monotonic()
     in_training = trainer.state.fn == "fit"
-    kind: Any = Rehearsal if in_training else EvaluationRehearsal
-    read: Any = read_bounds if in_training else read_evaluation_bounds
+    kind: Any = partial(Rehearsal, needs_loss=False) if in_training else EvaluationRehearsal
+    read: Any = read_evaluation_bounds
+    if in_training:
+        val_limit = validation_limit(trainer, pl_module, batch_size)
+        read = partial(read_bounds, val_limit=val_limit, counts=step_counts(trainer))
     bar = progress_bar(trainer, "Finding the batch size", "sizes")
     with frozen_gc(), bar as on_trial, at_heaviest_step(trainer), kind(trainer, pl_module) as rehearsal:
         bounds = read(settings, rehearsal, batch_size)
+        if learning_rate is not None:
+            refuse_rates_that_do_not_follow(rehearsal, batch_size, learning_rate)
         # Created here: the copy of the weights that a rehearsal keeps does not count as memory of the training.
         meter = memory_meter(trainer.strategy.root_device, settings.memory_share)
-        trials = BatchTrials(rehearsal, batch_size, meter, settings.steps_per_trial, bounds.accumulate, on_trial)
+        trials = BatchTrials(
+            rehearsal,
+            batch_size,
+            meter,
+            settings.steps_per_trial,
+            bounds.accumulate,
+            on_trial,
+            bounds.batches_before_one,
+        )
         choice = choose_batch_size(trials, bounds.goal)
     if choice.batch_size is None:
+        if trials.fitted and not bounds.one_sample_trains:
+            raise misconfiguration(trainer, only_batches_of_one(bounds, trials.fitted[-1]))
         last = trials.trials[-1]
         raise misconfiguration(
             trainer,
@@ -85,7 +104,7 @@ def find_batch_size(
         num_loader_builds=trials.num_loader_builds,
         seconds=time.monotonic() - started,
     )
-    return result if lr is None else _with_learning_rate(trainer, result, bounds, lr)
+    return result if learning_rate is None else _with_learning_rate(trainer, result, bounds, learning_rate.value)
 
 
 def _with_learning_rate(trainer: pl.Trainer, result: BatchSizeResult, bounds: Bounds, lr: float) -> BatchSizeResult:

@@ -23,7 +23,8 @@ class ClassOptions(TypedDict, total=False):
     """How the classes are counted and how certain each of them is in an optimizer step.
 
     Attributes:
-        num_classes: The number of classes, >= 1; ``None`` (default): read from the labels of the dataset.
+        num_classes: The number of classes, >= 1, also where some of them have no samples; ``None`` (default): those
+            that occur in the labels of the dataset.
         coverage: The probability, > 0 and < 1, that a step contains every class ``min_per_class`` times; ``None``
             (default): ``min_per_class`` times on average.
         read_labels: Whether every sample is read once where the dataset has no labels of its own; ``False`` by default.

@@ -2,7 +2,7 @@
 
 From a size to the batches of a step: ``fits(size)`` -> ``Rehearsal.restart(build)`` restores everything and calls
 ``build``, which is ``BatchSize.loaders(size)``: it writes the size where it is kept and returns the loaders -> the
-stand-in loop prepares them and draws the batches -> ``_check_batch`` compares the size of the first one.
+stand-in loop prepares them and draws the batches -> ``VerifiedBatches`` compares the size of the first one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from lightning_hp.memory import MemoryMeter, Peak, attempt, synchronize
 from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal
 from lightning_hp.results import BatchTrial
 from lightning_hp.trainer import (
-    batch_size_of,
-    forms_its_batches,
     independent_ranks,
     misconfiguration,
     ranks_can_be_independent,
     reduce_over_ranks,
 )
+from lightning_hp.tuning.batch_size.verified import VerifiedBatches
 
 #: Peak memory is convex in the batch size: predictions from the last two points were up to 10 % too low on measured
 #: networks. Where running out of memory ends the process, a prediction has to stay below this share of the budget.
@@ -54,6 +53,8 @@ class BatchTrials:
             in it. Very short steps are repeated more often.
         accumulate_grad_batches: Batches for one optimizer step in the training.
         on_trial: Called after each trial, for a progress bar.
+        max_batches: From a batch size to the number of batches after which a pass over the data ends; ``None``: as in
+            the training.
 
     Attributes:
         trials: Every trial, in order.
@@ -76,6 +77,7 @@ class BatchTrials:
         steps_per_trial: int,
         accumulate_grad_batches: int,
         on_trial: Callable[[], None],
+        max_batches: Callable[[int], int | None] = lambda size: None,
     ) -> None:
         self.trials: list[BatchTrial] = []
         self.num_steps = 0
@@ -87,7 +89,10 @@ class BatchTrials:
         self._steps = steps_per_trial
         self._accumulate = min(accumulate_grad_batches, _MAX_ACCUMULATED)
         self._on_trial = on_trial
+        self._max_batches = max_batches
         self._trainer: Any = rehearsal.trainer
+        self._limit_train_batches = self._trainer.limit_train_batches
+        self._verified = VerifiedBatches(rehearsal.loaders[0], batch_size)
         self._communicates = not ranks_can_be_independent(self._trainer, self._trainer.lightning_module)
         # Processes may have different devices or control groups: the smallest budget counts for all.
         (self.allowed_bytes,) = reduce_over_ranks(self._trainer, [_or_infinity(self.budget.bytes)], "min")
@@ -184,21 +189,27 @@ class BatchTrials:
     def _run(self, size: int, validate: bool) -> list[float]:
         rehearsal = self._rehearsal
         self.num_loader_builds += 1
-        rehearsal.restart(lambda: self._batch_size.loaders(size), self._accumulate)
+        rehearsal.restart(lambda: self._loaders(size), self._accumulate)
         speeds: list[float] = []
         with self._without_communication():
             self._step()
-            self._check_batch(size)
+            counted = self._check_batch(size)
             timed = 0.0
             # Steps that communicate are counted, not timed: every process has to run the same number.
             more = 0 if self._communicates else _MAX_STEPS
             while len(speeds) < self._steps - 1 or (timed < _MIN_SECONDS and len(speeds) < more):
                 seconds = self._step()
                 timed += seconds
-                speeds.append((rehearsal.num_samples or size * self._accumulate) / seconds)
+                samples = rehearsal.num_samples if counted else None
+                speeds.append((samples or size * self._accumulate) / seconds)
         if validate:
             self._validate()
         return speeds
+
+    def _loaders(self, size: int) -> Any:
+        most = self._max_batches(size)  # the rehearsal restores the limit
+        self._trainer.limit_train_batches = self._limit_train_batches if most is None else most
+        return self._batch_size.loaders(size)
 
     def _step(self) -> float:
         """Runs one optimizer step; returns its seconds."""
@@ -215,21 +226,13 @@ class BatchTrials:
     def _without_communication(self) -> AbstractContextManager[None]:
         return nullcontext() if self._communicates else independent_ranks(self._trainer)
 
-    def _check_batch(self, size: int) -> None:
-        """Raises if the batches do not have the size of the trial, by the loader's attribute and by the first batch."""
-        first = self._rehearsal.loaders[0]
-        wanted = round(size * self._batch_size.ratio)
-        told, got = batch_size_of(first), self._rehearsal.first_batch
-        if told is not None and abs(told - wanted) > 1:
-            got = told
-        elif forms_its_batches(first) or got is None or got == (told or wanted):
-            return
-        raise misconfiguration(
-            self._trainer,
-            f"Expected batches of {told or wanted} samples from the loaders at batch size {size}, but got one of {got}."
-            " Build the loaders with the batch size of the model or the datamodule, without a limit of their own; your"
-            " own batch sampler has to read its `batch_size` in each pass. For a shorter stream, set `max_val`.",
-        )
+    def _check_batch(self, size: int) -> bool:
+        """Raises if the batches do not have the size of the trial; returns whether their samples can be counted."""
+        rehearsal = self._rehearsal
+        found = self._verified.check(size, rehearsal.loaders[0], rehearsal.first_batch, rehearsal.pass_is_over)
+        if found.problem is not None:
+            raise misconfiguration(self._trainer, found.problem)
+        return found.counted
 
     def _agree(self, size: int, speeds: list[float], error: str | None, peak: Peak) -> BatchTrial:
         """One result for all processes: the lowest speed, the highest peak, and a failure if any failed."""

@@ -57,13 +57,21 @@ def rehearsal(
         lightning_module=module,
         accumulate_grad_batches=accumulate,
         fit_loop=SimpleNamespace(max_epochs=max_epochs, max_steps=-1, epoch_loop=SimpleNamespace(max_steps=-1)),
+        world_size=1,
     )
-    return SimpleNamespace(trainer=trainer, loaders=list(loaders))
+    place = SimpleNamespace(trainer=trainer, loaders=list(loaders), planned_steps=None)
+
+    def restart(build, accumulate_grad_batches):
+        place.size = build()
+
+    place.restart, place.step = restart, lambda: module(torch.zeros(place.size, 2))
+    trainer.world_size = world_size
+    return place
 
 
 def found(loader, value):
     """As much of a batch size as bounds look at."""
-    return SimpleNamespace(value=value, first_loader=loader)
+    return SimpleNamespace(value=value, first_loader=loader, loaders=lambda size: size)
 
 
 def read(loader, value=None, **changes):
@@ -247,6 +255,21 @@ def test_classes_that_are_not_known_bound_nothing_and_say_why():
     assert read(DataLoader(dataset(100), 4), min_per_class=0).probability(50) is None
 
 
+def test_the_number_of_classes_that_is_given_counts():
+    """It was read and ignored where the dataset has labels."""
+    loader = DataLoader(dataset(1000, classes=5), 4, shuffle=True)
+    bounds = read(loader, num_classes=20)
+    assert bounds.needed == 60
+    words = "20 classes by `num_classes`, of which 5 occur in TensorDataset.tensors"
+    assert words in rows(bounds, chosen(60), trials(60))["classes"].detail
+    assert read(loader, num_classes=5).needed == read(loader).needed == 15
+    with pytest.raises(ValueError, match=r"0 to num_classes - 1 = 2, but the training set has a label 4. Correct"):
+        read(loader, num_classes=3)
+    of_those_that_occur = read(loader, coverage=0.9).needed
+    assert read(loader, num_classes=20, coverage=0.9).needed == max(60, of_those_that_occur)
+    assert read(loader, num_classes=5, coverage=0.9).needed == of_those_that_occur
+
+
 # --- accumulation
 
 
@@ -397,11 +420,62 @@ def test_a_validation_after_so_many_batches_wants_them_in_an_epoch():
     assert read(DataLoader(dataset(1000), 2), val_check_interval=0.5).data_limit == 100
 
 
+def forbidden(loader, **changes):
+    """The sizes up to 64 that may not be taken, and those whose epoch has a batch of one by listing its batches."""
+    bounds = read(loader, **{"module": Module(torch.nn.BatchNorm1d(2)), **changes})
+    sizes = range(2, 65)
+    return [size for size in sizes if not bounds.is_allowed(size)]
+
+
+def of_one(samples, drop_last=False, most=None):
+    return [
+        size
+        for size in range(2, 65)
+        if 1 in [len(batch) for batch in BatchSampler(range(samples), size, drop_last)][:most]
+    ]
+
+
 def test_no_last_batch_of_one_where_batch_normalisation_could_not_take_it():
-    normalised = {"module": Module(torch.nn.BatchNorm1d(2))}
-    assert read(DataLoader(dataset(1001), 2), **normalised).goal.no_last_batch_of_one == 1001
-    assert read(DataLoader(dataset(1001), 2, drop_last=True), **normalised).goal.no_last_batch_of_one is None
-    assert read(DataLoader(dataset(1001), 2)).goal.no_last_batch_of_one is None
+    for samples in (1000, 1001, 2001, 4033):
+        assert forbidden(DataLoader(dataset(samples), 2)) == of_one(samples)
+    assert of_one(1001)
+    assert forbidden(DataLoader(dataset(1001), 2, drop_last=True)) == of_one(1001, drop_last=True) == []
+    assert forbidden(DataLoader(dataset(1001), 2), limit=30) == of_one(1001, most=30)
+    assert forbidden(DataLoader(dataset(1001), 2), limit=0.5) == []  # the last batch is not drawn
+    assert forbidden(DataLoader(dataset(1001), 2), module=Module(torch.nn.Linear(2, 2))) == []
+
+
+def test_a_normalisation_that_takes_one_sample_takes_a_last_batch_of_one():
+    """With several positions per channel one sample is enough."""
+
+    class Positions(torch.nn.Module):
+        def forward(self, features):
+            return features[:, :, None, None].expand(-1, -1, 3, 3)
+
+    module = Module(Positions(), torch.nn.BatchNorm2d(2))
+    assert forbidden(DataLoader(dataset(1001), 2), module=module) == []
+
+
+def test_each_of_several_loaders_counts():
+    module = Module(torch.nn.BatchNorm1d(2))
+    first, second = DataLoader(dataset(1000), 4), DataLoader(dataset(81), 2)
+    bounds = read_bounds(settings(), rehearsal(first, second, module=module), found(first, 4))
+    assert not bounds.is_allowed(20)  # the second one has batches of 10
+    assert bounds.batches_before_one(20) == 8
+    assert bounds.is_allowed(22)
+
+
+@pytest.mark.parametrize(
+    ("samples", "changes", "words"),
+    [
+        (2001, {"effective_batch_size": 40}, "from 2 to 40 that divides 40 that leaves no last batch of one sample"),
+        (4097, {"round_to": "power"}, "with round_to='power' that leaves no last batch of one sample"),
+        (1000, {"max_val": 1}, "batches of two samples or more, .* max_val allows 1"),
+    ],
+)
+def test_what_only_gives_batches_of_one_is_refused(samples, changes, words):
+    with pytest.raises(MisconfigurationException, match=words):
+        read(DataLoader(dataset(samples), 2), module=Module(torch.nn.BatchNorm1d(2)), **changes)
 
 
 def test_the_base_is_no_more_than_an_epoch_has():

@@ -76,7 +76,7 @@ def choose(device, **options):
     choice = choose_batch_size(device, asked)
     assert all(size <= asked.highest for size, _, _ in device.asked)
     if choice.batch_size is None:
-        assert not any(device.fitted)
+        assert not any(map(asked.is_allowed, device.fitted))
     else:
         assert device.asked[-1] == (choice.batch_size, True, True)
         assert choice.batch_size <= min(asked.highest, device.limit, device.validation)
@@ -462,3 +462,23 @@ def test_a_device_without_a_limit_is_no_reason_for_a_huge_batch():
 def test_memory_is_not_left_to_powers_of_two():
     """Composer halves only, and so leaves up to half of it."""
     assert choose(Device(127), objective="memory").batch_size >= 0.98 * 127
+
+
+@pytest.mark.parametrize("options", [{}, {"round_to": 8}, {"divisor_of": 960, "highest": 960}])
+@pytest.mark.parametrize("objective", ["throughput", "memory"])
+def test_a_size_that_is_not_allowed_is_never_the_answer(objective, options):
+    """It steps down until one is allowed, and up only where there is none below."""
+    for limit, bend, lowest in itertools.product(range(16, 3001, 250), (1, 30, 400), (1, 100)):
+        plain = choose(Device(limit, bend), objective=objective, **options)
+        choice = choose(
+            Device(limit, bend), objective=objective, is_allowed=lambda n, low=lowest: n % 3 > 0 and n >= low, **options
+        )
+        if choice.batch_size is None:
+            assert limit < 2 * lowest
+            continue
+        assert choice.batch_size % 3 > 0
+        assert choice.batch_size >= lowest
+        if plain.batch_size % 3 > 0 and plain.batch_size >= lowest:
+            assert (choice.batch_size, choice.avoided) == (plain.batch_size, None)
+        else:
+            assert choice.avoided == plain.batch_size

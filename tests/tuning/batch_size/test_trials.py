@@ -36,8 +36,12 @@ class Trainer(pl.Trainer):
         self.world_size = world_size
         self.lightning_module = torch.nn.SyncBatchNorm(1)
         self.state = SimpleNamespace(fn="fit")
+        self.limit_train_batches = 1.0
         self.strategy = SimpleNamespace(
-            root_device=torch.device("cpu"), model=self.lightning_module, reduce=lambda tensor, reduce_op: tensor
+            root_device=torch.device("cpu"),
+            model=self.lightning_module,
+            reduce=lambda tensor, reduce_op: tensor,
+            lr_scheduler_configs=[],
         )
 
 
@@ -54,6 +58,7 @@ class Machine:
         self.has_validation = True
         self.clock = 0.0
         self.loaders = [object()]  # does not tell its batch size
+        self.pass_is_over = False
         self.run = []
         self.accumulated = []
         self.validated = []
@@ -91,7 +96,7 @@ class Machine:
             peak.retries, peak.ooms = self.retries.get(self.size, 0), self.ooms.get(self.size, 0)
 
     def trials(self, steps=3, accumulate=1, on_trial=lambda: None):
-        batch_size = SimpleNamespace(loaders=lambda size: ("loaders", size), ratio=1.0)
+        batch_size = SimpleNamespace(loaders=lambda size: ("loaders", size), ratio=1.0, value=4)
         return BatchTrials(self, batch_size, self, steps, accumulate, on_trial)
 
 
@@ -258,18 +263,41 @@ def test_batches_of_another_size_are_refused(machine, gives):
     assert one.position == 1
 
 
-def test_a_batch_that_cannot_be_counted_is_taken_as_it_comes(machine):
-    one = machine()
-    trials = one.trials()
+class Counted:
+    """A loader that says how many batches it has and nothing else."""
+
+    def __init__(self, samples, size):
+        self.batches = math.ceil(samples / size)
+
+    def __len__(self):
+        return self.batches
+
+
+def uncounted(one, samples, follows):
+    """The machine's batches show no samples, or ten each; the number of batches follows the size, or does not."""
     step = one.step
 
-    def uncounted():
+    def silent():
         step()
         one.num_samples = one.first_batch = None
+        one.loaders = [Counted(samples, one.size if follows else 4)]
 
-    one.step = uncounted
-    assert trials.fits(8)
-    assert trials.speeds == {8: [8.0]}
+    one.step = silent
+    one.loaders = [Counted(samples, 4)]  # 4 is the size before
+    return one.trials()
+
+
+def test_batches_that_cannot_be_counted_are_known_by_their_number(machine):
+    trials = uncounted(machine(), 1000, follows=True)
+    assert [trials.fits(size) for size in (8, 4, 64, 500, 700, 1000)] == [True] * 6
+    assert trials.speeds[8] == [8.0]
+
+
+def test_batches_that_show_no_size_at_all_are_refused(machine):
+    """An attribute that nobody reads was reported as the batch size, and the learning rate was scaled for it."""
+    for trials in (uncounted(machine(), 1000, follows=False), uncounted(machine(), 4, follows=True)):
+        with pytest.raises(MisconfigurationException, match="show that their batches have 8 samples at batch size 8"):
+            trials.fits(8)
 
 
 # --- what is expected
