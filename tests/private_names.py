@@ -117,6 +117,7 @@ PRIVATE = (
     Private("_post_accumulate_grad_hooks", ("torch:Tensor",), "remove the hooks of a trial `configure_optimizers`"),
     Private("_version", ("torch:Tensor",), "see whether a tensor was written in place"),
     Private("_base", ("torch:Tensor",), "see whether a tensor is a view of a part of a graph"),
+    Private("_C", ("torch",), "import `DisableTorchFunctionSubclass`, which torch documents"),
     # Kernels of torch over many tensors
     Private("_foreach_norm", ("torch",), "compute the norms of many tensors in one kernel"),
     Private("_foreach_mul_", ("torch",), "scale many tensors in one kernel"),

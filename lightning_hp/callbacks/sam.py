@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_hp.callbacks.sam_monitor import SAMMonitor, can_be_judged
-from lightning_hp.callbacks.sam_refusals import refuse_optimizer, refuse_second_sam, refuse_setting
+from lightning_hp.callbacks.sam_refusals import refuse_lazy_layers, refuse_optimizer, refuse_second_sam, refuse_setting
 from lightning_hp.functional.checks import check_bool, check_callable, check_choice, check_number, wrong_type
 from lightning_hp.functional.gradients import is_finite
 from lightning_hp.functional.norm_layers import norm_parameters
@@ -21,7 +21,7 @@ from lightning_hp.functional.sharpness.perturbation import Perturbation
 from lightning_hp.functional.sharpness.schedule import check_schedule, perturbation_radius
 from lightning_hp.rehearsal import is_rehearsal
 from lightning_hp.reporting import log_scalars
-from lightning_hp.second_pass import SecondPass, UncountedWrites, optimized_parameters
+from lightning_hp.second_pass import SecondPass, Writes, optimized_parameters
 from lightning_hp.trainer import lightning_module_of, misconfiguration
 from lightning_hp.trainer.base_classes import Callback
 
@@ -35,13 +35,16 @@ class SAM(Callback):
     In each step the gradient is computed twice: at the weights w, which gives the point w + e(w) of about the highest
     loss within ``rho``; and at this point, for the optimizer. The model's code stays as it is. Accumulation, clipping,
     precision, schedulers, ``global_step`` and checkpoints are those of the optimizer without SAM, so SAM can be
-    switched on or off when a training is resumed. The second pass uses the same dropout masks; running statistics,
-    metrics, logged values and random states are those of the first pass.
+    switched on or off when a training is resumed. The second pass uses the same dropout masks, and the state that the
+    first pass found (a queue, a teacher, a counter); what remains is the state that the first pass has left, with its
+    running statistics, metrics and logged values.
 
     Args:
         rho: Norm of the perturbation e(w), >= 0, in the unit of the weights; 0 switches SAM off. The usual first value
             is 0.05; small networks with noisy labels need 0.2 to 0.5, and ``adaptive`` 0.5 to 2. With a radius that is
-            too large the accuracy stays at chance level, without an error; SAM warns once.
+            too large the accuracy stays at chance level, without an error; SAM warns once. A parameter group of the
+            optimizer may have a radius of its own, ``{"params": ..., "sam_rho": 0.1}``: the part of e(w) in group i is
+            then rho_i g / |g|, where |g| is the norm over all groups.
         adaptive: Whether e(w) is measured relative to each weight, so that ``rho`` does not depend on the scale of
             the network (ASAM; Kwon et al., 2021). Takes two more passes over the weights. Needs a ``rho`` of ten times
             SAM's or more.
@@ -71,12 +74,14 @@ class SAM(Callback):
         MisconfigurationException: Before the first step, for what SAM cannot act in: manual optimization, LBFGS, an
             optimizer that is SAM already, a second ``SAM``, ``params`` that chooses no trained parameter, a strategy
             other than single device, DDP and FSDP2, ``training_step`` with a ``dataloader_iter``, a module with an
-            iterator on it, or ``start`` and ``warmup`` in a training without an end.
+            iterator on it, lazy layers that have seen no batch, ``rho`` instead of ``sam_rho`` in a parameter group, or
+            ``start`` and ``warmup`` in a training without an end.
 
     Note:
         Takes a second forward and backward pass in each step in which it acts, four passes over the weights, and one
-        copy of the weights in memory. Logs ``sam/grad_norm``, ``sam/sharpness`` (the loss at w + e(w) minus the loss at
-        w) and ``sam/rho`` every ``log_every_n_steps``, without a further pass.
+        copy of the weights in memory; in the first step one more, in host memory; two of what the step writes itself.
+        Logs ``sam/grad_norm``, ``sam/sharpness`` (the loss at w + e(w) minus the loss at w) and ``sam/rho`` (the
+        largest of the groups) every ``log_every_n_steps``, without a further pass.
 
         Do not expect a gain from a single pass over very many samples, or over a weight decay that is tuned to the
         noise of the labels. 16-bit weights (``bf16-true``) have too few digits: most of them are not changed by the
@@ -152,8 +157,9 @@ class SAM(Callback):
     def _reset(self) -> None:
         """Sets everything that belongs to one run to its initial value."""
         self._perturbation: Perturbation | None = None
+        self._radii_of_perturbation: list[float] = []  # one for each parameter of the optimizer
         self._second_pass: SecondPass | None = None
-        self._uncounted_writes = UncountedWrites()
+        self._writes = Writes()
         self._monitor = SAMMonitor()
         self._num_training_steps = math.inf
         self._radius = 0.0
@@ -174,7 +180,9 @@ class SAM(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses optimizers that SAM cannot act on, and a choice of parameters none of which is trained."""
         if self._rho > 0:
+            refuse_lazy_layers(trainer, pl_module)  # `configure_model`, which runs after `setup`, may build them
             refuse_optimizer(trainer)
+            self._radii(trainer)
             self._chosen_parameters(trainer, pl_module)
 
     @override
@@ -207,7 +215,7 @@ class SAM(Callback):
         is_first, self._is_first = self._is_first and self._rho > 0, False
         if self._radius > 0 or is_first:
             if self._second_pass is None:
-                self._second_pass = SecondPass(trainer, pl_module, self._uncounted_writes)
+                self._second_pass = SecondPass(trainer, pl_module, self._writes)
             self._is_logged = _num_logged(trainer, self._global_step + 1) > self._num_logged
             self._second_pass.record_next_step(synchronize=self._sync_perturbation if self._radius > 0 else None)
 
@@ -228,7 +236,7 @@ class SAM(Callback):
             second_pass.discard()
             return
         perturbation = self._perturbation = self._current_perturbation(trainer, pl_module)
-        with perturbation.ascended(self._radius) as norm:
+        with second_pass.rewound(), perturbation.ascended(self._radius) as norm:
             self._warn_of_16_bit_weights(trainer, perturbation)
             perturbed_loss = second_pass.repeat()
         if second_pass.loss is not None:
@@ -313,25 +321,37 @@ class SAM(Callback):
         self._perturbation = self._second_pass = None
 
     def _radius_of_step(self, trainer: pl.Trainer) -> float:
-        if self._rho == 0:
+        radius = max(self._radii(trainer)) if self._rho > 0 else 0.0
+        if radius == 0:
             return 0.0
         # A rehearsal uses the full radius from its start: what it finds has to hold for the whole training.
         shares = {} if is_rehearsal(trainer) else {"start": self._start, "warmup": self._warmup}
         return perturbation_radius(
             trainer.global_step,
-            self._rho,
+            radius,
             interval=self._interval,
             num_training_steps=self._num_training_steps,
             **shares,
         )
 
     def _current_perturbation(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Perturbation:
-        """The perturbation of the optimizer's parameters; a new one if parameters have been added to the optimizer."""
+        """The perturbation of the optimizer's parameters; a new one if these or their radii have changed."""
         present, groups = self._perturbation, trainer.optimizers[0].param_groups
-        if present is not None and len(present.parameters) == sum(len(group["params"]) for group in groups):
+        radii = [radius for radius, group in zip(self._radii(trainer), groups, strict=True) for _ in group["params"]]
+        if present is not None and radii == self._radii_of_perturbation:
             return present
-        only = self._chosen_parameters(trainer, pl_module)
-        return Perturbation(optimized_parameters(trainer), self._rho, adaptive=self._adaptive, eta=self._eta, only=only)
+        only, self._radii_of_perturbation = self._chosen_parameters(trainer, pl_module), radii
+        return Perturbation(optimized_parameters(trainer), radii, adaptive=self._adaptive, eta=self._eta, only=only)
+
+    def _radii(self, trainer: pl.Trainer) -> list[float]:
+        """The radius of each parameter group of the optimizer."""
+        groups = enumerate(trainer.optimizers[0].param_groups)
+        return [
+            check_number(f"sam_rho of parameter group {index}", group["sam_rho"], minimum=0)
+            if "sam_rho" in group
+            else self._rho
+            for index, group in groups
+        ]
 
     def _chosen_parameters(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Tensor] | None:
         """The parameters that ``params`` chooses; ``None`` for all. Refuses a choice of which nothing is trained."""

@@ -32,12 +32,7 @@ def refuse_setting(trainer: Any, pl_module: Any, needs_end: bool) -> None:
             "SAM: expected a strategy whose weights and gradients are in the module"
             f" ({STRATEGIES_IN_WORDS}), but got {type(trainer.strategy).__name__}. Train under one of these.",
         )
-    if lazy := uninitialized_parameters(pl_module):
-        raise misconfiguration(
-            trainer,
-            f"SAM: expected initialized parameters, but got uninitialized lazy ones: {', '.join(lazy[:3])}. Run one"
-            " batch through the model before `fit`.",
-        )
+    refuse_lazy_layers(trainer, pl_module)
     if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
         raise misconfiguration(
             trainer,
@@ -49,6 +44,21 @@ def refuse_setting(trainer: Any, pl_module: Any, needs_end: bool) -> None:
             trainer,
             "SAM: expected a training with an end, which `start` and `warmup` are shares of, but got `max_epochs=-1`."
             " Set `max_epochs` or `max_steps`.",
+        )
+
+
+def refuse_lazy_layers(trainer: Any, pl_module: Any) -> None:
+    """Raises for lazy layers that have seen no batch.
+
+    Raises:
+        MisconfigurationException: If a parameter or buffer has no shape yet.
+
+    """
+    if lazy := uninitialized_parameters(pl_module):
+        raise misconfiguration(
+            trainer,
+            f"SAM: expected initialized parameters, but got uninitialized lazy ones: {', '.join(lazy[:3])}. Run one"
+            " batch through the model before `fit`.",
         )
 
 
@@ -69,7 +79,7 @@ def refuse_second_sam(trainer: Any, callbacks: list[Any]) -> None:
 
 
 def refuse_optimizer(trainer: Any) -> None:
-    """Raises for optimizers that run more than one backward pass by themselves, and for no optimizer.
+    """Raises for optimizers that run more than one backward pass by themselves, for no optimizer, and for ``rho``.
 
     Raises:
         MisconfigurationException: For each of these.
@@ -93,3 +103,10 @@ def refuse_optimizer(trainer: Any) -> None:
                 f"SAM: expected the base optimizer, but got {type(optimizer).__name__}, which is SAM already and needs"
                 " a closure of its own. Return its base optimizer (SGD, AdamW ...) from `configure_optimizers`.",
             )
+        for index, group in enumerate(optimizer.param_groups):
+            if "rho" in group and "rho" not in optimizer.defaults:  # Adadelta has another one
+                raise misconfiguration(
+                    trainer,
+                    f"SAM: expected the radius of a parameter group as `sam_rho`, but got `rho` in group {index}. Write"
+                    ' {"params": ..., "sam_rho": ...}.',
+                )

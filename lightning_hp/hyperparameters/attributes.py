@@ -13,11 +13,16 @@ from numbers import Real
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_hp.trainer import logged_hparams
 
 _MISSING = object()
+
+
+class NotWritableError(ValueError):
+    """A place refuses a value."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Place:
         return f"{self.owner_name}.{self.path}"
 
     def exists(self) -> bool:
-        """Whether there is a value that can be read and written."""
+        """Whether there is a value that can be read; see :meth:`is_writable`."""
         return _find_holder(self.owner, self.path) is not None
 
     def read(self) -> Any:
@@ -51,20 +56,29 @@ class Place:
         """Replaces the value.
 
         Raises:
-            ValueError: If the place cannot be written (a frozen dataclass, a read-only configuration).
+            NotWritableError: If the place cannot be written (a frozen dataclass, a read-only configuration).
 
         """
         try:
             _set(*_resolve(self.owner, self.path), value)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"Expected a place that can be written, got `{self}`: {error}") from error
+        except Exception as error:  # a configuration raises errors of its own
+            raise NotWritableError(f"Expected a place that can be written, got `{self}`: {error}") from error
+
+    def is_writable(self) -> bool:
+        """Whether the value can be replaced: writes it again."""
+        try:
+            self.write(self.read())
+        except NotWritableError:
+            return False
+        return True
 
     def write_logged(self, value: Any) -> None:
         """Replaces the value in the copy of ``hparams`` that Lightning logs and made when they were saved."""
-        logged = logged_hparams(self.owner)
         first, _, rest = self.path.partition(".")
-        if first == "hparams" and logged is not None and (found := _find_holder(logged, rest)) is not None:
-            _set(*found, value)
+        logged = logged_hparams(self.owner) if first == "hparams" else None
+        place = Place(self.owner_name, logged, rest)
+        if logged is not None and place.exists() and place.is_writable():
+            place.write(value)
 
 
 class NamedAttribute:
@@ -91,6 +105,23 @@ class NamedAttribute:
         """The dotted path from the owner to each place."""
         return tuple(place.path for place in self.places)
 
+    def writable(self, instead: str) -> NamedAttribute:
+        """Leaves out the places that cannot be written, and logs which numbers stay as they are.
+
+        Args:
+            instead: Where another value is set, for the message: ``"in the loaders"``.
+
+        Returns:
+            The attribute with the other places; falsy if there are none.
+
+        """
+        writable = tuple(place for place in self.places if place.is_writable())
+        read_only = [place for place in self.places if place not in writable and as_number(place.read()) is not None]
+        if read_only:
+            where = " and ".join(f"`{place}`" for place in read_only)
+            rank_zero_info(f"{where} cannot be written: it keeps its value, and another one is set {instead}.")
+        return NamedAttribute(self.name, writable)
+
     @property
     def agrees(self) -> bool:
         """Whether all places hold the same value."""
@@ -113,7 +144,7 @@ class NamedAttribute:
         """Writes all places, and the copies of ``hparams`` that Lightning logs.
 
         Raises:
-            ValueError: If a place cannot be written.
+            NotWritableError: If a place cannot be written.
 
         """
         for place in self.places:

@@ -93,7 +93,7 @@ def _candidates(trainer: pl.Trainer, pl_module: pl.LightningModule, batch_arg_na
     """Lists the attributes that may be the home: one if all its places hold the same integer, else one per place."""
     attribute = find_attribute(
         batch_arg_name or "batch_size", model=pl_module, datamodule=getattr(trainer, "datamodule", None)
-    )
+    ).writable("in the loaders")
     with_size = tuple(place for place in attribute.places if _is_batch_size(as_number(place.read())))
     if batch_arg_name and not with_size:
         got = (

@@ -1,6 +1,7 @@
 """The rehearsal: real training steps, after which every state is restored."""
 
 from lightning_hp.rehearsal.evaluation import EvaluationRehearsal, evaluation_loop
+from lightning_hp.rehearsal.hooks import HOOKS_BEFORE_EPOCH, HOOKS_BEFORE_FIT
 from lightning_hp.rehearsal.outside_fit import rehearse_outside_fit
 from lightning_hp.rehearsal.participants import (
     at_heaviest_step,
@@ -10,7 +11,7 @@ from lightning_hp.rehearsal.participants import (
 )
 from lightning_hp.rehearsal.recorder import is_rehearsal
 from lightning_hp.rehearsal.refusals import reason_not_to_rehearse
-from lightning_hp.rehearsal.rehearsal import HOOKS_BEFORE_EPOCH, HOOKS_BEFORE_FIT, Rehearsal
+from lightning_hp.rehearsal.rehearsal import Rehearsal
 
 __all__ = [
     "HOOKS_BEFORE_EPOCH",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_hp.rehearsal.hooks import HOOKS_BEFORE_FIT, Hooks
 from lightning_hp.rehearsal.participants import participants
 from lightning_hp.rehearsal.recorder import LossRecorder
 from lightning_hp.rehearsal.refusals import refuse_unrestorable_data, refuse_what_cannot_be_rehearsed
@@ -38,10 +39,6 @@ from lightning_hp.trainer import (
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-#: The module's hooks that a training which starts now would still run before its first batch.
-HOOKS_BEFORE_FIT = ("on_fit_start", "on_train_start", "on_train_epoch_start")
-HOOKS_BEFORE_EPOCH = ("on_train_epoch_start",)
-
 # Without an optimizer step in this number of batches, a training is taken for one that never steps.
 _MAX_BATCHES_PER_STEP = 1000
 
@@ -58,16 +55,18 @@ class Rehearsal:
     Args:
         trainer: A Trainer inside ``fit``, at ``on_fit_start`` or later (the strategy is set up, optimizers exist).
         pl_module: Its module.
-        hooks: The module's hooks to call before the first step: those that ``fit`` has not called yet.
+        hooks: The module's hooks to call before the first step: those that ``fit`` has not called yet. They are called
+            twice, and once more in each :meth:`restart`.
         needs_loss: Whether :meth:`step` has to know the loss; ``False``: it is NaN where the module returns none.
 
     Raises:
         MisconfigurationException: On entry, before any step, when the training cannot be rehearsed: an unsupported
-            strategy, no optimizer, no training batches, uninitialized lazy parameters, or data that cannot be restored.
+            strategy, no optimizer, no training batches, uninitialized lazy parameters, data that cannot be restored, or
+            a hook that fails when it is called again.
 
     Note:
-        Memory: one copy of weights, buffers and optimizer state in host memory. Time: a step takes as long as in
-        ``fit``.
+        Memory: one copy of weights, buffers and optimizer state in host memory, and of what the hooks change. Time: a
+        step takes as long as in ``fit``.
 
     """
 
@@ -81,8 +80,7 @@ class Rehearsal:
         # Typed as Any: private attributes are read and written.
         self.trainer: Any = trainer
         self._module = pl_module
-        self._hooks = tuple(hooks)
-        self._call = lightning_module_of(trainer, "trainer.call")
+        self._names_of_hooks = tuple(hooks)
         self._needs_loss = needs_loss
         self._recorder = LossRecorder(needs_loss)
         self._loop: Any = None
@@ -197,15 +195,18 @@ class Rehearsal:
                 and random numbers of the first steps of the training. ``False``: they continue with other batches.
 
         """
-        self._state.restore()
-        restore_dict(vars(self.trainer), self._settings)
-        copy_progress(self._own_loop, self._loop)
         if same_batches:
+            self._state.restore()
             self._data.restore()
             self._random.restore()
             self._passes = 0
             iter(self._loop._data_fetcher)  # before the hooks, as `setup_data` does
-        self._run_hooks()
+            self._data_after_hooks.restore()
+            self._random_after_hooks.restore()
+        self._state_after_hooks.restore()
+        restore_dict(vars(self.trainer), self._settings_after_hooks)
+        copy_progress(self._own_loop, self._loop)
+        self._prepare_for_steps()
         if same_batches:
             self._start_pass()
 
@@ -245,7 +246,7 @@ class Rehearsal:
     def _prepare(self, undo: ExitStack) -> None:
         """Takes the snapshots and brings the Trainer to its first batch. What is taken first is restored last."""
         trainer, strategy = self.trainer, self.trainer.strategy
-        self._random = RandomState(strategy.root_device)
+        self._random = self._random_state()
         undo.callback(self._random.restore)
         undo.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         for owner in (trainer, strategy):
@@ -262,7 +263,8 @@ class Rehearsal:
         self._own_loop = loop
         undo.enter_context(muted(trainer, [*participants(trainer), self._recorder]))
         undo.callback(self._end_workers)
-        self._begin(loaders)
+        self._hooks = Hooks(trainer, self._module, self._names_of_hooks)
+        self._begin(loaders, is_first=True)
 
     def _owners_of_state(self) -> list[Any]:
         """The objects into which a training step writes."""
@@ -276,7 +278,7 @@ class Rehearsal:
             *participants(trainer),
         ]
 
-    def _begin(self, loaders: Any) -> None:
+    def _begin(self, loaders: Any, is_first: bool = False) -> None:
         """Does what ``fit`` does from here to its first batch, with the stand-in loop."""
         trainer = self.trainer
         self._loop = trainer.fit_loop = make_stand_in_loop(trainer, loaders)
@@ -293,18 +295,42 @@ class Rehearsal:
                 trainer, "Expected training batches to rehearse, but got none. Give `fit` a training loader with data."
             )
         self._settings = dict(vars(trainer))  # hooks may change them, as GradientAccumulationScheduler does
-        self._run_hooks()
+        self._prepare_for_steps()
+        self._call_hooks(is_first)
         self._start_pass()
 
-    def _run_hooks(self) -> None:
-        """Calls the hooks between here and the first batch: steps may need what they prepare."""
-        self._clear_gradients()
+    def _call_hooks(self, is_first: bool) -> None:
+        """Calls the hooks between here and the first batch, and saves the state that they leave, for :meth:`rewind`."""
+        call = self._hooks.call
+        if is_first and self._hooks.are_of_module:
+            data, random_state = Snapshot(data=loader_roots(self.loaders)), self._random_state()
+            self._hooks.call()
+            self._state.restore()
+            restore_dict(vars(self.trainer), self._settings)
+            data.restore()
+            random_state.restore()
+            self._prepare_for_steps()
+            call = self._hooks.call_again
+        call()
+        self._settings_after_hooks = dict(vars(self.trainer))
+        self._random_after_hooks = self._random_state()
+        self._state_after_hooks, self._data_after_hooks = self._state, Snapshot()
+        if self._hooks.exist:
+            datamodule = self.trainer.datamodule
+            self._state_after_hooks = Snapshot(
+                *self._owners_of_state(), data=[] if datamodule is None else [datamodule], earlier=self._state
+            )
+            self._data_after_hooks = Snapshot(data=loader_roots(self.loaders))
+
+    def _prepare_for_steps(self) -> None:
+        """Removes gradients, since a backward pass would add to the user's tensors in place; keeps the rates."""
+        for parameter in self._module.parameters():
+            parameter.grad = None
         for config in self.trainer.strategy.lr_scheduler_configs:
             vars(config.scheduler)["step"] = no_op  # a module may call `self.lr_schedulers().step()`
-        for hook in self._hooks:
-            if hook != "on_fit_start":  # callbacks are ready after `setup`
-                self._call._call_callback_hooks(self.trainer, hook)
-            self._call._call_lightning_module_hook(self.trainer, hook)
+
+    def _random_state(self) -> RandomState:
+        return RandomState(self.trainer.strategy.root_device)
 
     def _start_pass(self) -> None:
         """Starts a pass over the loaders; samplers shuffle again. The epoch does not change."""
@@ -326,11 +352,6 @@ class Rehearsal:
             self._loop.epoch_loop.advance(fetcher)
         except StopIteration:  # the data ended early, or `on_train_batch_start` returned -1
             self._start_pass()
-
-    def _clear_gradients(self) -> None:
-        """Removes gradients: a backward pass would add to the user's tensors in place."""
-        for parameter in self._module.parameters():
-            parameter.grad = None
 
     def _end_workers(self) -> None:
         if self._loop is not None and self._loop._data_fetcher is not None:

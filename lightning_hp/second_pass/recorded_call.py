@@ -6,35 +6,48 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_hp.second_pass.batch_copy import copy_batch
-from lightning_hp.second_pass.uncounted_writes import fingerprints
+from lightning_hp.second_pass.reachable import Reachable
+from lightning_hp.second_pass.writes import fingerprints
+from lightning_hp.snapshot import plain_operations
 from lightning_hp.trainer import misconfiguration
 
 
 class RecordedCall:
-    """The arguments of one call of ``training_step``. Containers are copied; tensors are shared and watched for writes.
+    """The arguments of one call of ``training_step``.
+
+    A step may modify the containers and objects of its batch: they are restored in place. Tensors are shared and
+    watched for writes.
 
     Args:
         trainer: The Trainer.
         args: The positional arguments.
         kwargs: The keyword arguments.
-        detect_uncounted: Whether :meth:`refuse_writes` also detects writes that torch does not count, by a fingerprint
+        detect_uncounted: Whether :meth:`end_first_pass` also detects writes that torch does not count, by a fingerprint
             of all bits. Takes two passes over the batch.
 
     Raises:
-        MisconfigurationException: If a tensor of the batch is part of an autograd graph.
+        MisconfigurationException: If a tensor of the batch is part of an autograd graph, or the batch holds an
+            iterator.
 
     """
 
     def __init__(self, trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, detect_uncounted: bool) -> None:
         self._trainer = trainer
-        copied, tensors = copy_batch((args, kwargs))
-        self.args: tuple[Any, ...] = copied[0]
-        self.kwargs: dict[str, Any] = copied[1]
-        self._tensors = [tensor for tensor in tensors if not tensor.is_inference()]
-        self._versions = _versions(self._tensors)
-        self._fingerprints = fingerprints(self._tensors) if detect_uncounted else []
-        if any(tensor.grad_fn is not None for tensor in self._tensors):
+        self.args, self.kwargs = args, kwargs
+        self._before = self._visit()
+        self._after: Reachable | None = None
+        if self._before.iterators:
+            raise misconfiguration(
+                trainer,
+                f"Expected a batch that can be read twice, but got an iterator in it ({self._before.iterators[0]}): SAM"
+                " repeats the step on the same batch. Put a list into the batch.",
+            )
+        with plain_operations():
+            self._tensors = [tensor for tensor in self._before.tensors if not tensor.is_inference()]
+            self._versions = _versions(self._tensors)
+            self._fingerprints = fingerprints(self._tensors) if detect_uncounted else []
+            has_graph = any(tensor.grad_fn is not None for tensor in self._tensors)
+        if has_graph:
             raise misconfiguration(
                 trainer,
                 "Expected a batch without autograd graphs, but got a tensor that is part of one: SAM runs the"
@@ -42,9 +55,15 @@ class RecordedCall:
                 " detach it.",
             )
 
-    def refuse_writes(self) -> None:
-        """Raises if a tensor of the batch has been written since the recording."""
-        is_written = _versions(self._tensors) != self._versions
+    def end_first_pass(self) -> None:
+        """Saves the state that the first pass has left.
+
+        Raises:
+            MisconfigurationException: If a tensor of the batch has been written.
+
+        """
+        with plain_operations():
+            is_written = _versions(self._tensors) != self._versions
         if is_written or (self._fingerprints and fingerprints(self._tensors) != self._fingerprints):
             raise misconfiguration(
                 self._trainer,
@@ -52,12 +71,28 @@ class RecordedCall:
                 " SAM repeats the step on the same batch. Work on a copy (`x = x.clone()`), or write in"
                 " `on_after_batch_transfer`.",
             )
+        self._after = self._visit(self._before)
 
-    def clear_gradients(self) -> None:
-        """Sets ``.grad`` of the batch's leaf tensors to ``None``: a step may have computed gradients of its input."""
-        for tensor in self._tensors:
-            if tensor.is_leaf and tensor.grad is not None:
-                tensor.grad = None
+    def rewind(self) -> None:
+        """Restores containers and objects to their state before the first pass, and deletes gradients of tensors.
+
+        A step may have computed gradients of its input.
+        """
+        self._before.restore()
+        with plain_operations():
+            for tensor in self._tensors:
+                if tensor.is_leaf and tensor.grad is not None:
+                    tensor.grad = None
+
+    def restore(self) -> None:
+        """Restores containers and objects to the state that the first pass has left."""
+        assert self._after is not None
+        self._after.restore()
+
+    def _visit(self, earlier: Reachable | None = None) -> Reachable:
+        found = Reachable()
+        found.visit([self.args, self.kwargs], earlier)
+        return found
 
 
 def _versions(tensors: list[Tensor]) -> list[int]:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_hp.second_pass.recorded_call import RecordedCall
 from lightning_hp.second_pass.side_effects import SideEffects
-from lightning_hp.second_pass.uncounted_writes import FINGERPRINTED_STEPS, UncountedWrites
+from lightning_hp.second_pass.writes import FINGERPRINTED_STEPS, Writes
 from lightning_hp.snapshot import RandomState, restore_dict
 from lightning_hp.trainer import misconfiguration, muted, no_op, ranks_are_independent
 
@@ -26,21 +26,20 @@ class SecondPass:
     """Repeats the forward and backward pass of a training step.
 
     The order of the calls: :meth:`record_next_step` before the step; :meth:`stash_gradients` in ``on_before_backward``;
-    in ``on_after_backward`` :meth:`end_first_pass`, then move the weights, :meth:`repeat`, and restore the weights;
-    :meth:`discard` at the end of the step, however it ends.
+    in ``on_after_backward`` :meth:`end_first_pass`, and then, within :meth:`rewound`, move the weights, :meth:`repeat`,
+    and restore the weights; :meth:`discard` at the end of the step, however it ends.
 
     Args:
         trainer: The Trainer, inside ``fit``.
         module: Its module.
-        uncounted_writes: The tensors that are known to be written without a change of their versions; pass the same
-            object in the whole training.
+        writes: The large tensors that the steps are known to write; pass the same object in the whole training.
 
     Raises:
         MisconfigurationException: If the module holds an iterator, from which both passes would draw.
 
     """
 
-    def __init__(self, trainer: Any, module: Any, uncounted_writes: UncountedWrites | None = None) -> None:
+    def __init__(self, trainer: Any, module: Any, writes: Writes | None = None) -> None:
         self._trainer = trainer
         self._module = module
         optimized = optimized_parameters(trainer)
@@ -48,7 +47,7 @@ class SecondPass:
         # Listed once, since the walk over all layers takes longer than everything else here.
         self._not_optimized = [parameter for parameter in module.parameters() if id(parameter) not in ids]
         trained = [parameter for parameter in optimized if parameter.requires_grad]
-        self._effects = SideEffects(module, trained, uncounted_writes or UncountedWrites())
+        self._effects = SideEffects(module, trained, writes or Writes())
         if iterators := self._effects.iterators():
             raise misconfiguration(
                 trainer,
@@ -116,17 +115,39 @@ class SecondPass:
             parameter.grad = None
 
     def end_first_pass(self) -> None:
-        """Saves the state that the first pass has left; refuses a batch that it has written.
+        """Saves the state that the first pass has left, and refuses a batch that it has written.
 
         Raises:
             MisconfigurationException: If a tensor of the batch was written in place.
 
         """
         assert self._call is not None
-        self._call.refuse_writes()
+        self._call.end_first_pass()
         self._restore_gradient_sync()
         self._random_after = RandomState(self._trainer.strategy.root_device)
         self._effects.end_first_pass()
+
+    @contextmanager
+    def rewound(self) -> Iterator[None]:
+        """A context in which all that the first pass has written is as before it; afterwards as the pass has left it.
+
+        This includes random states, the batch, and parameters that the step itself writes in place, so the weights are
+        moved and restored within this context.
+        """
+        call, before, after = self._call, self._random_before, self._random_after
+        assert call is not None
+        assert before is not None
+        assert after is not None
+        try:
+            before.restore()
+            self._effects.rewind()
+            call.rewind()
+            yield
+        finally:
+            self._effects.restore()
+            call.restore()
+            after.restore()
+            self._call = None
 
     def repeat(self) -> Tensor:
         """Runs the second pass, which adds its gradient to the stashed ones.
@@ -138,30 +159,19 @@ class SecondPass:
             MisconfigurationException: If the step returns no loss this time.
 
         """
-        call, before, after = self._call, self._random_before, self._random_after
-        assert call is not None
-        assert before is not None
-        assert after is not None
-        try:
-            with _logging_discarded(self._trainer, self._module):
-                before.restore()
-                self._effects.rewind_generators()
-                call.clear_gradients()
-                loss = _loss_of(self._trainer.strategy.training_step(*call.args, **call.kwargs))
-                self._unstash_gradients()
-                if loss is None:
-                    raise misconfiguration(
-                        self._trainer,
-                        "Expected `training_step` to return a loss for the same batch again, but got none: SAM repeats"
-                        " the step at perturbed weights. Whether a step returns a loss may depend on the batch, not on"
-                        " random numbers or a counter.",
-                    )
-                value = loss.detach().clone()
-                self._backward(loss)
-        finally:
-            self._effects.restore()
-            after.restore()
-            self._call = None
+        assert self._call is not None
+        with _logging_discarded(self._trainer, self._module):
+            loss = _loss_of(self._trainer.strategy.training_step(*self._call.args, **self._call.kwargs))
+            self._unstash_gradients()
+            if loss is None:
+                raise misconfiguration(
+                    self._trainer,
+                    "Expected `training_step` to return a loss for the same batch again, but got none: SAM repeats"
+                    " the step at perturbed weights. Whether a step returns a loss may depend on the batch, not on"
+                    " random numbers or a counter.",
+                )
+            value = loss.detach().clone()
+            self._backward(loss)
         return value
 
     def _begin_first_pass(self, args: tuple[Any, ...], kwargs: dict[str, Any], synchronize: bool | None) -> None:

@@ -6,6 +6,7 @@ Every walk over objects of this package asks these two functions what an object 
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 _OPEN_TORCH_TYPES = (nn.Module, Optimizer, LRScheduler, torch.amp.GradScaler, DataLoader, Dataset, Sampler)
-_CLOSED_STDLIB = set(sys.stdlib_module_names) - {"__main__", "types", "argparse", "collections"}
-_LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
+_LIGHTNING = frozenset({"lightning", "pytorch_lightning", "lightning_fabric"})
+_CLOSED_STDLIB = frozenset(sys.stdlib_module_names) - {"__main__", "types", "argparse", "collections"}
+_IS_MADE_BY_PYTHON = 1 << 9  # CPython's flag of classes that were made at run time, not compiled
 
 
 def attributes_of(thing: Any) -> dict[str, Any] | None:
@@ -24,16 +26,10 @@ def attributes_of(thing: Any) -> dict[str, Any] | None:
 
     Modules, optimizers, schedulers, grad scalers, loaders, datasets, samplers, datamodules and objects of the user's
     own classes may hold it. Other objects of torch, Lightning and the standard library may not, nor may objects of a
-    class that is derived from one of these.
+    class that is derived from one of torch or Lightning.
     """
-    if not isinstance(thing, _OPEN_TORCH_TYPES):
-        packages = {base.__module__.partition(".")[0] for base in type(thing).__mro__ if base is not object}
-        is_datamodule = any(base.__name__ == "LightningDataModule" for base in type(thing).__mro__)
-        # From a Trainer or a logger, a user's subclass of it included, every other object of a run can be reached.
-        if "torch" in packages or (packages & _LIGHTNING and not is_datamodule):
-            return None
-        if type(thing).__module__.partition(".")[0] in _CLOSED_STDLIB:
-            return None
+    if not _may_have_attributes(type(thing)):  # type: ignore[arg-type]
+        return None
     try:
         attributes = object.__getattribute__(thing, "__dict__")
     except AttributeError:  # a type that is written in C
@@ -43,10 +39,51 @@ def attributes_of(thing: Any) -> dict[str, Any] | None:
 
 def slots_of(thing: Any) -> dict[str, Any]:
     """The values in the ``__slots__`` of an object of a user's class; empty for any other object."""
-    if type(thing).__module__.partition(".")[0] in _CLOSED_STDLIB | _LIGHTNING | {"torch", "numpy"}:
-        return {}
-    names = [name for base in type(thing).__mro__ for name in _as_tuple(base.__dict__.get("__slots__", ()))]
-    return {name: getattr(thing, name) for name in names if name != "__weakref__" and hasattr(thing, name)}
+    return {name: getattr(thing, name) for name in _slot_names(type(thing)) if hasattr(thing, name)}  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4096)
+def _may_have_attributes(cls: type) -> bool:
+    if issubclass(cls, _OPEN_TORCH_TYPES):
+        return True
+    is_datamodule = any(base.__name__ == "LightningDataModule" for base in cls.__mro__)
+    # From a Trainer or a logger, a user's subclass of it included, every other object of a run can be reached.
+    closed = {"torch"} if is_datamodule else {"torch"} | _LIGHTNING
+    return not any(_is_defined_in(base, closed) for base in cls.__mro__) and not _is_of(cls, _CLOSED_STDLIB)
+
+
+@lru_cache(maxsize=4096)
+def _slot_names(cls: type) -> tuple[str, ...]:
+    if _is_of(cls, _CLOSED_STDLIB | _LIGHTNING | {"torch", "numpy"}):
+        return ()
+    names = [name for base in cls.__mro__ for name in _as_tuple(base.__dict__.get("__slots__", ()))]
+    return tuple(name for name in names if name not in ("__weakref__", "__dict__"))
+
+
+def _is_of(cls: type, packages: frozenset[str]) -> bool:
+    """Whether a class belongs to one of these packages.
+
+    ``__module__`` alone does not tell. A class that is made at run time has the name of the module whose code made it:
+    ``abc`` or ``types`` for a user's class. What it is derived from tells then.
+    """
+    for base in cls.__mro__[:-1]:
+        if base.__module__.partition(".")[0] not in packages:
+            return False
+        if _is_defined_in(base, packages):
+            return True
+    return not cls.__flags__ & _IS_MADE_BY_PYTHON
+
+
+def _is_defined_in(cls: type, packages: frozenset[str] | set[str]) -> bool:
+    """Whether one of these packages has a class under its module and name, or has made it in a function."""
+    if cls.__module__.partition(".")[0] not in packages:
+        return False
+    if "<locals>" in cls.__qualname__:
+        return True
+    found: Any = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is cls
 
 
 def _as_tuple(slots: Any) -> tuple[str, ...]:

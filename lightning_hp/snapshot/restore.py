@@ -7,6 +7,8 @@ with guards on them. Tensors and arrays are always written.
 from __future__ import annotations
 
 import io
+import operator
+from collections import OrderedDict, deque
 from typing import Any
 
 import numpy as np
@@ -48,23 +50,41 @@ def restore_file(file: io.IOBase, position: int) -> None:
         file.seek(position)
 
 
+def items_of(target: dict[Any, Any]) -> dict[Any, Any]:
+    """The items of a dict as a plain dict, whatever methods a subclass has overridden."""
+    return dict(_kind_of(target).items(target))
+
+
 def restore_dict(target: dict[Any, Any], saved: dict[Any, Any]) -> None:
     """Restores the items of a dict and their order."""
-    if len(target) == len(saved) and list(target) == list(saved):
+    kind = _kind_of(target)  # a subclass may refuse to be written, or write something else
+    if len(target) == len(saved) and list(kind.keys(target)) == list(saved):
         for key, value in saved.items():
-            if target[key] is not value:
-                target[key] = value
+            if kind.__getitem__(target, key) is not value:
+                kind.__setitem__(target, key, value)
         return
-    target.clear()
-    target.update(saved)
+    kind.clear(target)
+    for key, value in saved.items():
+        kind.__setitem__(target, key, value)
 
 
 def restore_sequence(target: Any, saved: list[Any]) -> None:
     """Restores the items of a list, deque or set."""
-    if len(target) == len(saved) and all(a is b for a, b in zip(target, saved, strict=True)):
+    kind: Any = next(kind for kind in (list, deque, set) if isinstance(target, kind))
+    if len(target) == len(saved) and all(map(operator.is_, kind.__iter__(target), saved)):
         return
-    target.clear()
-    target.update(saved) if isinstance(target, set) else target.extend(saved)
+    kind.clear(target)
+    (kind.update if kind is set else kind.extend)(target, saved)
+
+
+def restore_tail(target: list[Any], start: int, tail: list[Any]) -> None:
+    """Restores the items of a list from ``start`` on, under the assumption that those before are unchanged."""
+    if len(target) != start or tail:
+        list.__setitem__(target, slice(start, None), tail)
+
+
+def _kind_of(target: dict[Any, Any]) -> type[dict[Any, Any]]:
+    return OrderedDict if isinstance(target, OrderedDict) else dict
 
 
 def is_expanded(tensor: Tensor) -> bool:

@@ -6,7 +6,7 @@ may not support. A snapshot walks the object graph instead. Containers and attri
 object was where), tensors, arrays and random generators by value, in host memory. Restoring writes only what has
 changed, so that compiled code with guards on an attribute stays valid.
 
-``second_pass.module_state`` has a walk of its own, since it runs twice in each step of SAM: it does not open modules,
+``second_pass.reachable`` has a walk of its own, since it runs twice in each step of SAM: it does not open modules,
 optimizers or datasets, copies no tensor, and tracks no paths. What both share is in ``attributes`` and ``restore``.
 """
 
@@ -29,9 +29,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_hp.functional.gradients import local_part
 from lightning_hp.snapshot.attributes import attributes_of, slots_of
+from lightning_hp.snapshot.plain_operations import plain_operations
 from lightning_hp.snapshot.random_state import undo_of_generator
 from lightning_hp.snapshot.restore import (
     is_expanded,
+    items_of,
     restore_array,
     restore_dict,
     restore_file,
@@ -62,6 +64,7 @@ _LEAF_TYPES: tuple[Any, ...] = (
     type,
     *weakref.ProxyTypes,
 )
+_PLAIN_TENSORS = (Tensor, nn.Parameter)
 _DATA_TYPES = (DataLoader, Dataset, Sampler)
 
 
@@ -75,6 +78,7 @@ class Snapshot:
     Args:
         *roots: Objects to save.
         data: More roots, whose arrays and tensors above 1 MiB are samples and not copied (loaders, a datamodule).
+        earlier: A snapshot whose copies of tensors that have not changed since are shared.
 
     Attributes:
         unrestorable: Paths and types of iterators, generators and pipes, whose position cannot be restored.
@@ -92,8 +96,10 @@ class Snapshot:
 
     """
 
-    def __init__(self, *roots: Any, data: Iterable[Any] = ()) -> None:
+    def __init__(self, *roots: Any, data: Iterable[Any] = (), earlier: Snapshot | None = None) -> None:
         self.unrestorable: list[str] = []
+        self._values: dict[int, Tensor] = {}  # the copy of each tensor, by the tensor's id
+        self._earlier = {} if earlier is None else earlier._values
         self._undo: list[_Undo] = []
         # The objects are kept so that no other object gets one of these ids.
         self._visited: dict[int, Any] = {}
@@ -107,7 +113,7 @@ class Snapshot:
 
     def restore(self) -> None:
         """Restores every saved object. Can be called any number of times."""
-        with torch.no_grad():
+        with torch.no_grad(), plain_operations():
             for undo in self._undo:
                 undo()
 
@@ -122,13 +128,16 @@ class Snapshot:
             return
         self._visited[id(thing)] = thing
         if isinstance(thing, Tensor):
-            self._visit_tensor(thing, path, is_data)
+            with plain_operations():
+                self._visit_tensor(thing, path, is_data)
+            if type(thing) not in _PLAIN_TENSORS and (attributes := object.__getattribute__(thing, "__dict__")):
+                self._queue.append((attributes, path, is_data))
         elif isinstance(thing, np.ndarray):
             self._visit_array(thing, is_data)
         elif (undo := undo_of_generator(thing)) is not None:
             self._undo.append(undo)
         elif isinstance(thing, dict):
-            self._undo.append(partial(restore_dict, thing, dict(thing)))
+            self._undo.append(partial(restore_dict, thing, items_of(thing)))
             if len(thing) <= MAX_DESCEND:
                 for key, value in list(thing.items()):
                     self._queue.append((key, path, is_data))
@@ -153,7 +162,12 @@ class Snapshot:
         if is_expanded(local):
             return
         grad = tensor.grad if tensor.is_leaf else None
-        self._undo.append(partial(restore_tensor, tensor, _to_host(local), tensor.requires_grad, grad))
+        values = _to_host(local)
+        same = self._earlier.get(id(tensor))
+        if same is not None and _are_equal(same, values):
+            values = same
+        self._values[id(tensor)] = values
+        self._undo.append(partial(restore_tensor, tensor, values, tensor.requires_grad, grad))
         if grad is not None:
             self._queue.append((grad, f"{path}.grad", is_data))
 
@@ -205,6 +219,11 @@ def _is_stateful(thing: Any) -> bool:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+def _are_equal(left: Tensor, right: Tensor) -> bool:
+    is_alike = left.dtype == right.dtype and left.layout == right.layout == torch.strided
+    return is_alike and torch.equal(left, right)
 
 
 def _to_host(tensor: Tensor) -> Tensor:

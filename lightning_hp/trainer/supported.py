@@ -1,11 +1,11 @@
-"""Checks whether a training is supported: its strategy, and parameters without a shape."""
+"""Checks whether a training is supported: its strategy, and parameters and buffers without a shape."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 # Their training can be rehearsed, repeated and restored exactly.
 _STRATEGIES = frozenset({"SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy"})
@@ -20,9 +20,5 @@ def is_supported(strategy: Any) -> bool:
 
 
 def uninitialized_parameters(module: nn.Module) -> list[str]:
-    """Names of the parameters of lazy layers that have seen no batch yet."""
-    return [name for name, parameter in module.named_parameters() if _is_uninitialized(parameter)]
-
-
-def _is_uninitialized(parameter: object) -> bool:
-    return isinstance(parameter, UninitializedParameter)
+    """Names of the parameters and buffers of lazy layers that have seen no batch yet."""
+    return [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]

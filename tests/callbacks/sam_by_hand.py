@@ -35,6 +35,14 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
         lr=0.1,
         momentum=0.9,
     ),
+    "radii": lambda net: torch.optim.SGD(
+        [
+            {"params": list(net[0].parameters()), "sam_rho": 0.1},
+            {"params": list(net[1].parameters()), "sam_rho": 0},
+            {"params": list(net[4].parameters())},
+        ],
+        lr=0.1,
+    ),
 }
 
 
@@ -96,6 +104,7 @@ def sam_by_hand(
     after_step: Callable[[], Any] = lambda: None,
     eta: float | None = None,
     moves: Callable[[str], bool] = lambda name: True,
+    shares: Callable[[str], float] = lambda name: 1.0,
 ) -> list[float]:
     """Trains ``net`` in place on given batches with given random states; returns the losses at w.
 
@@ -133,7 +142,7 @@ def sam_by_hand(
                     for name, (_, scaled) in direction.items():
                         p = named[name]
                         e = scaled if eta is None or p.ndim < 2 else scaled * (p.abs() + eta)
-                        p.add_(e, alpha=float(radius / norm))
+                        p.add_(e * shares(name), alpha=float(radius / norm))
             loss_of(number).backward()
             losses.pop()
             with torch.no_grad():

@@ -291,7 +291,7 @@ def test_after_a_failure_in_the_second_pass_the_weights_are_restored(module_clas
     assert "log" not in vars(module)
     assert "training_step" not in vars(trainer.strategy)
     assert trainer.loggers == [logger]
-    clean = {n: v for n, v in vars(SAM(rho=RHO)).items() if n not in ("_warned", "_uncounted_writes")}
+    clean = {n: v for n, v in vars(SAM(rho=RHO)).items() if n not in ("_warned", "_writes")}
     assert {n: vars(sam)[n] for n in clean} == clean, "nothing of the run is kept"
     assert len(module.seen) == 3, "the second pass has not changed the user's list"
     module_class.error, error = None, module_class.error
@@ -630,13 +630,75 @@ def test_params_has_to_return_true_or_false() -> None:
         fit([SAM(params=lambda name, parameter: "yes")])
 
 
-def test_lazy_layers_are_refused_with_a_sentence() -> None:
-    class Lazy(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lazy = nn.LazyLinear(8)
+class LazyParameter(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lazy = nn.LazyLinear(8)
 
-    with pytest.raises(
-        MisconfigurationException, match=r"SAM: expected initialized parameters, but got .*lazy\.weight"
-    ):
-        fit([SAM()], Lazy())
+
+class LazyBuffer(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lazy = nn.LazyBatchNorm1d(affine=False)
+
+
+class LazyInConfigureModel(Net):
+    def configure_model(self) -> None:
+        self.lazy = nn.LazyLinear(8)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+@pytest.mark.parametrize("module_class", [LazyParameter, LazyBuffer, LazyInConfigureModel])
+def test_lazy_layers_are_refused_with_a_sentence(module_class: Any) -> None:
+    with pytest.raises(MisconfigurationException, match=r"SAM: expected initialized parameters, but got .*lazy\."):
+        fit([SAM()], module_class())
+
+
+class Groups(Net):
+    """Parameter groups with keys of their own."""
+
+    keys: Any = ()
+    make: Any = torch.optim.SGD
+
+    def configure_optimizers(self) -> Any:
+        parts = zip((self.body, self.head), self.keys, strict=True)
+        return type(self).make([{"params": list(part.parameters()), **keys} for part, keys in parts], lr=0.01)
+
+
+def grouped(*keys: dict[str, Any], make: Any = torch.optim.SGD) -> Any:
+    return net(type("Grouped", (Groups,), {"keys": keys, "make": make}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "message"),
+    [
+        ({"sam_rho": -1}, ValueError, "`sam_rho of parameter group 1` to be a finite number >= 0, but got -1"),
+        ({"sam_rho": "0.1"}, TypeError, "`sam_rho of parameter group 1` to be a finite number >= 0, but got '0.1'"),
+        ({"rho": 0.1}, MisconfigurationException, "radius of a parameter group as `sam_rho`, but got `rho` in group 1"),
+    ],
+)
+def test_a_radius_of_a_group_that_is_none_is_refused_before_the_first_step(keys: Any, error: Any, message: str) -> None:
+    module = grouped({}, keys)
+    with pytest.raises(error, match=message):
+        fit([SAM()], module)
+    assert module.seen == []
+
+
+def test_the_rho_of_another_optimizer_is_no_radius() -> None:
+    one, other = (fit([SAM(rho=RHO)], grouped({}, keys, make=torch.optim.Adadelta)) for keys in ({}, {"sam_rho": RHO}))
+    assert_identical(one.module.state_dict(), other.module.state_dict(), "weights")
+
+
+def test_groups_of_radius_zero_train_as_without_sam_and_a_radius_can_change() -> None:
+    class Change(pl.Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            for group in trainer.optimizers[0].param_groups:
+                group["sam_rho"] = RHO * trainer.current_epoch
+
+    off = fit([SAM(rho=RHO)], grouped({"sam_rho": 0}, {"sam_rho": 0}), max_epochs=1)
+    plain = fit([], grouped({}, {}), max_epochs=1)
+    assert_identical(off.module.state_dict(), plain.module.state_dict(), "weights")
+    logger = MemoryLogger()
+    fit([Change(), SAM(rho=RHO)], grouped({}, {"sam_rho": 0}), max_epochs=3, logger=logger)
+    radii = [values["sam/rho"] for _, values in logger.metrics if "sam/rho" in values]
+    assert radii == pytest.approx([RHO] * 6 + [2 * RHO] * 6)

@@ -52,6 +52,16 @@ ROWS: dict[str, dict[str, Any]] = {
     "adaptive_eta": {"sam": {"adaptive": True, "eta": 0.2}, "hand": {"eta": 0.2}},
     "norm_only": {"sam": {"params": "norm"}, "hand": {"moves": lambda name: name.startswith("1.")}},
     "filter": {"sam": {"params": lambda name, p: p.ndim > 1}, "hand": {"moves": lambda name: name in PLANES}},
+    "radii": {"optimizer": "radii", "hand": {"shares": lambda name: SHARES[name[0]]}},
+    "radii_adaptive_warmup": {
+        "optimizer": "radii",
+        "sam": {"adaptive": True, "warmup": 0.5},
+        "hand": {
+            "shares": lambda name: SHARES[name[0]],
+            "eta": 0.01,
+            "rho": lambda step: RHO * min(1.0, (step + 1) / 6),
+        },
+    },
     "interval_3": {"sam": {"interval": 3}, "hand": {"rho": lambda step: RHO if step % 3 == 0 else 0.0}},
     "late": {"sam": {"start": 0.5}, "hand": {"rho": lambda step: RHO if step >= 6 else 0.0}},
     "warmup": {"sam": {"warmup": 0.5}, "hand": {"rho": lambda step: RHO * min(1.0, (step + 1) / 6)}},
@@ -61,6 +71,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "hand": {"accumulate": 3, "rho": lambda step: [0.0, RHO * 0.5, RHO, RHO][step]},
     },
 }
+SHARES = {"0": 0.1 / RHO, "1": 0.0, "4": 1.0}
 PLANES = ("0.weight", "4.weight")
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import gc
 import itertools
-from collections import UserDict
+from collections import UserDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -368,12 +371,34 @@ def assigns(module: Any, batch: Any) -> Tensor:
     return module.loss((batch.x, batch.y))
 
 
+class Pickles(Bare):
+    def __getstate__(self) -> Any:
+        raise RuntimeError("no copy is made by pickling")
+
+
+class Locked(dict):  # type: ignore[type-arg]
+    """A dict that refuses some ways to write it, as the outputs of a library's models do."""
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError
+
+    clear = update  # type: ignore[assignment]
+
+
+# As the classes of batches of graphs are; its module is said to be `abc`.
+MadeAtRunTime = abc.ABCMeta("MadeAtRunTime", (Bare,), {})
+
+
 BATCHES: dict[str, tuple[Any, Any]] = {
     "dict": (lambda x, y: {"x": x, "y": y}, pops),
     "user_dict": (lambda x, y: Fields(x=x, y=y), pops),
     "dict_subclass": (lambda x, y: Named(x=x, y=y), pops),
     "dataclass": (Pair, assigns),
     "object": (Bare, assigns),
+    "object_of_a_class_made_at_run_time": (MadeAtRunTime, assigns),
+    "object_that_cannot_be_pickled": (Pickles, assigns),
+    "namespace": (lambda x, y: SimpleNamespace(x=x, y=y), assigns),
+    "locked_dict": (lambda x, y: Locked(x=x, y=y), pops),
     "nested": (lambda x, y: [Pair(x, y)], lambda module, batch: assigns(module, batch.pop())),
 }
 
@@ -414,6 +439,8 @@ def writes_into_an_object(module: Any, batch: Any) -> Any:
         (writes_through_data, lambda x, y: (x, y)),
         (writes_through_numpy, lambda x, y: (x, y)),
         (writes_into_an_object, Pair),
+        (writes_into_an_object, MadeAtRunTime),
+        (writes_into_an_object, Pickles),
     ],
 )
 def test_a_step_that_writes_into_its_batch_is_refused_in_the_first_step(write: Any, make: Any, start: float) -> None:
@@ -428,6 +455,25 @@ def test_a_step_that_writes_into_its_batch_is_refused_in_the_first_step(write: A
     with pytest.raises(MisconfigurationException, match="written in place"):
         fit(module, SAM(rho=RHO, start=start), loader=collate(make))
     assert module.steps == 1
+
+
+def test_an_iterator_in_the_batch_is_refused_before_the_first_step() -> None:
+    module = Base()
+    with pytest.raises(MisconfigurationException, match="got an iterator in it"):
+        fit(module, SAM(rho=RHO), loader=collate(lambda x, y: (x, y, iter(range(3)))))
+
+
+class Labelled(Tensor):
+    """A tensor with an attribute of its own, which every result of an operation takes over."""
+
+    label: str
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        if isinstance(result, cls):
+            result.label = args[0].label
+        return result
 
 
 # Logs.
@@ -467,3 +513,220 @@ def test_the_logger_is_still_one_of_its_class(tmp_path: Any) -> None:
     logger = TensorBoardLogger(tmp_path)
     fit(ReadsLogger(), SAM(rho=RHO), logger=logger)
     assert logger.hparams["asked"]
+
+
+# What the second pass starts from.
+
+
+class Reads(Base):
+    """A module whose loss depends on a state that the step itself writes."""
+
+    def __init__(self, lr: float = 0.0) -> None:
+        super().__init__(lr)
+        self.gradients: list[Tensor] = []
+        torch.manual_seed(0)
+        self.start()
+
+    def start(self) -> None: ...
+
+    def on_after_backward(self) -> None:
+        self.gradients.append(torch.cat([p.grad.flatten() for p in self.net.parameters()]))
+
+
+class Queue(Reads):
+    """Contrast with keys of earlier batches; those of this batch are enqueued in the step (MoCo)."""
+
+    width, in_place = 64, True
+
+    def start(self) -> None:
+        self.register_buffer("queue", torch.randn(NUM_CLASSES, self.width))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        q = self.net(batch[0])
+        loss = torch.logsumexp(q @ self.queue.clone(), 1).mean()
+        at = (int(self.position) + torch.arange(len(q))) % self.width
+        if self.in_place:
+            self.queue[:, at] = q.detach().T
+        else:
+            self.queue.data[:, at] = q.detach().T
+        self.position[...] = (self.position + len(q)) % self.width
+        return loss
+
+
+class LargeQueue(Queue):
+    width = 100_000
+
+
+class LargeQueueThroughData(LargeQueue):
+    in_place = False
+
+
+class Teacher(Reads):
+    """The teacher follows before the loss is computed (BYOL, mean teacher)."""
+
+    def start(self) -> None:
+        self.teacher = make_net(norm=True, dropout=0.0).requires_grad_(False)
+        self.student = make_net(norm=True, dropout=0.0)
+
+    def follow(self) -> None:
+        for t, p in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            t.mul_(0.5).add_(torch.randn_like(p), alpha=0.5)
+
+    @torch.no_grad()
+    def target(self, batch: Any) -> Tensor:
+        self.follow()
+        return self.teacher(batch[0])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.mse_loss(self.net(batch[0]), self.target(batch))
+
+
+class TeacherThroughData(Teacher):
+    def follow(self) -> None:
+        for t, p in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            t.data = t.data * 0.5 + p.data * 0.5 + 1
+
+
+class Counter(Reads):
+    """A loss whose weight rises with every step."""
+
+    def start(self) -> None:
+        self.counts = {"steps": 0, "seen": [0.0]}
+        self.array = np.zeros(3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.counts["steps"] += 1
+        self.array += 1
+        self.counts["seen"].append(len(self.counts["seen"]))
+        return self.loss(batch) * (self.counts["steps"] + self.counts["seen"][-1] + self.array.sum())
+
+
+class Bank(Reads):
+    """A memory bank in an attribute, and one of one vector per class in a dict."""
+
+    rows = 100
+
+    def start(self) -> None:
+        self.bank = torch.zeros(self.rows, NUM_CLASSES)
+        self.centres: dict[int, Tensor] = {label: torch.zeros(NUM_CLASSES) for label in range(NUM_CLASSES)}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        features = self.net(batch[0])
+        with torch.no_grad():
+            self.bank[batch[2] % self.rows] = self.bank[batch[2] % self.rows] * 0.5 + features
+            for label in range(NUM_CLASSES):
+                self.centres[label] = self.centres[label] * 0.9 + features[0] * label
+        return (features - self.bank[batch[2] % self.rows]).square().mean() + (features @ self.centres[1]).mean()
+
+
+class LargeBank(Bank):
+    rows = 1 << 17
+
+
+class LongHistory(Reads):
+    """A list of more items than are copied in each step, and a long queue."""
+
+    def start(self) -> None:
+        self.history = list(range(20_000))
+        self.fifo = deque(range(20_000), maxlen=20_000)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.history.append(self.history[-1] + 1)
+        self.fifo.append(self.fifo[-1] + 1)
+        return self.loss(batch) * (self.history[-1] - 19_000) * (self.fifo[0] + 1)
+
+
+class Codes(Reads):
+    """A parameter that the optimizer has and the step writes (a codebook), and weights that decay in the step."""
+
+    def start(self) -> None:
+        self.codes = nn.Parameter(torch.ones(NUM_CLASSES))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        with torch.no_grad():
+            self.codes.data.mul_(0.5)
+            self.net[0].weight.mul_(0.5)
+        return self.loss(batch) + (self.net(batch[0]) @ self.codes.detach()).mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+class Power(Reads):
+    """Power iteration writes its vectors in every pass (spectral normalisation)."""
+
+    def start(self) -> None:
+        nn.utils.parametrizations.spectral_norm(self.net[0])
+
+
+STATEFUL = [Queue, LargeQueue, LargeQueueThroughData, Teacher, TeacherThroughData, Counter, Bank, LargeBank]
+STATEFUL += [LongHistory, Codes, Power]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("module_class", STATEFUL, ids=lambda module_class: module_class.__name__)
+def test_with_a_vanishing_radius_the_gradient_is_the_plain_one(module_class: Any, accumulate: int) -> None:
+    """And what the steps leave is what they leave without SAM."""
+    plain, with_sam = (
+        fit(module_class(), *callbacks, max_epochs=2, accumulate_grad_batches=accumulate)
+        for callbacks in ([], [SAM(rho=1e-9)])
+    )
+    assert len(plain.gradients) == len(with_sam.gradients) == 12
+    for expected, got in zip(plain.gradients, with_sam.gradients, strict=True):
+        assert float((got - expected).norm() / expected.norm()) < 1e-5
+    assert_identical(dict(with_sam.state_dict()), dict(plain.state_dict()), "weights and buffers")
+    for name in ("counts", "bank", "centres", "history", "fifo"):
+        if hasattr(plain, name):
+            assert_identical({name: getattr(with_sam, name)}, {name: getattr(plain, name)}, name)
+
+
+def test_a_teacher_that_begins_to_move_later_is_exact_from_its_second_move_on() -> None:
+    class Late(Teacher):
+        def follow(self) -> None:
+            if self.global_step > 2:
+                super().follow()
+
+    plain, with_sam = (fit(Late(), *callbacks) for callbacks in ([], [SAM(rho=1e-9)]))
+    differences = [
+        float((got - expected).norm() / expected.norm())
+        for expected, got in zip(plain.gradients, with_sam.gradients, strict=True)
+    ]
+    assert max(differences[:3] + differences[4:]) < 1e-5
+    assert_identical(dict(with_sam.state_dict()), dict(plain.state_dict()), "weights and buffers")
+
+
+def labelled(x: Tensor) -> Any:
+    result = x.as_subclass(Labelled)
+    result.label = "x"
+    return result
+
+
+def test_a_tensor_of_a_subclass_in_the_batch_trains_as_a_plain_one() -> None:
+    class Plain(Base):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            assert batch[0].label == "x"
+            batch[0].label = "y"
+            self.kept = batch[0]
+            return self.loss((batch[0].as_subclass(Tensor), batch[1]))
+
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return labelled(batch[0]), batch[1]
+
+    same = fit(Base(lr=0.1), SAM(rho=RHO), loader=collate(lambda x, y: (x, y)))
+    module = fit(Plain(lr=0.1), SAM(rho=RHO), loader=collate(lambda x, y: (x, y)))
+    assert module.kept.label == "y"
+    assert_identical(dict(module.net.state_dict()), dict(same.net.state_dict()), "weights")
+
+
+def test_a_write_into_a_tensor_of_a_subclass_is_refused() -> None:
+    class Writes(Base):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            batch[0].as_subclass(Tensor).data.mul_(2)
+            return self.loss((batch[0].as_subclass(Tensor), batch[1]))
+
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return labelled(batch[0]), batch[1]
+
+    with pytest.raises(MisconfigurationException, match="written in place"):
+        fit(Writes(), SAM(rho=RHO))

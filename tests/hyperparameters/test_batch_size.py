@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.mixins.hparams_mixin import AttributeDict
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
@@ -55,6 +56,29 @@ def test_two_places_that_agree_are_one_size() -> None:
 
 def test_of_two_that_differ_it_is_the_one_that_the_loaders_follow() -> None:
     assert at_start(located, Hook(16, other=7)) == (16, "`model.hparams.batch_size`")
+
+
+def test_hyperparameters_that_cannot_be_written_are_no_home_and_the_loaders_are_resized(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class ReadOnly(AttributeDict):
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise RuntimeError("read-only")
+
+        __setitem__ = __setattr__
+
+    def act(trainer: pl.Trainer, module: pl.LightningModule) -> Any:
+        size = BatchSize.locate(trainer, module)
+        size.apply(32)
+        return size.value, size.home
+
+    module = Hook(16, other=3)
+    module._hparams = ReadOnly(module.hparams)
+    with caplog.at_level("INFO"):
+        assert at_start(act, module) == (32, None)
+    assert module.trainer.num_training_batches == 3
+    assert module.hparams.batch_size == 16
+    assert "`model.hparams.batch_size` cannot be written: it keeps its value, and another one is set in" in caplog.text
 
 
 def test_two_that_are_both_followed_are_refused() -> None:

@@ -738,3 +738,116 @@ def test_how_many_steps_the_training_still_has(options: dict[str, Any], per_epoc
     data = torch.utils.data.DataLoader(Stream(), batch_size=16) if kind == "stream" else loader()
     train(Net(), [Watch()], data, **options)
     assert seen == [(per_epoch, planned)] * 2
+
+
+# Hooks before the first batch.
+
+
+class MakesFolder(Net):
+    """Writes to disk, which no rehearsal undoes."""
+
+    def __init__(self, folder: Path, hook: str, exist_ok: bool = False) -> None:
+        super().__init__()
+        self.folder, self.hook, self.exist_ok = folder, hook, exist_ok
+
+    def _maybe_make(self, hook: str) -> None:
+        if hook == self.hook:
+            (self.folder / "figures").mkdir(exist_ok=self.exist_ok)
+            with (self.folder / "calls").open("a") as file:
+                file.write("x")
+
+    def on_fit_start(self) -> None:
+        self._maybe_make("on_fit_start")
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._maybe_make("on_train_start")
+
+    def on_train_epoch_start(self) -> None:
+        self._maybe_make("on_train_epoch_start")
+
+
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start", "on_train_epoch_start"])
+def test_a_hook_that_cannot_be_called_twice_is_named_before_any_step(hook: str, tmp_path: Path) -> None:
+    module = MakesFolder(tmp_path, hook)
+    with pytest.raises(MisconfigurationException, match=f"a hook `{hook}` .* got FileExistsError in the second"):
+        train(module, [Rehearse()], loader())
+    assert module.seen == []
+
+
+def test_a_hook_is_called_twice_however_often_the_rehearsal_rewinds(tmp_path: Path) -> None:
+    def act(rehearsal: Rehearsal) -> None:
+        for number in range(5):
+            rehearsal.step()
+            rehearsal.rewind(same_batches=bool(number % 2))
+
+    train(MakesFolder(tmp_path, "on_train_start", exist_ok=True), [Inside(act)], loader())
+    assert (tmp_path / "calls").read_text() == "xxx"  # and once in the training
+
+
+class Prepares(Net):
+    """Hooks that the steps depend on: they set weights, draw random numbers, and choose the samples of the epoch."""
+
+    def on_fit_start(self) -> None:
+        torch.nn.init.eye_(self.head.weight)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.scale = 1 + float(torch.rand(()))
+        self.size = self.trainer.train_dataloader.batch_size
+
+    def on_train_epoch_start(self) -> None:
+        samples = self.trainer.train_dataloader.dataset
+        samples.epoch = getattr(samples, "epoch", 0) + 1
+        samples.features = samples.features.roll(samples.epoch, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        assert len(batch[0]) == self.size
+        self.scale += 0.1
+        return super().training_step(batch, batch_idx) * self.scale
+
+
+def test_what_the_hooks_prepare_is_there_in_every_pass_and_done_once_in_the_training() -> None:
+    losses: list[list[float]] = []
+
+    def act(rehearsal: Rehearsal) -> None:
+        for number in (2, 3, 9):
+            losses.append(rehearsal.read([rehearsal.step() for _ in range(number)])[:2])
+            assert rehearsal._module.scale > 1
+            rehearsal.rewind(same_batches=True)
+        head = rehearsal._module.head.weight.clone()
+        rehearsal.step()
+        rehearsal.rewind()
+        assert torch.equal(rehearsal._module.head.weight, head)
+        rehearsal.restart(lambda: _resized(8))
+        rehearsal.step()
+        assert rehearsal._module.size == 8
+
+    def fit(*callbacks: Any) -> Any:
+        torch.manual_seed(5)
+        return train(Prepares(dropout=0.3), list(callbacks), loader(shuffle=True), max_epochs=2)
+
+    run = fit(Inside(act))
+    plain = fit()
+    assert_same_training(run, plain)
+    first = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any) -> None:
+            first.append(float(outputs["loss"]))
+
+    fit(Watch())
+    assert losses == [first[:2]] * 3
+
+
+def test_a_second_snapshot_shares_what_has_not_changed() -> None:
+    layers = torch.nn.ModuleList(torch.nn.Linear(3, 3) for _ in range(2))
+    first = Snapshot(layers)
+    torch.nn.init.ones_(layers[0].weight)
+    second = Snapshot(layers, earlier=first)
+    shared = {id(values) for values in first._values.values()} & {id(values) for values in second._values.values()}
+    assert len(shared) == 3
+    for snapshot, is_one in ((first, False), (second, True)):
+        torch.nn.init.zeros_(layers[0].weight)
+        snapshot.restore()
+        assert bool((layers[0].weight == 1).all()) is is_one

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import io
+import logging
 import os
 import random
+import re
 import threading
 from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lightning_hp.snapshot import RandomState, Snapshot
+from lightning_hp.snapshot import RandomState, Snapshot, attributes_of, slots_of
 from lightning_hp.snapshot.snapshot import MAX_DESCEND
 from tests.training import assert_identical
 
@@ -209,7 +214,7 @@ def test_tensors_that_cannot_be_written_are_not_restored() -> None:
     assert all(getattr(owner, name) is value for name, value in kept.items())
 
 
-def test_nothing_is_written_that_did_not_change() -> None:
+def test_nothing_is_written_that_did_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
     class Watched(dict):
         writes = 0
 
@@ -220,10 +225,101 @@ def test_nothing_is_written_that_did_not_change() -> None:
         def clear(self) -> None:
             Watched.writes += 1
 
+    monkeypatch.setattr("lightning_hp.snapshot.restore._kind_of", type)
     owner = SimpleNamespace(watched=Watched(a=1, b=[2]))
     snapshot = Snapshot(owner)
     snapshot.restore()
     assert Watched.writes == 0
+    owner.watched["a"] = 2
+    snapshot.restore()
+    assert Watched.writes == 2
+
+
+def test_containers_of_a_class_that_refuses_writes() -> None:
+    class Refuses(OrderedDict):  # type: ignore[type-arg]
+        def update(self, *args: Any, **kwargs: Any) -> None:
+            raise RuntimeError
+
+        pop = clear = update  # type: ignore[assignment]
+
+    class Short(list):  # type: ignore[type-arg]
+        def clear(self) -> None:
+            raise RuntimeError
+
+    owner = SimpleNamespace(ordered=Refuses(a=1, b=2), short=Short([1, 2]))
+    snapshot = Snapshot(owner)
+    owner.ordered.move_to_end("a")
+    owner.ordered["c"] = 3
+    owner.short.append(3)
+    snapshot.restore()
+    assert list(owner.ordered.items()) == [("a", 1), ("b", 2)]
+    assert owner.short == [1, 2]
+
+
+def test_an_object_of_a_class_made_at_run_time() -> None:
+    """Its module is that of the code that made it, here ``abc`` of the standard library."""
+
+    class Base:
+        def __init__(self) -> None:
+            self.values, self.count = torch.zeros(2), 0
+
+    made, bare = abc.ABCMeta("Made", (Base,), {})(), abc.ABCMeta("Bare", (), {})()
+    bare.values, bare.count = torch.zeros(2), 0
+    snapshot = Snapshot([made, bare])
+    for each in (made, bare):
+        assert type(each).__module__ == "abc"
+        each.values += 1
+        each.count += 1
+    snapshot.restore()
+    assert [(each.values.tolist(), each.count) for each in (made, bare)] == [([0, 0], 0), ([0, 0], 0)]
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        threading.Thread(),
+        MagicMock(),
+        logging.getLogger("x"),
+        io.StringIO(),
+        re.compile("x"),
+        print,
+        abc,
+        partial(print),
+    ],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_objects_of_the_standard_library_are_not_opened(thing: Any) -> None:
+    assert attributes_of(thing) is None
+    assert slots_of(thing) == {}
+
+
+class Labelled(torch.Tensor):
+    """A tensor with an attribute of its own, without which no operation on it works."""
+
+    label: str
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        if isinstance(result, cls):
+            result.label = args[0].label
+        return result
+
+
+def test_a_tensor_of_a_subclass_and_its_attributes() -> None:
+    tensor: Any = torch.zeros(2).as_subclass(Labelled)
+    snapshot = Snapshot([tensor])  # it has no label yet
+    tensor.label = "a"
+    tensor += 1
+    snapshot.restore()
+    assert torch.equal(tensor.as_subclass(torch.Tensor), torch.zeros(2))
+    tensor.label = ["a"]
+    snapshot = Snapshot([tensor])
+    tensor.label.append("b")
+    tensor.other = 1
+    snapshot.restore()
+    assert tensor.label == ["a"]
+    assert not hasattr(tensor, "other")
 
 
 def test_the_global_random_state() -> None:

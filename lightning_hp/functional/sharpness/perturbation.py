@@ -21,11 +21,13 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
-from lightning_hp.functional.checks import check_bool, check_number
+from lightning_hp.functional.checks import check_bool, check_number, wrong_value
 from lightning_hp.functional.gradients import check_tensors, is_sharded, local_part, total_norm
 
 _PARAMETERS = "an iterable of tensors, such as `model.parameters()` or `[model.head.weight]`"
@@ -44,7 +46,9 @@ class Perturbation:
     Args:
         parameters: The parameters that the optimizer trains. :meth:`ascend` sets all their gradients to ``None``, so
             that the second backward pass starts without any.
-        rho: Norm of the perturbation e(w), >= 0, in the unit of the weights (with ``adaptive`` relative to them).
+        rho: Norm of the perturbation e(w), >= 0, in the unit of the weights (with ``adaptive`` relative to them). A
+            sequence has one radius for each parameter: e is then rho_i g_i / |g| for parameter i, where |g| is the norm
+            over all of them.
         adaptive: Whether e is scaled by the weights, so that rescaling the network does not change the sharpness.
         eta: Added to the absolute value of each weight in T, >= 0.
         only: Those of ``parameters`` to move; ``None``: all.
@@ -52,7 +56,8 @@ class Perturbation:
     Raises:
         TypeError: If an argument is of the wrong type. ``parameters`` and ``only`` have to be iterables of tensors: not
             a module, a single tensor, pairs of name and tensor, or parameter groups.
-        ValueError: If ``rho`` or ``eta`` is negative or not finite, or there are no parameters to move.
+        ValueError: If ``rho`` or ``eta`` is negative or not finite, ``rho`` has another length than ``parameters``,
+            there are no parameters to move, or some have no shape yet (lazy layers).
 
     Note:
         Takes one copy of the moved weights in memory, three passes over them in time (five with ``adaptive``), one
@@ -84,14 +89,20 @@ class Perturbation:
     def __init__(
         self,
         parameters: Iterable[Tensor],
-        rho: float = 0.05,
+        rho: float | Sequence[float] = 0.05,
         *,
         adaptive: bool = False,
         eta: float = 0.01,
         only: Iterable[Tensor] | None = None,
     ) -> None:
         self.parameters = check_tensors("parameters", parameters, _PARAMETERS)
-        self.rho = check_number("rho", rho, minimum=0)
+        if any(map(is_lazy, self.parameters)):
+            raise ValueError(
+                "Expected initialized `parameters`, but got uninitialized ones of lazy layers. Run one batch through"
+                " the model first."
+            )
+        radii = _check_radii(rho, len(self.parameters))
+        self.rho = max(radii) if radii else check_number("rho", rho, minimum=0)
         self.adaptive = check_bool("adaptive", adaptive)
         self.eta = check_number("eta", eta, minimum=0)
         self._moving = list(self.parameters)
@@ -101,6 +112,10 @@ class Perturbation:
         if not self._moving:
             what = "parameters to move" if only is None else "some of `parameters` in `only`"
             raise ValueError(f"Expected {what}, but got none.")
+        #: The radius of each parameter as a share of ``self.rho``, by the parameter's id; empty if all are one.
+        self._shares: dict[int, float] = {}
+        if self.rho > 0 and any(radius != self.rho for radius in radii):
+            self._shares = {id(p): radius / self.rho for p, radius in zip(self.parameters, radii, strict=True)}
         self._is_sharded = any(is_sharded(parameter) for parameter in self._moving)
         self._copies: dict[int, Tensor] = {}  # the memory of each parameter's copy, by the parameter's id
         # The parameters that moved last, their copies and their sizes in bytes: the same ones usually move again.
@@ -112,7 +127,8 @@ class Perturbation:
         """A context in which the weights are w + e(w) and have no gradient. They are w again after it, or an error.
 
         Args:
-            rho: The radius of this step, >= 0; ``None``: that of the constructor.
+            rho: The radius of this step, >= 0; ``None``: that of the constructor. If parameters have radii of their
+                own, that of the largest; the others keep their ratio to it.
 
         Yields:
             The norm of the gradient at w (with ``adaptive`` of Tg), shape ``()``, on the device of the gradients.
@@ -133,7 +149,8 @@ class Perturbation:
         """Moves the weights to w + e(w). Overwrites their gradients and sets all gradients to ``None``.
 
         Args:
-            rho: The radius of this step, >= 0; ``None``: that of the constructor.
+            rho: The radius of this step, >= 0; ``None``: that of the constructor. If parameters have radii of their
+                own, that of the largest; the others keep their ratio to it.
 
         Returns:
             The norm of the gradient at w (with ``adaptive`` of Tg), shape ``()``, on the device of the gradients.
@@ -222,6 +239,8 @@ class Perturbation:
         copies = self._copies_of(moving, weights)
         torch._foreach_copy_(copies, weights)
         self._moved = (weights, copies)
+        if self._shares:
+            _multiply(gradients, [self._shares[id(parameter)] for parameter in moving], has_sparse)
         _add_scaled(weights, gradients, alpha, scale, has_sparse)
 
     def _copies_of(self, moving: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
@@ -254,6 +273,23 @@ class Perturbation:
 
 
 _ALREADY_PERTURBED = "Expected weights at w, but they are at w + e(w): call `restore` first."
+
+
+def _check_radii(rho: Any, number: int) -> list[float]:
+    """The radius of each parameter; empty if ``rho`` is one number."""
+    if isinstance(rho, str) or not isinstance(rho, Sequence):
+        return []
+    if len(rho) != number:
+        wrong_value("rho", f"a number, or one for each of the {number} parameters", rho)
+    return [check_number(f"rho[{position}]", radius, minimum=0) for position, radius in enumerate(rho)]
+
+
+def _multiply(gradients: list[Tensor], factors: list[float], has_sparse: bool) -> None:
+    if has_sparse:
+        for gradient, factor in zip(gradients, factors, strict=True):
+            gradient.mul_(factor)
+    else:
+        torch._foreach_mul_(gradients, factors)
 
 
 def _is_like(copy: Tensor, weight: Tensor) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytorch_lightning.utilities import rank_zero_info
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lightning_hp.hyperparameters.attributes import NamedAttribute, Place, as_number, find_attribute
+from lightning_hp.hyperparameters.attributes import NamedAttribute, NotWritableError, Place, as_number, find_attribute
 from lightning_hp.hyperparameters.learning_rate.numbers import ConfiguredOptimizers
 from lightning_hp.hyperparameters.learning_rate.probe import ProbeResult, probe_attribute
 from lightning_hp.trainer import misconfiguration
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 _NAMES = ("lr", "learning_rate")
+_INSTEAD = "in the optimizers"
 
 #: Used where an attribute holds no rate yet (``lr=None`` or 0, to be found). Any value shows the ratios of the groups.
 PLACEHOLDER_LR = 1e-3
@@ -58,7 +60,7 @@ def find_home(trainer: pl.Trainer, pl_module: pl.LightningModule, attr_name: str
         try_rescale: Also determine whether the schedule can be rescaled midway.
 
     Returns:
-        The home, or ``None`` if no group follows an attribute of the usual names.
+        The home, or ``None`` if no group follows an attribute of the usual names that can be written.
 
     Raises:
         MisconfigurationException: If ``attr_name`` names nothing, no number, or nothing that a group follows; if a
@@ -66,7 +68,7 @@ def find_home(trainer: pl.Trainer, pl_module: pl.LightningModule, attr_name: str
 
     """
     for name in (attr_name,) if attr_name else _NAMES:
-        attribute = _with_numbers(trainer, find_attribute(name, model=pl_module), bool(attr_name))
+        attribute = _with_numbers(trainer, find_attribute(name, model=pl_module).writable(_INSTEAD), bool(attr_name))
         # Places with different values are different numbers; the groups may follow any of them.
         candidates = [attribute] if attribute.agrees else [NamedAttribute(name, (place,)) for place in attribute.places]
         probed = [_probe_home(trainer, pl_module, candidate, try_rescale) for candidate in candidates]
@@ -107,7 +109,7 @@ def write_home(pl_module: pl.LightningModule, lr: float, paths: tuple[str, ...])
 
     """
     places = (Place("model", pl_module, path) for path in paths)
-    NamedAttribute("learning rate", tuple(filter(Place.exists, places))).write(lr)
+    NamedAttribute("learning rate", tuple(filter(Place.exists, places))).writable(_INSTEAD).write(lr)
 
 
 def base_lr(trainer: pl.Trainer, configured: ConfiguredOptimizers, home: Home | None, midway: bool) -> float:
@@ -150,7 +152,11 @@ def _probe_home(
     if not attribute:
         return None
     value = as_number(attribute.read()) or PLACEHOLDER_LR
-    result = probe_attribute(trainer, pl_module, attribute, value, try_rescale)
+    try:
+        result = probe_attribute(trainer, pl_module, attribute, value, try_rescale)
+    except NotWritableError as error:  # a setter that accepts its own value only
+        rank_zero_info(f"{error}. It keeps its value, and another one is set {_INSTEAD}.")
+        return None
     for (optimizer, group), (lr, lr_at_half) in result.not_proportional.items():
         raise misconfiguration(
             trainer,

@@ -181,6 +181,8 @@ def test_the_share_of_weights_that_rounding_does_not_move() -> None:
     [
         ({"rho": -1.0}, "`rho` to be a finite number >= 0, but got -1.0"),
         ({"rho": 10**400}, "`rho` to be a finite number >= 0, but got 1000"),
+        ({"rho": [0.1, 0.2]}, "`rho` to be a number, or one for each of the 1 parameters, but got"),
+        ({"rho": [-0.1]}, r"`rho\[0\]` to be a finite number >= 0, but got -0.1"),
         ({"eta": float("inf")}, "`eta` to be a finite number >= 0, but got inf"),
         ({"only": []}, "Expected some of `parameters` in `only`, but got none"),
         ({"only": np.zeros(0)}, "Expected some of `parameters` in `only`, but got none"),
@@ -371,3 +373,31 @@ def test_of_a_sparse_gradient_only_its_rows_move() -> None:
         moved = rows.weight.detach() - home
     assert (moved != 0).any(1).nonzero().flatten().tolist() == [1, 3]
     assert torch.equal(rows.weight, home)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_parameters_without_a_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="Expected initialized `parameters`, but got uninitialized ones"):
+        hpf.Perturbation(nn.LazyLinear(3).parameters())
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_radius_for_each_parameter(adaptive: bool, sparse: bool) -> None:
+    """rho_i T^2 g / |T g|, with the norm over all parameters, those of radius 0 included."""
+    torch.manual_seed(0)
+    rows = nn.Embedding(6, 4, sparse=sparse)
+    net = nn.ModuleList([rows, nn.Linear(4, 3), nn.Linear(3, 2)])
+    net[2](net[1](rows(torch.tensor([1, 1, 3])))).square().sum().backward()
+    many = list(net.parameters())
+    radii = [0.3, 0.1, 0.1, 0.0, 0.2]
+    gradients = [p.grad.to_dense() if p.grad.is_sparse else p.grad.clone() for p in many]
+    home = [p.detach().clone() for p in many]
+    t = [w.abs() + 0.01 if adaptive and w.ndim > 1 else torch.ones_like(w) for w in home]
+    norm = torch.cat([(a * g).flatten() for a, g in zip(t, gradients, strict=True)]).norm()
+    sam = hpf.Perturbation(many, radii, adaptive=adaptive)
+    assert sam.rho == 0.3
+    with sam.ascended(0.15):  # half of the largest, so half of each
+        for parameter, w, a, g, radius in zip(many, home, t, gradients, radii, strict=True):
+            torch.testing.assert_close(parameter.detach(), w + 0.5 * radius * a * a * g / norm)
+    assert all(torch.equal(parameter, w) for parameter, w in zip(many, home, strict=True))

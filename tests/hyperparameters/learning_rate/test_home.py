@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import MutableMapping
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +15,11 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
+from lightning_hp import LRFinder
 from lightning_hp.hyperparameters import LearningRate, write_home
+from tests.callbacks.contract import loader
 from tests.hyperparameters.learning_rate.schedules import attach, run
+from tests.training import Net, train
 
 
 class Base(pl.LightningModule):
@@ -66,6 +69,15 @@ class Options(MutableMapping):
 
     def __len__(self) -> int:
         return len(self.values_)
+
+
+class ReadOnlyError(Exception):
+    """Neither an AttributeError, nor a TypeError, nor a ValueError, as that of OmegaConf."""
+
+
+class ReadOnly(Options):
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise ReadOnlyError("the configuration is read-only")
 
 
 class TestWhereItIsKept:
@@ -369,3 +381,91 @@ def test_writing_in_a_resumed_run_needs_no_optimizer():
     fresh = Model(0.1)
     write_home(fresh, 0.5, (*rate.home.paths, "hparams.gone"))
     assert fresh.lr == fresh.hparams.lr == fresh.hparams_initial.lr == 0.5
+
+
+class HoldsReadOnly(Base):
+    """Its optimizer is built on a configuration that refuses to be written; or on an attribute beside it."""
+
+    def __init__(self, configuration: Any = ReadOnly, on_attribute: bool = False) -> None:
+        super().__init__()
+        self._hparams = configuration({"lr": 0.1}) if configuration is MappingProxyType else configuration(lr=0.1)
+        self.lr, self.on_attribute = 0.1, on_attribute
+
+    def rates(self) -> tuple[Any, Any]:
+        rate = self.lr if self.on_attribute else self.hparams["lr"]
+        return 0.1 * rate, rate
+
+
+class RefusesOthers(Base):
+    """A property that takes its own value only."""
+
+    @property
+    def lr(self) -> float:
+        return 0.1
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        if value != 0.1:
+            raise RuntimeError("the rate is fixed")
+
+    def rates(self) -> tuple[Any, Any]:
+        return 0.1 * self.lr, self.lr
+
+
+class TestWhatCannotBeWritten:
+    @pytest.mark.parametrize("configuration", [ReadOnly, MappingProxyType])
+    def test_is_no_home_and_one_sentence_says_so(self, configuration, caplog):
+        module = HoldsReadOnly(configuration)
+        del module.lr
+        with caplog.at_level("INFO"):
+            rate, rates = applied(module)
+        assert rate.home is None
+        assert rates == pytest.approx([0.5, 5.0])  # without a home the rate is that of the first group
+        assert module.hparams["lr"] == 0.1
+        sentences = [record.message for record in caplog.records if "cannot be written" in record.message]
+        assert sentences == [
+            "`model.hparams.lr` cannot be written: it keeps its value, and another one is set in the optimizers."
+        ]
+
+    def test_beside_an_attribute_that_can_be_written_the_attribute_is_the_home(self):
+        module = HoldsReadOnly(on_attribute=True)
+        rate, rates = applied(module)
+        assert rate.home.paths == ("lr",)
+        assert rates == [0.05, 0.5]
+        assert (module.lr, module.hparams["lr"]) == (0.5, 0.1)
+
+    def test_an_attribute_that_refuses_another_value(self, caplog):
+        module = RefusesOthers()
+        with caplog.at_level("INFO"):
+            rate, rates = applied(module)
+        assert rate.home is None
+        assert rates == pytest.approx([0.5, 5.0])
+        assert "got `model.lr`: the rate is fixed. It keeps its value" in caplog.text
+
+    def test_a_name_that_was_given_is_refused_with_a_sentence(self):
+        module = HoldsReadOnly()
+        del module.lr
+        with pytest.raises(MisconfigurationException, match=r"nor `model.hparams.lr` that can be written"):
+            LearningRate.locate(attach(module), module, "lr")
+
+    def test_a_resumed_run_skips_it(self):
+        module = HoldsReadOnly()
+        write_home(module, 0.5, ("lr", "hparams.lr"))
+        assert (module.lr, module.hparams["lr"]) == (0.5, 0.1)
+
+    @pytest.mark.parametrize("update_attr", [True, False])
+    def test_in_a_finder(self, update_attr):
+        class Model(Net):
+            def __init__(self) -> None:
+                super().__init__()
+                self._hparams = ReadOnly(**{**self.hparams, "lr": 0.1})
+                del self.lr
+
+            def configure_optimizers(self) -> Any:
+                return SGD(self.parameters(), lr=self.hparams["lr"])
+
+        finder = LRFinder(num_training_steps=20, suggestion="valley", update_attr=update_attr)
+        module = train(Model(), [finder], loader()).module
+        assert finder.result.lr_used == (finder.result.suggestion if update_attr else 0.1)
+        assert module.trainer.optimizers[0].param_groups[0]["lr"] == finder.result.lr_used
+        assert module.hparams["lr"] == 0.1
