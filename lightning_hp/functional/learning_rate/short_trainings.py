@@ -3,10 +3,11 @@
 A range test takes one step at each rate, and cannot see what a rate does over many steps. Short trainings do. All of
 them get the same batches, so how difficult a batch is cancels out of their comparison.
 
-Pseudo-code, with rates in half decades:
+Pseudo-code:
 
     train at a first rate
-    while the best rate is the lowest or the highest one: train at the next rate on that side
+    while no training lowers the loss: train a decade lower and a decade higher, in turn
+    while the best rate has a neighbour half a decade away that was not tried: train at it
 
     loss of a rate = mean over the last fifth of its steps, at most the loss before training; that if it exploded
     log(lr)        = lowest point of the parabola through the best rate and its two neighbours;
@@ -33,7 +34,7 @@ STEP = math.sqrt(10)
 
 #: The first rate, as a share of the rate at which the range test explodes: the middle of where the best ones lie. Where
 #: the range test shows no deep valley, its losses rise only far above the rates that learn.
-FIRST, FIRST_WITHOUT_VALLEY = 0.1, 0.03
+FIRST, FIRST_WITHOUT_VALLEY = 0.1, 0.05
 
 #: The loss of a training is the mean over this share of its steps, the last ones.
 TAIL = 0.2
@@ -128,7 +129,7 @@ def next_rate(
     highest: float,
     unchanged: tuple[float, float],
 ) -> float | None:
-    """The next rate to train at: from ``first`` on the side of the best rate, until it lies between two others.
+    """The next rate to train at: from ``first`` to a rate that learns, then to the neighbours of the best one.
 
     Args:
         final_losses: The final loss of each rate so far, infinite where a training exploded.
@@ -136,26 +137,26 @@ def next_rate(
         lowest: No lower rate is tried.
         highest: No higher rate is tried.
         unchanged: Losses between these are no different from that before the training. While no rate is below them,
-            lower and higher ones are tried in turn; higher ones only while their losses are not above them.
+            lower and higher ones are tried in turn, a decade apart; higher ones only while their losses are not above.
 
     Returns:
-        The rate, or ``None`` once the best rate lies between two others, or at an end of what may be tried.
+        The rate, or ``None`` once both neighbours of the best rate were tried that may be tried.
 
     """
     if not final_losses:
         return first
-    best, top = _best_rate(final_losses), max(final_losses)
-    lower, higher = min(final_losses) / STEP, top * STEP
-    if unchanged[0] <= final_losses[best]:  # nothing is learned yet: both sides in turn
+    best, bottom, top = _best_rate(final_losses), min(final_losses), max(final_losses)
+    if unchanged[0] <= final_losses[best]:  # nothing is learned yet: further away, on both sides in turn
+        lower, higher = bottom / STEP**2, top * STEP**2
         may_rise = higher <= highest and final_losses[top] <= unchanged[1]
         is_turn = sum(lr < first for lr in final_losses) > sum(lr > first for lr in final_losses)
         if may_rise and (is_turn or lower < lowest):
             return higher
         return lower if lower >= lowest else None
-    if lower >= lowest and best == min(final_losses):
-        return lower
-    if higher <= highest and best == top:
-        return higher
+    for neighbour in (best / STEP, best * STEP):
+        is_tried = any(math.isclose(lr, neighbour, rel_tol=1e-3) for lr in final_losses)
+        if not is_tried and lowest <= neighbour <= highest:
+            return neighbour
     return None
 
 
@@ -254,10 +255,9 @@ def _lowest_point(final_losses: Mapping[float, float], start: float) -> float:
         return math.log10(rates[best]) - math.log10(STEP) / 2
     if best == 0:
         return math.log10(rates[best])
-    below, lowest, above = losses[best - 1 : best + 2]
-    curvature = below - 2 * lowest + above
-    shift = 0.5 * (below - above) / curvature if curvature > 0 else 0.0
-    return math.log10(rates[best]) + math.log10(STEP) * shift
+    log_rates = np.log10(rates[best - 1 : best + 2])
+    curvature, slope, _ = np.polyfit(log_rates - log_rates[1], losses[best - 1 : best + 2], 2)
+    return float(log_rates[1] - slope / (2 * curvature) if curvature > 0 else log_rates[1])
 
 
 def _is_significant(
