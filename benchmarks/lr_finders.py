@@ -32,8 +32,8 @@ class Suggestion(NamedTuple):
 Method = Callable[[Task, Form, int], dict[str, Suggestion]]
 
 
-def lr_finder(label: str, **options: Any) -> Method:
-    """``LRFinder`` of this package with some options."""
+def range_test(label: str, **options: Any) -> Method:
+    """The range test of this package alone, with some options: a reading of its curve, without short trainings."""
 
     def run(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
         steps = 0
@@ -44,7 +44,8 @@ def lr_finder(label: str, **options: Any) -> Method:
 
         module = task.module(form, seed=seed)
         module.net.register_forward_hook(count)
-        result = LRFinder(**options).find(quiet_trainer(max_epochs=task.epochs), module, task.loader())
+        rule: Any = "one_cycle" if form == "one_cycle" else "fall"
+        result = LRFinder(suggestion=rule, **options).find(quiet_trainer(max_epochs=task.epochs), module, task.loader())
         return {label: Suggestion(_usable(result.suggestion), steps)}
 
     return run
@@ -129,10 +130,10 @@ def fixed(task: Task, form: Form, seed: int) -> dict[str, Suggestion]:
 
 
 METHODS: tuple[Method, ...] = (
-    lr_finder("LRFinder"),
-    lr_finder("LRFinder(num_repeats=1)", num_repeats=1),
-    lr_finder("LRFinder(zoom=False)", zoom=False),
-    lr_finder("LRFinder(zoom=False, num_repeats=1)", zoom=False, num_repeats=1),
+    range_test("range test"),
+    range_test("range test, num_repeats=1", num_repeats=1),
+    range_test("range test, zoom=False", zoom=False),
+    range_test("range test, zoom=False, num_repeats=1", zoom=False, num_repeats=1),
     lightning,
     torch_lr_finder,
     fastai,

@@ -12,7 +12,7 @@ from benchmarks.pages import FOLDER, table, versions
 from benchmarks.tasks import FORMS, TASKS
 
 REGRET_PAGE = """\
-# How good is the suggested learning rate?
+# How good is the range test alone?
 
 Each of {tasks} tasks on real data was trained from scratch over a grid of learning rates: one per decade from 1e-6 to
 100, three per decade near the best. Each rate was trained with three seeds (six where seeds differ much), once as a
@@ -30,14 +30,16 @@ a search.
 Every finder runs with its defaults, as its documentation shows; torch-lr-finder starts at 1e-7 as in its README. The
 four rules of fastai are computed by `lightning_hp.functional` on a range test as fastai runs it (1e-7 to 10, 100 steps,
 its early stop). The range tests of these two libraries do not depend on the schedule, so one serves both forms.
-LRFinder gets no information about the form: it reads the scheduler and chooses its rule accordingly. By default it
-runs the range test once over the whole range, then three times over the falling part, and reads the latter. With
-`zoom=False` it reads three range tests of the whole range. The fixed rates of the last row are common defaults.
+"Range test" is `LRFinder(suggestion="fall")`, for the one-cycle form `LRFinder(suggestion="one_cycle")`: it runs the
+range test once over the whole range, then three times over the falling part, and reads the latter. With `zoom=False`
+it reads three range tests of the whole range. The default of `LRFinder` adds short trainings; it is measured
+[on other tasks](lr_tasks.md). The fixed rates of the last row are common defaults.
 
 The best LR of a grid is chosen after its results are known, so even a perfect rule has a regret of about the noise
 between seeds (0.2 to 1 point). The models are small, and the trainings are short and from scratch. Fine-tuning of a
-pretrained network is not included, and the best LR of a short training may be too high for a long one. How LRFinder
-reads a curve was developed on ten other, similar tasks; the default `zoom=True` was chosen by this table.
+pretrained network is not included, and the best LR of a short training may be too high for a long one. How the curve
+is read was developed on ten other, similar tasks, and `zoom=True` was chosen by this table: on tasks of other kinds the
+same rules lose far more.
 
 ![Suggested LR over best LR, for every method and task](lr_regret.png)
 

@@ -13,7 +13,7 @@ from numbers import Real
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_hp.trainer import logged_hparams
