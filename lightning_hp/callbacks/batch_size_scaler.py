@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -21,8 +22,8 @@ from lightning_hp.hyperparameters import (
     write_home,
 )
 from lightning_hp.rehearsal import (
+    consuming_data,
     evaluation_loop,
-    name_undecided_callbacks,
     reason_not_to_rehearse,
 )
 from lightning_hp.reporting import log_hyperparams
@@ -97,6 +98,8 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
               allowed in any case.
             - ``within``: share of the best throughput that is given up for a smaller batch, > 0 and < 1; 0.05.
             - ``memory_share``: share of the free memory that may be used, > 0 and <= 1; 0.9.
+        may_consume_data: Whether the search may draw from data that cannot be started again, such as an endless random
+            stream: the training then gets later samples. ``False``: such data is refused.
 
     Attributes:
         optimal_batch_size: The size that was found, samples in a batch of one process, or ``None``.
@@ -186,8 +189,9 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         attr_name: str = "",
         class_options: ClassOptions | None = None,
         limits: BatchSizeLimits | None = None,
+        may_consume_data: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(may_consume_data)
         self._settings = SearchSettings(
             objective=objective,
             min_per_class=min_per_class,
@@ -216,7 +220,8 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Raises if it comes after a callback that sets the learning rate."""
+        """Raises if it comes after a callback that sets the learning rate, or if there is a second one."""
+        super().setup(trainer, pl_module, stage)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks[: callbacks.index(self)] if self in callbacks else ():
             if getattr(callback, "sets", None) == "lr":
@@ -304,18 +309,12 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
 
     def _tune(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Searches, sets what was found, and reports."""
-        name_undecided_callbacks("BatchSizeScaler", trainer)
         batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name)
         learning_rate = self._learning_rate(trainer, pl_module, read_only=not self._update_attr)
-        lr, settings = None if learning_rate is None else learning_rate.value, self._settings
-        scaled, step = _SCALED.get(pl_module, (None, None))
-        if settings.base_batch_size is None and lr is not None and lr == scaled:
-            settings = replace(settings, base_batch_size=step)  # the rate was scaled before, to this size
-        result = find_batch_size(trainer, pl_module, batch_size, settings, learning_rate)
+        result = self._find(trainer, pl_module, batch_size, learning_rate)
         count_seconds(trainer, result.seconds)
         if self._update_attr:
-            result = self._apply(trainer, batch_size, learning_rate, result)
-            _SCALED[pl_module] = result.lr_used, result.effective_batch_size
+            result = self._apply(trainer, pl_module, batch_size, learning_rate, result)
         self.result = result
         self._report(trainer, result)
         if self._update_attr:
@@ -360,6 +359,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
     def _apply(
         self,
         trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
         batch_size: BatchSize,
         learning_rate: LearningRate | None,
         result: BatchSizeResult,
@@ -383,7 +383,23 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
             "warmup_steps": result.warmup_steps,
             "warmup_start": 1.0 if lr is None or not result.lr_before else min(1.0, result.lr_before / lr),
         }
-        return result.with_used(result.batch_size, lr)
+        result = result.with_used(result.batch_size, lr)
+        _SCALED[pl_module] = result.lr_used, result.effective_batch_size
+        return result
+
+    def _find(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch_size: BatchSize,
+        learning_rate: LearningRate | None,
+    ) -> BatchSizeResult:
+        lr, settings = None if learning_rate is None else learning_rate.value, self._settings
+        scaled, step = _SCALED.get(pl_module, (None, None))
+        if settings.base_batch_size is None and lr is not None and lr == scaled:
+            settings = replace(settings, base_batch_size=step)  # the rate was scaled before, to this size
+        with consuming_data(self._may_consume_data):
+            return find_batch_size(trainer, pl_module, batch_size, settings, learning_rate)
 
     def _apply_again(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sets the values again in a second ``fit``, which has the user's loaders and rebuilt optimizers."""
@@ -400,10 +416,31 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
             LearningRate.locate(trainer, pl_module, self._attr_name).apply(lr, rebuild=True)
 
     @override
-    def _search(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> BatchSizeResult:
+    def _search(self, trainer: pl.Trainer, pl_module: pl.LightningModule, update_attr: bool) -> BatchSizeResult:
         batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name)
-        learning_rate = self._learning_rate(trainer, pl_module, read_only=True)
-        return find_batch_size(trainer, pl_module, batch_size, self._settings, learning_rate)
+        learning_rate = self._learning_rate(trainer, pl_module, read_only=not update_attr)
+        if update_attr:
+            if batch_size.home is None:
+                self._refuse_to_set(trainer, "batch size", "loaders")
+            if learning_rate is not None and learning_rate.home is None:
+                self._refuse_to_set(trainer, "learning rate", "optimizers")
+            if self._settings.warmup:
+                raise misconfiguration(
+                    trainer,
+                    "Expected `warmup=False` for a `find` that sets what it finds, but got a warm-up, which the"
+                    " callback runs during the training. Add BatchSizeScaler to the callbacks of `fit` instead.",
+                )
+        result = self._find(trainer, pl_module, batch_size, learning_rate)
+        return self._apply(trainer, pl_module, batch_size, learning_rate, result) if update_attr else result
+
+    @override
+    def _set_outside_fit(self, trainer: Any, model: Any, datamodule: Any, result: BatchSizeResult) -> None:
+        # Attributes only, so what stands for the Trainer needs no loops.
+        owner: Any = SimpleNamespace(datamodule=datamodule)
+        apply_record(owner, model, self._applied["batch_size"])
+        trainer.accumulate_grad_batches = self._applied["accumulate_grad_batches"]
+        if self._applied["lr_home"]:
+            write_home(model, self._applied["lr"], tuple(self._applied["lr_home"]))
 
     def _report(self, trainer: pl.Trainer, result: BatchSizeResult) -> None:
         self._log(str(result))

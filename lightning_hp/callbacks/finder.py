@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
@@ -13,6 +14,7 @@ from lightning_hp.functional.checks import check_bool, wrong_type
 from lightning_hp.rehearsal import reason_not_to_rehearse, rehearse_outside_fit
 from lightning_hp.reporting import cli_config, log_figure, log_scalars, log_table
 from lightning_hp.trainer import lightning_package, misconfiguration
+from lightning_hp.trainer.base_classes import Callback
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -29,6 +31,17 @@ class FinderResult(Protocol):
 
 
 _Result = TypeVar("_Result", bound=FinderResult)
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def refused_twice_in_setup(state_dict: _Method) -> _Method:
+    """Marks a ``state_dict`` of a callback of which ``setup`` refuses a second one.
+
+    Lightning refuses two callbacks of a class that overrides ``state_dict`` when the Trainer is constructed, with a
+    sentence about the key of their state. It looks behind ``__wrapped__`` to see whether the method is overridden.
+    """
+    state_dict.__wrapped__ = Callback.state_dict  # type: ignore[attr-defined]
+    return state_dict
 
 
 class Finder(Generic[_Result]):
@@ -41,12 +54,15 @@ class Finder(Generic[_Result]):
     """
 
     sets: ClassVar[str]
+    #: Not part of a training step, and not to be observed in one.
+    changes_gradients = False
     #: First part of the names of what is logged.
     _tag: ClassVar[str]
     _result_type: ClassVar[Any]
 
-    def __init__(self) -> None:
+    def __init__(self, may_consume_data: bool) -> None:
         super().__init__()
+        self._may_consume_data = check_bool("may_consume_data", may_consume_data)
         self.result: _Result | None = None
         # What was set and where, in plain types: for a second `fit` and for a resumed run. Empty: nothing was set.
         self._applied: dict[str, Any] = {}
@@ -57,31 +73,42 @@ class Finder(Generic[_Result]):
         model: pl.LightningModule,
         train_dataloaders: Any = None,
         datamodule: pl.LightningDataModule | None = None,
+        update_attr: bool = False,
     ) -> _Result:
-        """Runs the search alone: sets nothing, logs nothing, trains nothing.
+        """Runs the search alone: logs nothing, trains nothing, and sets nothing unless it is asked to.
 
         Args:
             trainer: A Trainer that is not running. Its strategy, precision and accumulation are used.
             model: The module.
             train_dataloaders: As for ``Trainer.fit``.
             datamodule: As for ``Trainer.fit``.
+            update_attr: Whether what was found is set, for any training that follows: in the attributes of the model
+                and the datamodule, and the accumulation in the Trainer. This argument alone decides, not that of the
+                constructor.
 
         Returns:
             The result.
 
         Raises:
-            TypeError: If ``trainer`` is no Trainer, or ``model`` no LightningModule.
+            TypeError: If ``trainer`` is no Trainer, ``model`` no LightningModule, or ``update_attr`` no bool.
             MisconfigurationException: If the training cannot be rehearsed, or the Trainer does not train
-                (``fast_dev_run``, ``max_steps=0``).
+                (``fast_dev_run``, ``max_steps=0``); with ``update_attr``, before any step, if a value is kept in the
+                optimizers or the loaders alone, which do not outlive the call.
 
         """
         lightning_package(trainer)  # raises for anything but a Trainer
-        if not any(base.__name__ == "LightningModule" for base in type(model).__mro__):
+        if not _is_a("LightningModule", model):
             wrong_type("model", "a LightningModule", model)
+        check_bool("update_attr", update_attr)
+        if _is_a("LightningDataModule", train_dataloaders):  # `fit` accepts it there
+            train_dataloaders, datamodule = None, train_dataloaders
         if (reason := reason_not_to_rehearse(trainer)) is not None:
             raise misconfiguration(trainer, f"Expected a training to rehearse, but there is none, {reason}.")
-        self.result = rehearse_outside_fit(trainer, model, self._search, train_dataloaders, datamodule)
-        return self.result
+        search = partial(self._search, update_attr=update_attr)
+        self.result = result = rehearse_outside_fit(trainer, model, search, train_dataloaders, datamodule)
+        if update_attr:
+            self._set_outside_fit(trainer, model, datamodule, result)
+        return result
 
     def save_config(
         self, path: str | PathLike[str], *, subclass_mode_model: bool = False, subclass_mode_data: bool = False
@@ -116,6 +143,19 @@ class Finder(Generic[_Result]):
         text = yaml.safe_dump(cli_config(*_set_values(self._applied), modes), sort_keys=False)
         Path(path).write_text(text, encoding="utf-8")
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Raises if the Trainer has two of this class."""
+        same = {id(callback) for callback in trainer.callbacks if isinstance(callback, type(self))}  # type: ignore[attr-defined]
+        if len(same) > 1:
+            name = type(self).__name__
+            raise misconfiguration(
+                trainer,
+                f"Expected one {name} in a Trainer, but got {len(same)}: the last would search again and replace what"
+                f" the others have set. Remove all but one; to compare settings, call `{name}(...).find(trainer,"
+                " model)` with each.",
+            )
+
+    @refused_twice_in_setup
     def state_dict(self) -> dict[str, Any]:
         """What was found and set, in plain types."""
         return {"applied": self._applied, "result": None if self.result is None else self.result.to_dict()}
@@ -126,9 +166,21 @@ class Finder(Generic[_Result]):
         result = state_dict["result"]
         self.result = None if result is None else self._result_type.from_dict(result)
 
-    def _search(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> _Result:
-        """Searches at ``on_fit_start`` without setting anything."""
+    def _search(self, trainer: pl.Trainer, pl_module: pl.LightningModule, update_attr: bool) -> _Result:
+        """Searches at ``on_fit_start``; with ``update_attr`` it sets what was found there, and notes it."""
         raise NotImplementedError
+
+    def _set_outside_fit(self, trainer: Any, model: Any, datamodule: Any, result: _Result) -> None:
+        """Sets what :meth:`_search` has noted, in objects that are as they were before it."""
+        raise NotImplementedError
+
+    def _refuse_to_set(self, trainer: pl.Trainer, what: str, keeper: str) -> None:
+        """Raises for a value that no attribute keeps."""
+        raise misconfiguration(
+            trainer,
+            f"Expected a {what} to set, but got one that is kept in the {keeper} alone, which do not outlive `find`."
+            f" Let them be built from an attribute, or add {type(self).__name__} to the callbacks of `fit`.",
+        )
 
     def _applied_in(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         """What was set in the run that a ``fit`` resumes from a checkpoint; empty if nothing."""
@@ -156,6 +208,11 @@ class Finder(Generic[_Result]):
         if trainer.is_global_zero and trainer.loggers:
             for name, draw in figures.items():
                 log_figure(trainer, f"{self._tag}/{name}", draw(), step)
+
+
+def _is_a(name: str, thing: Any) -> bool:
+    """Whether an object is of this class of either package."""
+    return any(base.__name__ == name for base in type(thing).__mro__)
 
 
 def _set_values(applied: Mapping[str, Any]) -> tuple[list[tuple[Any, list[tuple[str, str]]]], dict[str, Any]]:

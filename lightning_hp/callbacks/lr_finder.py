@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from typing_extensions import override
 
-from lightning_hp.callbacks.finder import Finder
+from lightning_hp.callbacks.finder import Finder, refused_twice_in_setup
 from lightning_hp.functional.checks import (
     check_bool,
     check_choice,
@@ -24,7 +24,7 @@ from lightning_hp.hyperparameters import LearningRate, write_home
 from lightning_hp.rehearsal import (
     HOOKS_BEFORE_EPOCH,
     HOOKS_BEFORE_FIT,
-    name_undecided_callbacks,
+    consuming_data,
     reason_not_to_rehearse,
 )
 from lightning_hp.reporting import log_hyperparams
@@ -81,6 +81,8 @@ class LRFinder(Finder[LearningRateResult], Callback):
         update_attr: Whether the rate that was found is set. ``False``: it is only reported.
         attr_name: Where your model keeps its learning rate, if not in ``lr`` or ``learning_rate``: the name of an
             attribute or of an entry in ``hparams``; dots reach into nested ones.
+        may_consume_data: Whether the search may draw from data that cannot be started again, such as an endless random
+            stream: the training then gets later samples. ``False``: such data is refused.
 
     Attributes:
         optimal_lr: The suggested rate of the last search, or ``None``.
@@ -92,8 +94,9 @@ class LRFinder(Finder[LearningRateResult], Callback):
         TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of its range.
         MisconfigurationException: In ``fit``, before any step, if the training cannot be rehearsed (data that cannot be
-            started again, a strategy other than single device, DDP and FSDP2, lazy layers without a shape), if there is
-            no learning rate, or if a schedule could not be moved to another rate.
+            started again, unless ``may_consume_data``; a strategy other than single device, DDP and FSDP2; lazy layers
+            without a shape), if there is no learning rate, if a schedule could not be moved to another rate, or if the
+            Trainer has two LRFinders.
 
     Note:
         The search takes at most ``budget`` training steps, each as long as a step of ``fit``, and one copy of the
@@ -106,9 +109,9 @@ class LRFinder(Finder[LearningRateResult], Callback):
         ``lr_scale``. With manual optimization it is unknown when schedulers are stepped; the rate that is found is then
         the one that the schedule is built on.
 
-        Other callbacks do not act in these steps, except those with the class attribute ``changes_gradients = True``:
-        declare it for a callback that freezes layers, mixes samples or edits gradients. A callback of yours that might
-        need it and does not declare it is named once.
+        Callbacks that change the batch, the gradients or the weights act in these steps: those with the class attribute
+        ``changes_gradients = True``, and those of yours that are seen to do so in one step, which is undone. One that
+        does so in later steps only has to declare it. With ``changes_gradients = False`` a callback is not called.
 
         A figure, a table and the scalars ``lr_finder/lr_found``, ``lr_finder/lr_used`` and ``lr_finder/lr_before`` are
         written to the Trainer's loggers. The learning rate that was set is in the logged hyperparameters and in the
@@ -168,8 +171,9 @@ class LRFinder(Finder[LearningRateResult], Callback):
         milestones: Sequence[int] = (0,),
         update_attr: bool = True,
         attr_name: str = "",
+        may_consume_data: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(may_consume_data)
         min_lr = check_number("min_lr", min_lr, above=0)
         max_lr = check_number("max_lr", max_lr, above=min_lr)
         if num_training_steps is None:
@@ -207,8 +211,6 @@ class LRFinder(Finder[LearningRateResult], Callback):
         if (reason := _reason_to_skip(trainer)) is not None:
             self._log(f"skipped, {reason}.")
             return
-        if self._milestones:
-            name_undecided_callbacks("LRFinder", trainer)
         if self._update_attr and max(self._milestones, default=0) > trainer.current_epoch:
             # A schedule that cannot be moved midway is refused now, not in the middle of the training.
             LearningRate.locate(trainer, pl_module, self._attr_name, also_midway=True)
@@ -227,6 +229,7 @@ class LRFinder(Finder[LearningRateResult], Callback):
             self._tune(trainer, pl_module, HOOKS_BEFORE_EPOCH)
 
     @override
+    @refused_twice_in_setup
     def state_dict(self) -> dict[str, Any]:
         """What was found and set, in plain types."""
         results = {str(epoch): result.to_dict() for epoch, result in self.results.items()}
@@ -251,14 +254,11 @@ class LRFinder(Finder[LearningRateResult], Callback):
     def _tune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, hooks: Sequence[str]) -> None:
         """Searches, sets the rate, and reports."""
         learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name, read_only=not self._update_attr)
-        result = find_learning_rate(trainer, pl_module, learning_rate, self._settings, hooks)
+        result = self._find(trainer, pl_module, learning_rate, hooks)
         if hooks == HOOKS_BEFORE_FIT:
             count_seconds(trainer, result.seconds)
         if result.suggestion is not None and self._update_attr:
-            learning_rate.apply(result.suggestion)
-            home = () if learning_rate.home is None else learning_rate.home.paths
-            self._applied = {"lr": learning_rate.built_on, "home": list(home)}
-            result = result.with_used(result.suggestion)
+            result = self._apply(learning_rate, result, result.suggestion)
         self.result = self.results[trainer.current_epoch] = result
         self._report(trainer, result)
         if self._update_attr and result.suggestion is not None and learning_rate.built_on != learning_rate.value:
@@ -269,14 +269,39 @@ class LRFinder(Finder[LearningRateResult], Callback):
             # A rate that is kept in the model is among the module's hyperparameters, which Lightning logs itself.
             log_hyperparams(trainer, {"lr": result.lr_used})
 
+    def _find(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, learning_rate: LearningRate, hooks: Sequence[str]
+    ) -> LearningRateResult:
+        with consuming_data(self._may_consume_data):
+            return find_learning_rate(trainer, pl_module, learning_rate, self._settings, hooks)
+
+    def _apply(self, learning_rate: LearningRate, result: LearningRateResult, lr: float) -> LearningRateResult:
+        """Sets the rate and notes it."""
+        learning_rate.apply(lr)
+        home = () if learning_rate.home is None else learning_rate.home.paths
+        self._applied = {"lr": learning_rate.built_on, "home": list(home)}
+        return result.with_used(lr)
+
     @override
-    def _search(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> LearningRateResult:
-        learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name, read_only=True)
-        return find_learning_rate(trainer, pl_module, learning_rate, self._settings, HOOKS_BEFORE_FIT)
+    def _search(self, trainer: pl.Trainer, pl_module: pl.LightningModule, update_attr: bool) -> LearningRateResult:
+        learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name, read_only=not update_attr)
+        if update_attr and learning_rate.home is None:
+            self._refuse_to_set(trainer, "learning rate", "optimizers")
+        result = self._find(trainer, pl_module, learning_rate, HOOKS_BEFORE_FIT)
+        if not update_attr or result.suggestion is None:
+            return result
+        return self._apply(learning_rate, result, result.suggestion)
+
+    @override
+    def _set_outside_fit(self, trainer: Any, model: Any, datamodule: Any, result: LearningRateResult) -> None:
+        if result.suggestion is None:
+            _warn_that_it_stays(result)
+        else:
+            write_home(model, self._applied["lr"], tuple(self._applied["home"]))
 
     def _report(self, trainer: pl.Trainer, result: LearningRateResult) -> None:
         if result.suggestion is None:
-            rank_zero_warn(f"LRFinder: the learning rate stays {result.lr_before:.3g}. {result.reason}")
+            _warn_that_it_stays(result)
         else:
             self._log(str(result))
         self._log_result(
@@ -285,6 +310,10 @@ class LRFinder(Finder[LearningRateResult], Callback):
             tables={"summary": result.table()},
             figures={"range_test": lambda: result.plot().figure},
         )
+
+
+def _warn_that_it_stays(result: LearningRateResult) -> None:
+    rank_zero_warn(f"LRFinder: the learning rate stays {result.lr_before:.3g}. {result.reason}")
 
 
 def _reason_to_skip(trainer: Any) -> str | None:

@@ -7,10 +7,9 @@ from lightning_hp.rehearsal.participants import (
     at_heaviest_step,
     changes_gradients,
     is_accumulation_scheduler,
-    name_undecided_callbacks,
 )
 from lightning_hp.rehearsal.recorder import is_rehearsal
-from lightning_hp.rehearsal.refusals import reason_not_to_rehearse
+from lightning_hp.rehearsal.refusals import consuming_data, reason_not_to_rehearse
 from lightning_hp.rehearsal.rehearsal import Rehearsal
 
 __all__ = [
@@ -20,10 +19,10 @@ __all__ = [
     "Rehearsal",
     "at_heaviest_step",
     "changes_gradients",
+    "consuming_data",
     "evaluation_loop",
     "is_accumulation_scheduler",
     "is_rehearsal",
-    "name_undecided_callbacks",
     "reason_not_to_rehearse",
     "rehearse_outside_fit",
 ]

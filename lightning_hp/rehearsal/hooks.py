@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_hp.rehearsal.participants import participants
 from lightning_hp.trainer import lightning_module_of, misconfiguration
 
 #: The module's hooks that a training which starts now would still run before its first batch.
@@ -26,10 +25,11 @@ class Hooks:
         trainer: The Trainer.
         pl_module: Its module.
         names: The hooks, in the order of their calls.
+        callbacks: The callbacks that act.
 
     """
 
-    def __init__(self, trainer: Any, pl_module: Any, names: Sequence[str]) -> None:
+    def __init__(self, trainer: Any, pl_module: Any, names: Sequence[str], callbacks: Sequence[Any]) -> None:
         self._trainer = trainer
         self._module = pl_module
         self._names = tuple(names)
@@ -38,7 +38,7 @@ class Hooks:
         #: Whether the module has one of these hooks.
         self.are_of_module = any(is_overridden(name, pl_module) for name in self._names)
         #: Whether there may be anything to call.
-        self.exist = self.are_of_module or bool(participants(trainer))
+        self.exist = self.are_of_module or bool(callbacks)
 
     def call(self) -> None:
         """Calls them."""

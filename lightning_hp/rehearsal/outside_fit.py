@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import override
 
-from lightning_hp.rehearsal.participants import participants
+from lightning_hp.rehearsal.participants import participants, undecided_callbacks
 from lightning_hp.rehearsal.refusals import refuse_started_processes
 from lightning_hp.rehearsal.stand_in_loop import new_loop
 from lightning_hp.snapshot import RandomState, Snapshot, restore_dict
@@ -51,11 +51,13 @@ def rehearse_outside_fit(
     _refuse_running_and_spawning(inside)
     random_state = RandomState(inside.strategy.root_device)
     settings = [(owner, dict(vars(owner))) for owner in _owners_of_settings(inside)]
-    state = Snapshot(pl_module, data=[] if datamodule is None else [datamodule])
+    undecided = undecided_callbacks(inside)
+    state = Snapshot(pl_module, *undecided, data=[] if datamodule is None else [datamodule])
     caller = _Caller(act)
     try:
         inside.fit_loop = new_loop(inside)
-        with muted(inside, [*participants(inside), caller]):
+        acting = [*participants(inside), *undecided]
+        with muted(inside, [*(callback for callback in inside.callbacks if callback in acting), caller]):
             inside.fit(pl_module, train_dataloaders=train_dataloaders, datamodule=datamodule)
     finally:
         for owner, attributes in settings:

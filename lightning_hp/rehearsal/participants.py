@@ -1,4 +1,7 @@
-"""Which callbacks act in a rehearsal: those that declare that they change a training step."""
+"""Which callbacks act in a rehearsal: those that declare that they change a training step.
+
+Those that declare nothing are observed in one step, see ``observation``.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_info
-
-from lightning_hp.trainer import lightning_module_of
+from lightning_hp.snapshot import Snapshot
 
 # The callbacks of these packages are known: those that change a step declare it.
 _LIBRARIES = ("lightning", "pytorch_lightning", "lightning_hp")
 
-_STEP_HOOKS = (
+#: The hooks in which a callback may shape a step.
+OBSERVED_HOOKS = (
     "on_train_start",
+    "on_train_epoch_start",
     "on_train_batch_start",
     "on_before_backward",
     "on_after_backward",
@@ -29,7 +32,8 @@ def changes_gradients(callback: Any) -> bool:
     A callback declares it with the class attribute ``changes_gradients = True``. In a rehearsal its hooks of the batch,
     the backward pass and the optimizer step are called, and before the first batch ``on_train_start`` and
     ``on_train_epoch_start``; it must be ready after ``setup``. Its attributes are restored afterwards. Declare it for
-    callbacks that freeze layers, mix samples or edit gradients, not for those that only observe. Lightning's
+    callbacks that freeze layers, mix samples or edit gradients in some steps only: one that does so in every step is
+    recognized without it. With ``changes_gradients = False`` a callback never acts. Lightning's
     ``GradientAccumulationScheduler`` acts too.
 
     Args:
@@ -70,22 +74,34 @@ def at_heaviest_step(trainer: Any) -> Iterator[None]:
         yield
 
 
-def undecided_callbacks(trainer: Any) -> list[str]:
-    """Class names of the user's callbacks that override a hook of a step and do not declare ``changes_gradients``."""
-    is_overridden = lightning_module_of(trainer, "utilities.model_helpers").is_overridden
+def undecided_callbacks(trainer: Any) -> list[Any]:
+    """The user's callbacks that override a hook of a step and do not declare ``changes_gradients``.
+
+    A callback whose own state cannot be restored (it holds an open iterator) is none of them.
+    """
     return [
-        type(callback).__name__
+        callback
         for callback in trainer.callbacks
         if not hasattr(callback, "changes_gradients")
-        and type(callback).__module__.partition(".")[0] not in _LIBRARIES
-        and any(is_overridden(hook, callback) for hook in _STEP_HOOKS)
+        and not changes_gradients(callback)
+        and not _is_known(callback)
+        and any(_overrides(callback, hook) for hook in OBSERVED_HOOKS)
+        and not Snapshot(callback).unrestorable
     ]
 
 
-def name_undecided_callbacks(who: str, trainer: Any) -> None:
-    """Logs once which callbacks are left out of the rehearsal although they may change a step."""
-    if undecided := undecided_callbacks(trainer):
-        rank_zero_info(
-            f"{who}: {', '.join(undecided)} did not act in the rehearsal. A callback that changes the gradients needs"
-            " the class attribute `changes_gradients = True`; with `changes_gradients = False` this message ends."
-        )
+def _is_known(callback: Any) -> bool:
+    """Whether a callback is one of a library, and holds no functions of the user."""
+    kind = type(callback)
+    return _is_known_type(kind) and kind.__name__ != "LambdaCallback"
+
+
+def _overrides(callback: Any, hook: str) -> bool:
+    """Whether a hook is not that of Lightning's ``Callback``, of either package."""
+    bases = [base for base in type(callback).__mro__ if base.__name__ == "Callback" and _is_known_type(base)]
+    own = getattr(callback, hook, None)
+    return own is not None and all(getattr(own, "__func__", own) is not getattr(base, hook) for base in bases)
+
+
+def _is_known_type(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in _LIBRARIES

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
 
-from lightning_hp.trainer import STRATEGIES_IN_WORDS, is_supported, misconfiguration, uninitialized_parameters
+from lightning_hp.snapshot import RandomState
+from lightning_hp.trainer import (
+    STRATEGIES_IN_WORDS,
+    flatten_loaders,
+    is_supported,
+    misconfiguration,
+    uninitialized_parameters,
+)
+
+_MAY_CONSUME_DATA = ContextVar("_MAY_CONSUME_DATA", default=False)
+
+
+@contextmanager
+def consuming_data(is_allowed: bool) -> Iterator[None]:
+    """Within the ``with`` block a rehearsal may draw from data that it cannot restore: the training gets later samples.
+
+    Args:
+        is_allowed: Whether it may; ``False``: such data is refused.
+
+    """
+    token = _MAY_CONSUME_DATA.set(is_allowed)
+    try:
+        yield
+    finally:
+        _MAY_CONSUME_DATA.reset(token)
 
 
 def reason_not_to_rehearse(trainer: Any) -> str | None:
@@ -55,12 +82,33 @@ def refuse_started_processes(trainer: Any) -> None:
         )
 
 
-def refuse_unrestorable_data(trainer: Any, iterators: list[str]) -> None:
-    """Raises ``MisconfigurationException`` if there are iterators that a snapshot cannot restore."""
-    if iterators:
+def refuse_unrestorable_data(trainer: Any, iterators: list[str], loaders: Any) -> None:
+    """Raises ``MisconfigurationException`` if there are iterators that a snapshot cannot restore.
+
+    Within :func:`consuming_data` only if they end with the loader's first iterator: the training would get no batch.
+    """
+    if not iterators:
+        return
+    if _MAY_CONSUME_DATA.get():
+        random_state = RandomState()
+        for loader in flatten_loaders(loaders):
+            if getattr(loader, "num_workers", 0) == 0 and not all(_has_a_batch(loader) for _ in range(2)):
+                raise misconfiguration(
+                    trainer,
+                    "Expected an endless stream that continues when the loader is iterated again, but got one that"
+                    f" ends ({', '.join(iterators[:3])}). A `yield from` closes its generator: write"
+                    " `for sample in stream: yield sample` in `__iter__`.",
+                )
+        random_state.restore()
+    else:
         raise misconfiguration(
             trainer,
             f"Expected training data that can be started again, but got {', '.join(iterators[:3])}: what a rehearsal"
             " draws from it would be lost to the training. Build the iterator inside `__iter__`, or give the data"
-            " `state_dict` and `load_state_dict`, or use a loader with workers.",
+            " `state_dict` and `load_state_dict`, or use a loader with workers. For an endless random stream, of which"
+            " other samples are as good, set `may_consume_data=True`.",
         )
+
+
+def _has_a_batch(loader: Any) -> bool:
+    return any(True for _ in loader)

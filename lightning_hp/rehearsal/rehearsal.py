@@ -3,7 +3,7 @@
 The Trainer's own fit loop is not entered. A second loop of the same class replaces it during the rehearsal, with
 loaders, counters and logged results of its own. Its ``advance`` is Lightning's own code for one batch, so the strategy,
 the precision plugin, accumulation, clipping and the module's hooks act as in the training. Of the callbacks only those
-that change the gradients act. Afterwards the Trainer's own loop is set again, and every tensor, attribute, counter and
+that shape a step act. Afterwards the Trainer's own loop is set again, and every tensor, attribute, counter and
 random state is restored.
 """
 
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from lightning_hp.rehearsal.hooks import HOOKS_BEFORE_FIT, Hooks
-from lightning_hp.rehearsal.participants import participants
+from lightning_hp.rehearsal.observation import Observed, name_what_was_observed
+from lightning_hp.rehearsal.participants import participants, undecided_callbacks
 from lightning_hp.rehearsal.recorder import LossRecorder
 from lightning_hp.rehearsal.refusals import refuse_unrestorable_data, refuse_what_cannot_be_rehearsed
 from lightning_hp.rehearsal.stand_in_loop import copy_progress, make_stand_in_loop, run_one_validation_batch
@@ -66,7 +67,7 @@ class Rehearsal:
 
     Note:
         Memory: one copy of weights, buffers and optimizer state in host memory, and of what the hooks change. Time: a
-        step takes as long as in ``fit``.
+        step takes as long as in ``fit``. Callbacks that declare nothing are observed in one step before the others.
 
     """
 
@@ -86,9 +87,14 @@ class Rehearsal:
         self._loop: Any = None
         self._passes = 0
         self._undo = ExitStack()
+        # The callbacks that act, and what stands for them in the Trainer's list.
+        self._acting: list[Any] = []
+        self._listed: list[Any] = []
 
     def __enter__(self) -> Rehearsal:
         refuse_what_cannot_be_rehearsed(self.trainer, self._module)
+        if not self._listed:
+            self._acting = self._listed = self._find_acting()
         with ExitStack() as undo:  # a failure here undoes what was already done
             self._prepare(undo)
             self._undo = undo.pop_all()
@@ -259,12 +265,39 @@ class Rehearsal:
         loaders = copy_loaders(request_loaders(trainer, loop._data_source) if ready is None else ready)
         self._data = Snapshot(data=loader_roots(loaders))
         undo.callback(self._data.restore)
-        refuse_unrestorable_data(self.trainer, self._state.unrestorable + self._data.unrestorable)
+        refuse_unrestorable_data(self.trainer, self._state.unrestorable + self._data.unrestorable, loaders)
         self._own_loop = loop
-        undo.enter_context(muted(trainer, [*participants(trainer), self._recorder]))
+        undo.enter_context(muted(trainer, [*self._listed, self._recorder]))
+        trainer.save_checkpoint = no_op
         undo.callback(self._end_workers)
-        self._hooks = Hooks(trainer, self._module, self._names_of_hooks)
+        self._hooks = Hooks(trainer, self._module, self._names_of_hooks, self._listed)
         self._begin(loaders, is_first=True)
+
+    def _find_acting(self) -> list[Any]:
+        """The callbacks that declare that they act, and those that are seen to shape one step."""
+        trainer, declared = self.trainer, participants(self.trainer)
+        observed = [Observed(callback, self._module) for callback in undecided_callbacks(trainer)]
+        if not observed:
+            return declared
+        instead = {id(one.callback): one for one in observed}
+        observation = Rehearsal(trainer, self._module, self._names_of_hooks, needs_loss=False)
+        observation._acting = [c for c in trainer.callbacks if c in declared or id(c) in instead]
+        observation._listed = [instead.get(id(callback), callback) for callback in observation._acting]
+        try:
+            with observation:
+                observation.step()
+        except Exception as error:
+            # The same step fails in the rehearsal, or another batch size is tried there. On several processes the
+            # others wait in a step that this one has left.
+            if trainer.world_size > 1 or type(error).__name__ == "MisconfigurationException":
+                raise
+        changed = {id(one.callback) for one in observed if self._on_any_process(bool(one.changed_in))}
+        acting = [callback for callback in trainer.callbacks if callback in declared or id(callback) in changed]
+        name_what_was_observed(observed, acting)
+        return acting
+
+    def _on_any_process(self, decision: bool) -> bool:
+        return bool(self.trainer.strategy.reduce_boolean_decision(decision, all=False))
 
     def _owners_of_state(self) -> list[Any]:
         """The objects into which a training step writes."""
@@ -275,7 +308,7 @@ class Rehearsal:
             *strategy._lightning_optimizers,
             *(config.scheduler for config in strategy.lr_scheduler_configs),
             trainer.precision_plugin,
-            *participants(trainer),
+            *self._acting,
         ]
 
     def _begin(self, loaders: Any, is_first: bool = False) -> None:

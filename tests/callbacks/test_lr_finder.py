@@ -356,7 +356,7 @@ def test_a_callback_that_may_shape_the_step_and_does_not_say_is_named_once(caplo
 
     with caplog.at_level("INFO"):
         fit([Says(), KeepsSilent(), finder()], max_epochs=1)
-    assert sum("LRFinder: KeepsSilent did not act" in record.message for record in caplog.records) == 1
+    assert sum("KeepsSilent did not act" in record.message for record in caplog.records) == 1
 
 
 def test_find_keeps_the_metrics_of_an_earlier_fit() -> None:

@@ -727,6 +727,8 @@ def test_how_many_steps_the_training_still_has(options: dict[str, Any], per_epoc
     seen = []
 
     class Watch(pl.Callback):
+        changes_gradients = False
+
         def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             if trainer.current_epoch == epoch:
                 with Rehearsal(trainer, pl_module, HOOKS_BEFORE_EPOCH) as rehearsal:

@@ -1,0 +1,106 @@
+"""Finds out which callbacks shape a training step: calls their hooks in one step, and compares what they were given.
+
+Lightning has no mark for a callback that changes the batch, the gradients or the weights. A callback that declares
+nothing is therefore called in one rehearsed step, which is undone afterwards. If a hook leaves other bits in the batch,
+in a parameter, a buffer or a gradient, or freezes a parameter, the callback acts in the rehearsal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from lightning_hp.rehearsal.participants import OBSERVED_HOOKS
+from lightning_hp.second_pass.reachable import Reachable
+from lightning_hp.second_pass.writes import fingerprints
+from lightning_hp.trainer import no_op
+
+
+class Observed:
+    """A callback in an observed step; stands in the Trainer's list instead of it.
+
+    Its hooks of the batch, the backward pass and the optimizer step are called; all others do nothing.
+
+    Args:
+        callback: The callback.
+        pl_module: The module.
+
+    Attributes:
+        callback: The callback.
+        changed_in: The first hook that changed something; ``""`` if none did.
+        error: What a hook raised; after that none is called.
+
+    """
+
+    def __init__(self, callback: Any, pl_module: Any) -> None:
+        self.callback = callback
+        self.changed_in = ""
+        self.error: Exception | None = None
+        self._module = pl_module
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.callback, name)
+        if not name.startswith("on_"):
+            return value
+        return partial(self._call, name, value) if name in OBSERVED_HOOKS else no_op
+
+    def _call(self, name: str, hook: Any, *args: Any, **kwargs: Any) -> None:
+        if self.error is not None:
+            return
+        roots = [*args[2:], *kwargs.values()]  # without the Trainer and the module
+        before = None if self.changed_in else _State(self._module, roots)
+        try:
+            hook(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - what it needs may come with a hook that is not called here
+            self.error = error
+        if before is not None and before != _State(self._module, roots):
+            self.changed_in = name
+
+
+class _State:
+    """The bits of what a hook may change, and which objects hold them."""
+
+    def __init__(self, pl_module: Any, roots: Sequence[Any]) -> None:
+        reachable = Reachable()
+        reachable.visit(roots)
+        parameters = list(pl_module.parameters())
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        # The tensors are kept, so that no other object gets one of these ids.
+        self._tensors = [*reachable.tensors, *parameters, *pl_module.buffers(), *gradients]
+        self._values = (
+            [id(tensor) for tensor in self._tensors],
+            fingerprints(self._tensors) if self._tensors else [],
+            [parameter.requires_grad for parameter in parameters],
+            [module.training for module in pl_module.modules()],
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _State) and self._values == other._values
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def name_what_was_observed(observed: Sequence[Observed], acting: Sequence[Any]) -> None:
+    """Logs which callbacks act, and which could not be observed or changed nothing."""
+    for one in observed:
+        name = type(one.callback).__name__
+        if one.callback in acting:
+            rank_zero_info(
+                f"Rehearsal: {name} acts in the rehearsed steps, since it shapes a step in `{one.changed_in}`."
+            )
+        elif one.error is not None:
+            rank_zero_info(
+                f"Rehearsal: {name} does not act in the rehearsed steps, since its hooks raised"
+                f" {type(one.error).__name__} ({one.error}) before the training. If it shapes the steps, make it ready"
+                " in `setup`."
+            )
+    quiet = [type(one.callback).__name__ for one in observed if one.callback not in acting and one.error is None]
+    if quiet:
+        rank_zero_info(
+            f"Rehearsal: {', '.join(quiet)} did not act: no change in one observed step. A callback that shapes later"
+            " steps needs the class attribute `changes_gradients = True`; with `changes_gradients = False` it is not"
+            " observed."
+        )
