@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 # The learning rate that was set in a module, and the effective batch size for which it is right: a second search over
-# the same module must not scale it twice.
-_SCALED: WeakKeyDictionary[pl.LightningModule, tuple[float | None, int]] = WeakKeyDictionary()
+# the same module must not scale it twice. And the samples of a step before the first search: a
+# training keeps a share of the steps that it had then, or else each search would take more of them.
+_SCALED: WeakKeyDictionary[pl.LightningModule, tuple[float | None, int, int]] = WeakKeyDictionary()
 
 
 class BatchSizeScaler(Finder[BatchSizeResult], Callback):
@@ -52,11 +53,12 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
 
     Before the training starts, BatchSizeScaler runs real training steps (your model, data, optimizer, precision and
     strategy) at growing batch sizes. It chooses the **smallest batch that is as fast as any**, because a larger one
-    does not shorten an epoch and only reduces the number of optimizer steps. This size is **raised** until every class
-    occurs ``min_per_class`` times in an optimizer step. It is **lowered** to what memory, the data and ``max_val``
-    allow. A size is set only if it was run, together with a batch of the validation. Then everything is restored bit
-    for bit, and the size is set. With k times the samples in an optimizer step the learning rate is multiplied by k,
-    for Adam and its variants by the square root of k.
+    does not shorten an epoch and only reduces the number of optimizer steps. What a larger size gains has to be
+    more than the noise of the timings. This size is **raised** until every class occurs ``min_per_class`` times in
+    an optimizer step. It is **lowered** to what memory, the data and ``max_val`` allow, and so that the training
+    keeps a quarter of its optimizer steps. A size is set only if it was run, together with a batch of the
+    validation. Then everything is restored bit for bit, and the size is set. With k times the samples in an
+    optimizer step the learning rate is multiplied by k, for Adam and its variants by the square root of k.
 
     The size is set where your loaders read it: in an attribute or hyperparameter ``batch_size`` of the model or the
     datamodule, if the loaders follow it; otherwise in the loaders, which are rebuilt with the same dataset, sampler,
@@ -68,7 +70,10 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         min_per_class: How often every class should occur in an optimizer step, >= 0; 0: the classes do not count.
         init_val: The first size that is tried, >= 1.
         max_val: The largest size that may be tried, >= 1.
-        round_to: ``1``: any size; ``m``: multiples of m (and powers of two below m); ``"power"``: powers of two.
+        round_to: ``1``: any size; ``m``: multiples of m (and powers of two below m); ``"power"``: powers of two;
+            ``"half_power"``: those and the sizes half-way between them (32, 48, 64, 96). ``None``: ``"half_power"`` and
+            your present size, which is kept if it is next to what was found and about as fast; with
+            ``objective="memory"`` any size.
         effective_batch_size: Samples of an optimizer step, fixed: micro-batches that fit are accumulated to it, and the
             learning rate is not scaled. ``None``: not fixed.
         lr_scaling: How the learning rate changes if an optimizer step has k times the samples. ``"linear"``: it is
@@ -96,7 +101,9 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
             - ``min_steps_per_epoch``: optimizer steps that an epoch keeps, >= 1; 10.
             - ``min_training_steps``: optimizer steps that the training keeps, >= 1; 250. The present batch size is
               allowed in any case.
-            - ``within``: share of the best throughput that is given up for a smaller batch, > 0 and < 1; 0.05.
+            - ``min_step_share``: share of your present optimizer steps that the training keeps, > 0 and <= 1; 0.25, and
+              with ``objective="memory"`` no such share.
+            - ``within``: share of the best throughput that is given up for a smaller batch, > 0 and < 1; 0.15.
             - ``memory_share``: share of the free memory that may be used, > 0 and <= 1; 0.9.
         may_consume_data: Whether the search may draw from data that cannot be started again, such as an endless random
             stream: the training then gets later samples. ``False``: such data is refused.
@@ -119,10 +126,11 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         Place it before ``LRFinder``, which then finds the learning rate at the new size. The learning rate that
         ``LRFinder`` reports as "before" is the scaled one.
 
-        The search takes ``steps_per_trial`` training steps at about eight sizes where the throughput decides, and a
-        dozen where memory does. A step takes as long as a step of ``fit`` at that size. A step of one sample is added
-        with batch normalisation, and four steps where the module has an ``optimizer_step`` of its own. One copy of the
-        weights and the optimizer state is kept in host memory.
+        The search takes ``steps_per_trial`` training steps in some six to twenty trials: a size next to the knee of
+        the throughput is repeated, up to five times, where the noise of the timings leaves it open. A step takes as
+        long as a step of ``fit`` at that size. A step of one sample is added with batch normalisation, and four
+        steps where the module has an ``optimizer_step`` of its own. One copy of the weights and the optimizer state
+        is kept in host memory.
 
         The rule for the classes is a rule of thumb for balanced classes. Scaling the learning rate is a guess beyond 16
         times the batch, and wrong beyond the critical batch size of a task: use ``LRFinder`` there. Memory that grows
@@ -177,7 +185,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         min_per_class: int = 3,
         init_val: int = 8,
         max_val: int = 8192,
-        round_to: RoundTo = 1,
+        round_to: RoundTo | None = None,
         effective_batch_size: int | None = None,
         lr_scaling: Scaling | None = "auto",
         base_batch_size: int | None = None,
@@ -365,6 +373,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         result: BatchSizeResult,
     ) -> BatchSizeResult:
         """Sets batch size, accumulation and learning rate, in this order: schedules are built on all three."""
+        own_step = _own_step(trainer, pl_module, batch_size)
         batch_size.apply(result.batch_size)
         changed = result.accumulate_grad_batches != result.accumulate_before
         accumulate = result.accumulate_grad_batches if changed else trainer.accumulate_grad_batches
@@ -384,7 +393,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
             "warmup_start": 1.0 if lr is None or not result.lr_before else min(1.0, result.lr_before / lr),
         }
         result = result.with_used(result.batch_size, lr)
-        _SCALED[pl_module] = result.lr_used, result.effective_batch_size
+        _SCALED[pl_module] = result.lr_used, result.effective_batch_size, own_step
         return result
 
     def _find(
@@ -395,7 +404,8 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         learning_rate: LearningRate | None,
     ) -> BatchSizeResult:
         lr, settings = None if learning_rate is None else learning_rate.value, self._settings
-        scaled, step = _SCALED.get(pl_module, (None, None))
+        scaled, step, _ = _SCALED.get(pl_module, (None, None, None))
+        settings = replace(settings, own_step=_own_step(trainer, pl_module, batch_size))
         if settings.base_batch_size is None and lr is not None and lr == scaled:
             settings = replace(settings, base_batch_size=step)  # the rate was scaled before, to this size
         with consuming_data(self._may_consume_data):
@@ -456,6 +466,13 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
             tables={"summary": result.table(), "trials": result.trials_table()},
             figures={"search": lambda: result.plot()[0].figure},
         )
+
+
+def _own_step(trainer: Any, pl_module: pl.LightningModule, batch_size: BatchSize) -> int:
+    """Samples of an optimizer step before the first search over this module; now, if there was none."""
+    present = batch_size.value * trainer.accumulate_grad_batches * trainer.world_size
+    _, step, own = _SCALED.get(pl_module, (None, None, None))
+    return own if own is not None and present == step else present
 
 
 def _check_keys(name: str, options: Any, kind: type) -> dict[str, Any]:

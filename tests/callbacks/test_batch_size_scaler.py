@@ -36,8 +36,9 @@ NEXT_PAGE = itertools.count()
 
 
 def scaler(**kwargs: Any) -> BatchSizeScaler:
-    """Few optimizer steps are enough here, since the data is small; the keys of the two groups are given flat."""
-    limits: dict[str, Any] = {"min_steps_per_epoch": 1, "min_training_steps": 1}
+    """Few optimizer steps of any size are enough here, since the data is small; the two groups are given flat."""
+    kwargs = {"round_to": 1, **kwargs}
+    limits: dict[str, Any] = {"min_steps_per_epoch": 1, "min_training_steps": 1, "min_step_share": 1e-9}
     limits |= {name: kwargs.pop(name) for name in BatchSizeLimits.__annotations__ if name in kwargs}
     options = {name: kwargs.pop(name) for name in ClassOptions.__annotations__ if name in kwargs}
     return BatchSizeScaler(**kwargs, class_options=options, limits=limits)
@@ -135,7 +136,11 @@ class Sizes:
         ({"objective": "accuracy"}, ValueError, "`objective` to be one of 'throughput', 'memory'"),
         ({"init_val": 0}, ValueError, "`init_val` to be an int >= 1"),
         ({"max_val": True}, TypeError, "`max_val` to be an int >= 1, but got True"),
-        ({"round_to": "odd"}, ValueError, "`round_to` to be 'power', or an int >= 1, but got 'odd'"),
+        (
+            {"round_to": "odd"},
+            ValueError,
+            "`round_to` to be one of 'power', 'half_power', or an int >= 1, or None, but got 'odd'",
+        ),
         ({"limits": {"min_steps_per_epoch": 0}}, ValueError, "`min_steps_per_epoch` to be an int >= 1"),
         ({"limits": {"min_training_steps": 0}}, ValueError, "`min_training_steps` to be an int >= 1"),
         ({"limits": {"within": 0}}, ValueError, "`within` to be a number > 0 and < 1, but got 0"),

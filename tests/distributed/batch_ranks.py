@@ -17,7 +17,7 @@ from tests.distributed.rank import run_scenario
 from tests.distributed.two_ranks import DDP, Sharded, same_on_both_ranks
 from tests.training import Net, Run, Samples, assert_identical, assert_same_training, train
 
-LIMITS = {"min_steps_per_epoch": 1, "min_training_steps": 1}
+LIMITS = {"min_steps_per_epoch": 1, "min_training_steps": 1, "min_step_share": 1e-9}
 
 
 def scaler(**kwargs: Any) -> BatchSizeScaler:
@@ -25,6 +25,7 @@ def scaler(**kwargs: Any) -> BatchSizeScaler:
         **{
             "objective": "memory",
             "min_per_class": 0,
+            "round_to": 1,
             "limits": LIMITS,
             **kwargs,
         }

@@ -33,7 +33,7 @@ from lightning_hp.functional.checks import (
 
 Ending = Literal["max_val", "failure", "max_trials", "nothing_fits"]
 
-RoundTo = int | Literal["power"]
+RoundTo = int | Literal["power", "half_power"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def search_batch_size(
         init_val: The first size to run, >= 1; rounded down to an allowed one.
         min_val: The smallest size to run, >= 1.
         max_val: The largest size to run, >= ``min_val``.
-        round_to: ``1`` allows all sizes, ``m`` multiples of m (and powers of two below m), ``"power"`` powers of two.
+        round_to: ``1`` allows all sizes, ``m`` multiples of m (and powers of two below m), ``"power"`` powers of two,
+            ``"half_power"`` those and the sizes half-way between them (32, 48, 64, 96).
         margin: If a larger size failed, the result is smaller by this share, >= 0 and < 1. The smaller size runs too.
         tolerance: The search stops when a size fails that is larger than the result by at most this share, >= 0. ``0``
             finds the exact limit.
@@ -145,7 +146,8 @@ class BatchGrid(NamedTuple):
     Attributes:
         lowest: The smallest allowed size.
         highest: The largest allowed size.
-        round_to: ``1`` every size, ``m`` multiples of m and powers of two below m, ``"power"`` powers of two.
+        round_to: ``1`` every size, ``m`` multiples of m and powers of two below m, ``"power"`` powers of two,
+            ``"half_power"`` those and the sizes half-way between them.
     """
 
     lowest: int
@@ -158,28 +160,30 @@ class BatchGrid(NamedTuple):
 
         Raises:
             TypeError: If ``round_to`` is of the wrong type.
-            ValueError: If there is no allowed size, or ``round_to`` is neither an int >= 1 nor ``"power"``.
+            ValueError: If there is no allowed size, or ``round_to`` is none of the above.
 
         """
         step: RoundTo
         if isinstance(round_to, str):
-            if round_to != "power":
-                wrong_value("round_to", "'power', or an int >= 1", round_to)
-            step = "power"
+            if round_to not in ("power", "half_power"):
+                wrong_value("round_to", "'power', 'half_power', or an int >= 1", round_to)
+            step = round_to
         else:
-            step = check_int("round_to", round_to, 1, also="'power'")
+            step = check_int("round_to", round_to, 1, also="'power' or 'half_power'")
         all_sizes = cls(1, max_val, step)
         grid = cls(all_sizes.up(min_val - 1), all_sizes.down(max_val), step)
         if grid.lowest > grid.highest:
-            kind = "power of two" if step == "power" else f"multiple of {step} (or power of two below it)"
+            kind = "power of two" if isinstance(step, str) else f"multiple of {step} (or power of two below it)"
             raise ValueError(f"Expected `min_val` to `max_val` to include a {kind}, but got {min_val} to {max_val}.")
         return grid
 
     def down(self, size: float) -> int:
         """The largest allowed size that is not above ``size``, 0 if there is none."""
         whole = int(min(size, MAX_INT))
-        if self.round_to == "power" or whole < self.round_to:
-            return 1 << whole.bit_length() - 1 if whole >= 1 else 0
+        if isinstance(self.round_to, str) or whole < self.round_to:
+            power = 1 << whole.bit_length() - 1 if whole >= 1 else 0
+            half_way = power + power // 2
+            return half_way if self.round_to == "half_power" and whole >= half_way else power
         return whole - whole % self.round_to
 
     def up(self, size: float) -> int:
@@ -189,6 +193,8 @@ class BatchGrid(NamedTuple):
             return 1
         if self.round_to == "power":
             return 2 * below
+        if self.round_to == "half_power":  # a power of two has one bit
+            return below + max(1, below // 2) if below.bit_count() == 1 else 4 * (below // 3)
         return below + self.round_to if below >= self.round_to else min(2 * below, self.round_to)
 
 

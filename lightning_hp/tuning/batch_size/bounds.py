@@ -6,7 +6,7 @@ Pure arithmetic; ``read_bounds.py`` reads the numbers from a Trainer, once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lightning_hp.data import ClassCounts, UnknownClasses
@@ -15,7 +15,7 @@ from lightning_hp.functional.batch_size.class_coverage import (
     batch_size_for_coverage,
     coverage_probability,
 )
-from lightning_hp.tuning.batch_size.choice import Choice, SearchGoal
+from lightning_hp.tuning.batch_size.choice import Choice, SearchGoal, possible_sizes
 from lightning_hp.tuning.batch_size.settings import SearchSettings
 from lightning_hp.tuning.batch_size.step_counts import StepCount
 
@@ -113,6 +113,37 @@ class Bounds:
         return limit if self.count_limit is None else min(limit, self.count_limit[0])
 
     @property
+    def step_limit(self) -> int | None:
+        """The largest batch with which the training keeps its share of the optimizer steps that the user planned."""
+        share = self.settings.step_share
+        if share is None or self.share is not None or not self.trains:
+            return None
+        low, most = self.value, math.floor(self.own_size / share)
+        if self.samples is None:  # the steps are not known; they fall with the size, unless their number is given
+            return None if self.max_steps is not None else max(low, most)
+        high = self.samples
+        if self.steps_kept(high) >= share:
+            return None
+        while low + 1 < high:  # kept at low, or the present size, which is always allowed; not kept at high
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.steps_kept(middle) >= share else (low, middle)
+        return low
+
+    @property
+    def own_size(self) -> int:
+        """The batch size that the user's own number of steps belongs to, before earlier searches."""
+        own = self.settings.own_step
+        return self.value if own is None else max(1, min(self.value, own // (self.accumulate * self.world_size)))
+
+    def steps_kept(self, size: int, accumulate: int | None = None) -> float:
+        """Optimizer steps at a size divided by those of the user's own, of the training or else of an epoch."""
+        acc = self.accumulate if accumulate is None else accumulate
+        own, new = self.num_training_steps(self.own_size, self.accumulate), self.num_training_steps(size, acc)
+        if own == math.inf:
+            own, new = self.steps_per_epoch(self.own_size, self.accumulate) or 1, self.steps_per_epoch(size, acc) or 1
+        return new / own
+
+    @property
     def count_limit(self) -> tuple[int, str] | None:
         """The largest batch at which all that counts batches or steps acts once, as far as it does now; and what."""
         if self.share is not None:  # the number of steps is the user's
@@ -144,6 +175,8 @@ class Bounds:
         limits = [(self.settings.max_val, "max_val")]
         if self.data_limit is not None:
             limits.append((self.data_limit, "data"))
+        if self.step_limit is not None:
+            limits.append((self.step_limit, "steps"))
         if self.share is not None:
             limits.append((self.share, "effective_batch_size"))
         return min(limits)
@@ -176,18 +209,22 @@ class Bounds:
         highest, _ = self.highest
         lowest = min(highest, max(self.smallest, 2 if self.value > 1 else 1))  # one sample has no batch statistics
         per_sample = self.world_size * self.accumulate
-        return SearchGoal(
+        goal = SearchGoal(
             init_val=max(self.settings.init_val, lowest),
             lowest=lowest,
             highest=highest,
             at_least=-(-self.needed // per_sample) if self.share is None else 0,
             objective=self.settings.objective,
             within=self.settings.within,
-            round_to=self.settings.round_to if self.share is None else 1,
+            round_to=self.settings.grid if self.share is None else 1,
             margin=self.settings.margin,
             divisor_of=self.share,
+            present=self.value if self.trains and self.share is None and self.settings.round_to is None else None,
             is_allowed=self.is_allowed,
         )
+        if self.one_sample_trains or self.settings.round_to is not None or possible_sizes(goal, highest):
+            return goal
+        return replace(goal, round_to=1)  # any size is better than none that can be trained with
 
     def is_allowed(self, size: int) -> bool:
         """Whether no batch of the training has one sample, where that is an error."""
@@ -219,7 +256,11 @@ class Bounds:
         if self.samples is None:
             return enough
         affordable = self.samples // (size * self.settings.min_steps_per_epoch)
-        return max(self.accumulate, min(enough, affordable))
+        more = max(self.accumulate, min(enough, affordable))
+        share = self.settings.step_share or 0.0
+        while more > self.accumulate and self.steps_kept(size, more) < share:
+            more -= 1
+        return more
 
     def probability(self, step: int) -> float | None:
         """The probability that ``step`` samples contain every class ``min_per_class`` times; ``None`` if not known."""

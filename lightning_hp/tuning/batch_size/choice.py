@@ -8,7 +8,8 @@ lowered where memory, data or the user allow less.
     grow: try larger sizes until two of them are no faster, or one does not fit
     search_limit: search the memory limit, if grow ended at it, or the size that the classes need
     grow again below the memory limit
-    repeat_below_knee: try the size below the knee again if it was only just too slow
+    settle: repeat the sizes around the knee until it does not depend on one disturbed trial
+    keep the present size, if it is next to the knee and larger batches gain little on it
     take the knee or what the classes need, whichever is larger, within the limits
     run that size with a validation batch; if it does not fit, search below it and take again
 
@@ -23,13 +24,13 @@ from functools import partial
 from typing import Literal, Protocol
 
 from lightning_hp.functional.batch_size.search import BatchGrid, RoundTo, search_batch_size
+from lightning_hp.functional.batch_size.steady import MIN_REPEATS, next_repeat, steady_knee
 from lightning_hp.functional.batch_size.throughput import (
     LONG_STEP,
     RUNG,
     medians_of,
     next_rung,
     throughput_is_flat,
-    throughput_knee,
 )
 
 Objective = Literal["throughput", "memory"]
@@ -78,6 +79,8 @@ class SearchGoal:
         round_to: As for :func:`~lightning_hp.functional.search_batch_size`.
         margin: Share that is subtracted from the memory limit.
         divisor_of: The size has to divide this number of samples, which accumulated batches add up to; ``None``: any.
+        present: The size that the training has now. It is kept if it is at most a factor of two from the knee, and
+            slower than the best by at most twice ``within``; ``None``: it has no preference.
         is_allowed: Whether a size may be taken. Other sizes are run to measure them, and never taken.
 
     """
@@ -91,6 +94,7 @@ class SearchGoal:
     round_to: RoundTo = 1
     margin: float = 0.0
     divisor_of: int | None = None
+    present: int | None = None
     is_allowed: Callable[[int], bool] = always
 
 
@@ -105,6 +109,7 @@ class Choice:
         is_flat: Whether larger sizes were run and were no faster; if not, the throughput was still rising.
         limit: The largest size that memory allows, minus the margin; ``None`` if it was not reached.
         avoided: The size that would have been taken if it were allowed; ``None`` if ``batch_size`` is that one.
+        kept: Whether ``batch_size`` is the present size, where the throughput alone would have led to the knee.
 
     """
 
@@ -114,6 +119,7 @@ class Choice:
     is_flat: bool = False
     limit: int | None = None
     avoided: int | None = None
+    kept: bool = False
 
 
 def choose_batch_size(trials: Trials, goal: SearchGoal) -> Choice:
@@ -138,6 +144,9 @@ def possible_sizes(goal: SearchGoal, highest: int) -> list[int]:
         if (goal.divisor_of is None or goal.divisor_of % size == 0) and goal.is_allowed(size):
             sizes.append(size)
         size = grid.up(size)
+    present = goal.present
+    if present is not None and goal.lowest <= present <= highest and goal.is_allowed(present):
+        sizes = sorted({*sizes, present})
     return sizes
 
 
@@ -160,7 +169,7 @@ class _Search:
             self.search_limit()
             if self.failed is not None:  # the sizes below it may have another knee
                 self.grow(max((size for size in self.trials.fitted if size <= self.top), default=0))
-            self.repeat_below_knee()
+            self.settle()
         choice = self.choice()
         while choice.batch_size is not None and not self.trials.fits(choice.batch_size, validate=True):
             # The validation, or the second run, took more memory than the steps did.
@@ -176,7 +185,8 @@ class _Search:
         if size is None or wanted is None:
             return Choice(None, "memory")
         avoided = None if size == wanted else wanted
-        return Choice(size, self.reason(wanted), self.knee(), self.is_flat(), self.limit, avoided)
+        kept = size == self.present and size != self.knee() and self.target() == size and size != self.needed()
+        return Choice(size, self.reason(wanted), self.knee(), self.is_flat(), self.limit, avoided, kept)
 
     @property
     def start(self) -> int:
@@ -224,12 +234,31 @@ class _Search:
                     self.failed = rung
                 return
 
-    def repeat_below_knee(self) -> None:
-        """Runs the size below the knee again if it was only just too slow: the machine may have been busy."""
-        speeds = medians_of(self.trials.speeds)
-        smaller = max((size for size in speeds if size * RUNG <= (self.knee() or 0)), default=0)
-        if smaller >= self.needed() and speeds[smaller] >= (1 - 2 * self.goal.within) * max(speeds.values()):
-            self.trials.fits(smaller)
+    def settle(self) -> None:
+        """Repeats sizes around the knee, and the present size next to it, as far as the noise makes it necessary."""
+        while (size := self.next_repeat()) is not None:
+            if not self.trials.fits(size):
+                self.failed = min(filter(None, (self.failed, size)))
+                return
+            self.grow(self.top)  # another knee may need another size below it
+
+    def next_repeat(self) -> int | None:
+        """The size to run once more, or the present one; ``None`` if the choice is certain enough."""
+        speeds = {size: repeats for size, repeats in self.trials.speeds.items() if size <= self.top}
+        if not speeds:
+            return None
+        size = next_repeat(speeds, self.goal.within, self.needed())
+        if size is None and self.present is not None and len(speeds.get(self.present, ())) < MIN_REPEATS:
+            return self.present
+        return size
+
+    @property
+    def present(self) -> int | None:
+        """The present size, if it is next to the knee and may be taken."""
+        present, knee = self.goal.present, self.knee()
+        if present is None or knee is None or not self.goal.lowest <= present <= self.top:
+            return None
+        return present if self.needed() <= present and knee <= 2 * present and present <= 2 * knee else None
 
     def search_limit(self) -> None:
         """Searches what ``grow`` left open: the memory limit, where it matters, or the size that the classes need."""
@@ -269,8 +298,8 @@ class _Search:
         return (size in self.trials.fitted and not validate) or self.trials.fits(size, validate)
 
     def knee(self) -> int | None:
-        """The smallest size that is as fast as any that was run; ``None`` before the first."""
-        return throughput_knee(self.trials.speeds, self.goal.within) if self.trials.speeds else None
+        """The smallest size that is as fast as any that was run, up to the noise; ``None`` before the first."""
+        return steady_knee(self.trials.speeds, self.goal.within) if self.trials.speeds else None
 
     def is_flat(self) -> bool:
         """Whether larger sizes were run and were no faster."""
@@ -286,6 +315,9 @@ class _Search:
         """The size to take without limits."""
         if self.goal.objective == "memory":
             return self.grid.highest
+        speeds = medians_of(self.trials.speeds) if self.trials.speeds else {}
+        if self.present in speeds and speeds[self.present] >= (1 - 2 * self.goal.within) * max(speeds.values()):
+            return self.present
         return max(self.knee() or self.grid.lowest, self.needed())
 
     def wanted(self) -> int | None:
@@ -313,7 +345,7 @@ class _Search:
             knee = self.knee() or 0
             if size == self.needed() and knee < size >= self.goal.at_least:
                 return "classes"
-            if size == knee and (self.is_flat() or size * RUNG < self.top):
+            if size in (knee, self.present) and (self.is_flat() or size * RUNG < self.top):
                 return "throughput"
         if size == self.grid.highest:
             return "highest"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 from lightning_hp.data import ClassCounts, UnknownClasses
 from lightning_hp.functional.batch_size.throughput import medians_of
@@ -17,6 +18,9 @@ def describe_bounds(bounds: Bounds, choice: Choice, trials: BatchTrials) -> tupl
     rows = [_memory(choice, trials), _classes(bounds), _throughput(choice, trials, bounds.settings.within)]
     if bounds.data_limit is not None:
         rows.append(BatchBound("data", "at most", bounds.data_limit, _data(bounds)))
+    if bounds.step_limit is not None:
+        detail = f"at least {bounds.settings.step_share:.0%} of the optimizer steps that the training has now"
+        rows.append(BatchBound("steps", "at most", bounds.step_limit, detail))
     rows.append(BatchBound("max_val", "at most", bounds.settings.max_val, "the largest size to try"))
     return tuple(rows)
 
@@ -32,6 +36,14 @@ def notes_on(bounds: Bounds, choice: Choice, accumulate: int) -> list[str]:
             " smaller `min_per_class` needs fewer, and with `min_per_class=0` the classes are ignored."
         )
     notes += _counts(bounds, size, accumulate)
+    if choice.kept:
+        notes.append(f"The present size {size} is kept: the throughput differs little up to its knee at {choice.knee}.")
+    elif bounds.highest[1] == "steps" and choice.decided_by == "highest":
+        notes.append(
+            f"Larger batches were not tried, and may be faster: with more than {bounds.highest[0]} samples the training"
+            f" would keep less than {bounds.settings.step_share:.0%} of its optimizer steps. A smaller"
+            ' `limits={"min_step_share": ...}` allows it.'
+        )
     if choice.avoided is not None:
         notes.append(
             f"A batch size of {choice.avoided} would leave a last batch of one sample, which batch normalisation cannot"
@@ -64,9 +76,21 @@ def _counts(bounds: Bounds, size: int, accumulate: int) -> list[str]:
         if old != new:
             parts.append(f"{count.name} acts {new:.0f} instead of {old:.0f} times")
     parts += [f"the lengths of {name} stay what they are" for name in bounds.schedules]
-    if not parts:
+    if not parts and (before == math.inf or after > before):
         return []
-    return [f"The training has {after:.0f} optimizer steps instead of {before:.0f}: {', '.join(parts)}."]
+    what = f": {', '.join(parts)}" if parts else ""
+    return [f"The training has {after:.0f} optimizer steps instead of {before:.0f}{what}."]
+
+
+def note_on_speed(choice: Choice, speeds: Mapping[int, Sequence[float]]) -> list[str]:
+    """One sentence on the fastest size that was tried, if it is larger than the one that was chosen."""
+    medians = medians_of(speeds)
+    best = max(medians, key=lambda size: medians[size])
+    own = medians.get(choice.batch_size or 0)
+    if own is None or best <= (choice.batch_size or 0) or choice.decided_by not in ("throughput", "classes"):
+        return []
+    gain = medians[best] / own - 1
+    return [f"Batches of {best} were {gain:.0%} faster in samples per second, and not taken for that."]
 
 
 def _data(bounds: Bounds) -> str:

@@ -16,7 +16,7 @@ from lightning_hp.results import BatchSizeResult
 from lightning_hp.trainer import misconfiguration
 from lightning_hp.tuning.batch_size.bounds import Bounds
 from lightning_hp.tuning.batch_size.choice import choose_batch_size
-from lightning_hp.tuning.batch_size.explanation import describe_bounds, notes_on
+from lightning_hp.tuning.batch_size.explanation import describe_bounds, note_on_speed, notes_on
 from lightning_hp.tuning.batch_size.float_limits import validation_limit
 from lightning_hp.tuning.batch_size.rate_follows import refuse_rates_that_do_not_follow
 from lightning_hp.tuning.batch_size.read_bounds import only_batches_of_one, read_bounds, read_evaluation_bounds
@@ -99,7 +99,7 @@ def find_batch_size(
         base_batch_size=bounds.base_batch_size(),
         min_per_class=bounds.settings.min_per_class,
         class_probability=bounds.probability(step),
-        notes=tuple(notes_on(bounds, choice, accumulate)),
+        notes=(*notes_on(bounds, choice, accumulate), *note_on_speed(choice, trials.speeds)),
         num_steps=trials.num_steps,
         num_loader_builds=trials.num_loader_builds,
         seconds=time.monotonic() - started,

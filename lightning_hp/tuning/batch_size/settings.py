@@ -15,6 +15,9 @@ from lightning_hp.functional.checks import (
 from lightning_hp.functional.learning_rate.scaling import MIN_TRAINING_STEPS
 from lightning_hp.tuning.batch_size.choice import Objective
 
+#: A training keeps this share of its optimizer steps by default.
+MIN_STEP_SHARE = 0.25
+
 #: How the learning rate follows the batch size.
 Scaling = Literal["linear", "sqrt", "auto"]
 
@@ -41,13 +44,16 @@ class BatchSizeLimits(TypedDict, total=False):
     Attributes:
         min_steps_per_epoch: Optimizer steps that an epoch keeps, >= 1; 10 by default.
         min_training_steps: Optimizer steps that the training keeps, >= 1; 250 by default.
-        within: Share of the best throughput that is given up for a smaller batch, > 0 and < 1; 0.05 by
+        min_step_share: Share of the present number of optimizer steps that the training keeps, > 0 and <= 1; 0.25 by
+            default, and with ``objective="memory"`` no such share.
+        within: Share of the best throughput that is given up for a smaller batch, > 0 and < 1; 0.15 by
             default.
         memory_share: Share of the free memory that may be used, > 0 and <= 1; 0.9 by default.
     """
 
     min_steps_per_epoch: int
     min_training_steps: int
+    min_step_share: float
     within: float
     memory_share: float
 
@@ -60,13 +66,17 @@ class SearchSettings:
         TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of its range.
 
+    Note:
+        ``own_step`` is no argument: samples of an optimizer step before an earlier search on the same module;
+        ``None``: there was none.
+
     """
 
     objective: Objective = "throughput"
     min_per_class: int = 3
     init_val: int = 8
     max_val: int = 8192
-    round_to: RoundTo = 1
+    round_to: RoundTo | None = None
     effective_batch_size: int | None = None
     lr_scaling: Scaling | None = "auto"
     base_batch_size: int | None = None
@@ -78,8 +88,10 @@ class SearchSettings:
     read_labels: bool = False
     min_steps_per_epoch: int = 10
     min_training_steps: int = MIN_TRAINING_STEPS
-    within: float = 0.05
+    min_step_share: float | None = None
+    within: float = 0.15
     memory_share: float = 0.9
+    own_step: int | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -107,9 +119,25 @@ class SearchSettings:
             checked["lr_scaling"] = check_choice("lr_scaling", self.lr_scaling, get_args(Scaling), also="None")
         if not isinstance(self.warmup, bool):
             checked["warmup"] = check_int("warmup", self.warmup, 1, also="True or False")
+        if self.min_step_share is not None:
+            checked["min_step_share"] = check_number("min_step_share", self.min_step_share, above=0, maximum=1)
         if isinstance(self.round_to, str):
-            checked["round_to"] = check_choice("round_to", self.round_to, ("power",), also="an int >= 1")
-        else:
-            checked["round_to"] = check_int("round_to", self.round_to, 1, also="'power'")
+            words = ("power", "half_power")
+            checked["round_to"] = check_choice("round_to", self.round_to, words, also="an int >= 1, or None")
+        elif self.round_to is not None:
+            checked["round_to"] = check_int("round_to", self.round_to, 1, also="'power', 'half_power', or None")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def grid(self) -> RoundTo:
+        """The sizes that may be chosen: by default such as a second run finds again, or for memory all."""
+        if self.round_to is not None:
+            return self.round_to
+        return 1 if self.objective == "memory" else "half_power"
+
+    @property
+    def step_share(self) -> float | None:
+        """Share of the optimizer steps that the training keeps; ``None``: any."""
+        by_default = None if self.objective == "memory" else MIN_STEP_SHARE
+        return by_default if self.min_step_share is None else self.min_step_share

@@ -32,7 +32,9 @@ from tests.tuning.batch_size.test_trials import Trainer
 
 
 def settings(**changes):
-    return SearchSettings(**{"min_training_steps": 1, "lr_scaling": "linear", **changes})
+    """Each bound is tested alone: no share of the steps is kept, and any size may be taken."""
+    others = {"min_training_steps": 1, "min_step_share": 1e-9, "round_to": 1, "within": 0.05, "lr_scaling": "linear"}
+    return SearchSettings(**{**others, **changes})
 
 
 def dataset(samples, classes=5):
@@ -377,18 +379,18 @@ def test_a_throughput_that_still_rises_says_so():
 def test_notes():
     bounds = read(DataLoader(dataset(1000, 40), 2))
     assert "need 120 samples in an optimizer step and get 80" in notes_on(bounds, chosen(8), 10)[0]
-    assert notes_on(bounds, chosen(64), 2) == []
+    assert notes_on(bounds, chosen(64), 2) == ["The training has 8 optimizer steps instead of 500."]
     normalised = read(DataLoader(dataset(1000, 40), 2), module=Module(torch.nn.BatchNorm1d(2)))
-    assert "sees the micro-batch of 64, not the 128" in notes_on(normalised, chosen(64), 2)[0]
+    assert "sees the micro-batch of 64, not the 128" in notes_on(normalised, chosen(64), 2)[-1]
     rare = TensorDataset(torch.zeros(1000, 1), (torch.arange(1000) % 100 == 0).long())
-    assert "has 0.64 samples of the rarest" in notes_on(read(DataLoader(rare, 2)), chosen(64), 1)[0]
+    assert "has 0.64 samples of the rarest" in notes_on(read(DataLoader(rare, 2)), chosen(64), 1)[-1]
     shared = read(DataLoader(dataset(1000), 2), effective_batch_size=134, min_per_class=0)
     assert (
         "The largest divisor of 134 that fits is 2; batches up to 64 would"
-        in notes_on(shared, chosen(2, knee=64), 67)[0]
+        in notes_on(shared, chosen(2, knee=64), 67)[-1]
     )
     even = read(DataLoader(dataset(1000), 2), effective_batch_size=256, min_per_class=0)
-    assert notes_on(even, chosen(64, limit=97, knee=96), 4) == []
+    assert not any("divisor" in note for note in notes_on(even, chosen(64, limit=97, knee=96), 4))
 
 
 def test_an_effective_batch_that_no_batch_divides_is_refused_before_any_step():
