@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from lightning_hp import LearningRateResult
-from lightning_hp.functional import lr_range, suggest_lr
-from lightning_hp.plotting import plot_learning_rate
+from lightning_hp.functional import choose_rate, lr_range, suggest_lr
+from lightning_hp.plotting import plot_learning_rate, plot_short_trainings
 from tests.plotting.drawn import draw, lines, texts
 from tests.test_public_api import run_fresh
 
@@ -203,3 +203,44 @@ def test_it_draws_where_it_is_told_and_keeps_out_of_pyplot():
 def test_matplotlib_is_loaded_when_something_is_drawn():
     code = "import sys, lightning_hp.plotting; print('matplotlib' in sys.modules)"
     assert run_fresh(code) == "False"
+
+
+# --- short trainings
+
+
+def trained(**kwargs):
+    trainings = {
+        lr: [2.3 - fall * step / 50 for step in range(50)] for lr, fall in ((0.01, 1.0), (0.03, 1.5), (0.1, 0.5))
+    }
+    return result().with_trainings(
+        {**trainings, 0.3: [2.3, 9.0]}, choose_rate(trainings, 50, [2.3, 2.31, 2.29]), **kwargs
+    )
+
+
+def test_each_short_training_is_a_curve_and_the_check_another():
+    found = trained(checked_losses=np.linspace(2.3, 0.5, 80).tolist())
+    ax = plot_short_trainings(found)
+    curves = [line for line in ax.get_lines() if line.get_linestyle() == "-"]
+    assert [len(line.get_xdata()) for line in curves] == [50, 50, 50, 2, 80]
+    # A moving average of a straight line is the line.
+    assert curves[0].get_ydata() == pytest.approx(found.trained_losses[0])
+    labels = [text.get_text().split() for text in ax.get_legend().get_texts()]
+    assert [label[0] for label in labels] == ["0.01", "0.03", "0.1", "0.3", f"{found.suggestion:.3g}"]
+    assert labels[0][1] == f"{np.mean(found.trained_losses[0][40:]):.4g}"
+    assert labels[3][1] == "exploded"
+    draw(ax)
+
+
+def test_the_figure_of_a_search_has_both_and_given_axes_only_the_range_test():
+    figure = plot_learning_rate(trained()).figure
+    assert [ax.get_title(loc="left").split()[0] for ax in figure.axes] == ["Suggested", "Short"]
+    ax = Figure().subplots()
+    assert plot_learning_rate(trained(), ax) is ax
+    assert len(ax.figure.axes) == 1
+
+
+def test_without_short_trainings_there_is_nothing_to_plot():
+    with pytest.raises(
+        ValueError, match="Expected `result` to be a result with short trainings, but got 'one without'"
+    ):
+        plot_short_trainings(result())

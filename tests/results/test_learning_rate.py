@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from lightning_hp import LearningRateResult
-from lightning_hp.functional import LRSuggestion, lr_range, suggest_lr
+from lightning_hp.functional import LRSuggestion, choose_rate, lr_range, suggest_lr
 
 LRS = lr_range(1e-6, 10, 99)
 
@@ -333,3 +333,58 @@ def test_a_sweep_that_stopped_early_equals_its_copies():
         assert hash(other) == hash(first)
     assert first != first.with_used(0.2)
     assert first != "a result"
+
+
+# --- short trainings
+
+UNTRAINED = [2.3, 2.31, 2.29]
+TRAININGS = {lr: [2.3 - fall * step / 50 for step in range(50)] for lr, fall in ((0.01, 1.0), (0.03, 1.5), (0.1, 0.5))}
+
+
+def trained(**kwargs):
+    lrs = np.geomspace(1e-6, 10, 99)
+    losses = 2.3 - 2 / (1 + 1e-3 / lrs) + (lrs / 0.3) ** 4
+    result = LearningRateResult.from_range_test(lrs, losses, suggest_lr(lrs, losses), lr_before=0.1, planned_steps=400)
+    trainings = {**TRAININGS, 0.3: [2.3, 9.0]}
+    return result.with_trainings(trainings, choose_rate(trainings, 50, UNTRAINED), **kwargs)
+
+
+def test_the_suggestion_of_short_trainings_and_what_it_rests_on():
+    result = trained(checked_losses=[2.3, 1.0], note="A note.", seconds=2.0)
+    choice = choose_rate({**TRAININGS, 0.3: [2.3, 9.0]}, 50, UNTRAINED)
+    assert result.suggestion == result.rules["trainings"] == choice.lr
+    assert (result.rule, result.interval, result.note) == ("trainings", choice.interval, "A note.")
+    assert result.trained_lrs == (0.01, 0.03, 0.1, 0.3)
+    assert np.shape(result.trained_losses) == (4, 50)
+    assert np.isfinite(result.trained_losses).sum(axis=1).tolist() == [50, 50, 50, 2]
+    assert result.num_steps == 99 + 3 * 50 + 2 + 2
+    assert result.why.startswith("by 4 short trainings of 50 steps, checked over 2; 0.00949 to ")
+    assert "(the training: 400 steps)" in str(result)
+    assert result.lr_used == result.lr_before == 0.1
+
+
+def test_short_trainings_survive_json_and_pickle():
+    result = trained()
+    again = LearningRateResult.from_dict(json.loads(json.dumps(result.to_dict())))
+    assert again == result == pickle.loads(pickle.dumps(result))
+    assert again.trained_losses[3][0] == 2.3
+    assert np.isnan(again.trained_losses[3][2])
+
+
+def test_trainings_that_found_nothing_leave_no_suggestion():
+    flat = {lr: [2.3] * 50 for lr in (0.01, 0.03)}
+    lrs = np.geomspace(1e-6, 10, 99)
+    losses = 2.3 - 2 / (1 + 1e-3 / lrs) + (lrs / 0.3) ** 4
+    result = LearningRateResult.from_range_test(lrs, losses, suggest_lr(lrs, losses), lr_before=0.1)
+    result = result.with_trainings(flat, choose_rate(flat, 50, UNTRAINED))
+    assert result.suggestion is result.rules["trainings"] is None
+    assert result.rules["fall"] is not None
+    assert "No short training lowered the loss" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("losses", "error"), [({}, ValueError), ([1.0], TypeError), ({0.0: [1.0]}, ValueError), ({"a": [1.0]}, TypeError)]
+)
+def test_wrong_trainings(losses, error):
+    with pytest.raises(error, match="Expected `losses` to be"):
+        trained().with_trainings(losses, choose_rate(TRAININGS, 50, UNTRAINED))
