@@ -402,7 +402,7 @@ def test_one_slow_rung_does_not_end_the_ladder():
         ({"tolerance": math.nan}, ValueError, "`tolerance`"),
         ({"max_jump": 1.5}, ValueError, "`max_jump` to be a number >= 2, but got 1.5"),
         ({"round_to": 0}, ValueError, "`round_to` to be an int >= 1, or 'power' or 'half_power', but got 0"),
-        ({"round_to": "powers"}, ValueError, "`round_to` to be 'power', 'half_power', or an int >= 1, but got 'powers'"),
+        ({"round_to": "powers"}, ValueError, "`round_to` to be 'power', 'half_power', or an int >= 1, but got 'pow"),
         ({"round_to": None}, TypeError, "`round_to` to be an int >= 1, or 'power' or 'half_power', but got None"),
         ({"round_to": 8, "min_val": 9, "max_val": 15}, ValueError, r"include a multiple of 8 .* but got 9 to 15"),
         ({"round_to": "power", "min_val": 33, "max_val": 63}, ValueError, "include a power of two, but got 33 to 63"),
