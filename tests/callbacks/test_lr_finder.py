@@ -724,3 +724,28 @@ def test_on_an_accelerator_a_run_without_applying_is_the_run_without_it() -> Non
         return {name: value.cpu() for name, value in run.weights.items()}
 
     assert_identical(weights([finder(update_attr=False)]), weights([]), "weights")
+
+
+def test_the_results_of_all_milestones_are_kept_and_survive_a_checkpoint() -> None:
+    callback = finder(milestones=(0, 2), suggestion="minimum")
+    fit([callback], max_epochs=3)
+    assert sorted(callback.results) == [0, 2]
+    assert callback.results[2] is callback.result is not callback.results[0]
+    again = finder()
+    again.load_state_dict(pickle.loads(pickle.dumps(callback.state_dict())))
+    assert again.results == callback.results
+
+
+def test_a_rule_by_name_answers_where_the_curve_is_refused() -> None:
+    class Faint(Net):
+        """The loss hardly falls in its noise."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) * 1e-3 + 0.1 * torch.randn(())
+
+    callback = finder(suggestion="fall", update_attr=False)
+    torch.manual_seed(0)
+    fit([callback], net(Faint))
+    result = callback.result
+    assert result.suggestion == result.rules["fall"] is not None
+    assert "was asked for; the curve itself supports no rate" in (result.note or "")

@@ -174,3 +174,13 @@ def test_a_loss_that_comes_back_is_seen_and_a_noisy_fall_is_none() -> None:
     back = np.concatenate([falls[:120], np.linspace(0.3, 2.2, 80)])
     assert rises_again((back + random.normal(0, 0.1, 200)).tolist())
     assert rises_again([*falls[:50].tolist(), math.nan])
+
+
+def test_losses_that_are_no_measure_are_refused() -> None:
+    random = np.random.default_rng(2)
+    signs = choose_rate(parabola(-2.0), STEPS, random.normal(0, 0.5, 40).tolist())
+    assert "changes its sign" in (signs.reason or "")
+    rising = {lr: training(2.3 + i, 0.02) for i, lr in enumerate(RATES, start=1)}
+    assert "The loss rises at every rate from 0.001 to 0.1" in (choose_rate(rising, STEPS, UNTRAINED).reason or "")
+    below_zero = {lr: [loss - 5 for loss in its] for lr, its in parabola(-2.0).items()}
+    assert choose_rate(below_zero, STEPS, [loss - 5 for loss in UNTRAINED]).lr == pytest.approx(1e-2, rel=0.05)
