@@ -146,6 +146,14 @@ def test_trainings_that_a_range_test_alone_ruined_or_refused(name: str) -> None:
     assert result.interval[0] <= result.suggestion <= result.interval[1]
 
 
+@pytest.mark.parametrize("zoom", [False, True])
+def test_a_rule_by_name_keeps_to_a_budget_that_is_given(zoom: bool) -> None:
+    callback = finder(suggestion="fall", zoom=zoom, num_repeats=3, budget=95, early_stop_threshold=None)
+    train(net(), [callback], loader(shuffle=True), max_epochs=1)
+    assert callback.result.num_steps == 80  # one sweep of 40 and two of 20, or two of 40
+    assert len(callback.result.losses) == (1 if zoom else 2)
+
+
 class FakeStepper:
     """Trainings of a made-up loss, in the place of those of a module."""
 

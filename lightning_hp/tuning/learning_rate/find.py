@@ -160,9 +160,7 @@ class _Search:
         settings, lrs = self._settings, self._settings.lrs
         # With `zoom` the first sweep only has to find where the loss falls; if it cannot, more sweeps follow.
         repeats = 1 if settings.zoom else settings.num_repeats
-        losses = range_test(
-            self._stepper, lrs, repeats if is_named else max(1, self._room_for(repeats, len(lrs), False))
-        )
+        losses = range_test(self._stepper, lrs, max(1, self._room_for(repeats, len(lrs), is_named)))
         suggestion = suggest_lr(lrs, losses)
         if suggestion.lr is None and (more := self._room_for(settings.num_repeats - len(losses), len(lrs), is_named)):
             losses += range_test(self._stepper, lrs, more)
