@@ -128,7 +128,7 @@ def measure_inference_speed(
     device = parameter.device
     random_state = RandomState(device)
     try:
-        with _evaluation_mode(model), torch.inference_mode():
+        with evaluation_mode(model), torch.inference_mode():
             one, many = (_time_batches(model, spec, size, num_batches, device) for size in (1, batch_size))
     finally:
         random_state.restore()
@@ -147,7 +147,7 @@ def measure_inference_speed(
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Sets all modules to evaluation mode and then restores the mode of each: some may have been in it before."""
     modes = {part: part.training for part in model.modules()}
     model.eval()
@@ -158,18 +158,23 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+def time_calls(call: Callable[[], Any], num_calls: int, device: torch.device) -> list[float]:
+    """The time of each call in seconds, after three that are not counted."""
+    for _ in range(_NUM_WARM_UP):
+        call()
+    seconds = []
+    for _ in range(num_calls):
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
 def _time_batches(
     model: Callable[..., Any], spec: InputSpec, batch_size: int, num_batches: int, device: torch.device
 ) -> list[float]:
     """The time of each batch, in seconds."""
     args, kwargs = spec.make(batch_size, device)
-    for _ in range(_NUM_WARM_UP):
-        model(*args, **kwargs)
-    seconds = []
-    for _ in range(num_batches):
-        synchronize(device)
-        start = time.perf_counter()
-        model(*args, **kwargs)
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return seconds
+    return time_calls(lambda: model(*args, **kwargs), num_batches, device)

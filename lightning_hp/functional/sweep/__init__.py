@@ -1,0 +1,1 @@
+"""The mathematics of a sweep: comparing settings, spacing of values."""

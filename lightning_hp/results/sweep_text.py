@@ -1,0 +1,76 @@
+"""A sweep in words."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lightning_hp.functional.sweep.labels import describe, key_of, short_label
+
+if TYPE_CHECKING:
+    from lightning_hp.results.sweep import SubjectEffect, SweepResult
+
+
+def describe_sweep(result: SweepResult) -> str:
+    """The counts, the best and the recommended settings, and the effects."""
+    lines = [_counts(result)]
+    if not any(trial.status == "complete" for trial in result.trials):
+        return lines[0]
+    summary = {key_of(result.best): "best", key_of(result.recommended): "recommended"}
+    names = "best, recommended" if len(summary) == 1 else "best"
+    lines.append(f"  {names}: {describe(result.best)}: {_mean(result, result.best)}")
+    if len(summary) == 2:
+        lines.append(f"  recommended: {describe(result.recommended)}: {_mean(result, result.recommended)}{_saving(result)}")
+    lines.append(_ties(result))
+    if result.effects:
+        lines.append("  effect of each subject (best - worst value, 95 % interval):")
+        lines.extend(f"    {_effect(effect)}" for effect in result.effects.values())
+    return "\n".join(lines)
+
+
+def _counts(result: SweepResult) -> str:
+    settings = len({key_of(trial.settings) for trial in result.trials})
+    others = [f"{count} {status}" for status in ("failed", "pruned") if (count := _count(result, status))]
+    better = "higher" if result.mode == "max" else "lower"
+    trainings = f"{len(result.trials)} trainings" + (f" ({', '.join(others)})" if others else "")
+    seeds = f"{len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}"
+    return f"Sweep over {settings} settings with {seeds}, {trainings}; {result.monitor}, {better} is better"
+
+
+def _count(result: SweepResult, status: str) -> int:
+    return sum(trial.status == status for trial in result.trials)
+
+
+def _mean(result: SweepResult, settings: dict[str, object]) -> str:
+    scores = result.scores(settings)
+    mean = sum(scores) / len(scores)
+    if len(scores) == 1:
+        return f"{mean:.4g}"
+    deviation = math.sqrt(sum((score - mean) ** 2 for score in scores) / (len(scores) - 1))
+    return f"{mean:.4g} ± {deviation / math.sqrt(len(scores)):.2g}"
+
+
+def _saving(result: SweepResult) -> str:
+    best, chosen = (result.cost_of(settings) for settings in (result.best, result.recommended))
+    unit = {"parameters": "parameters", "latency": "ms for one sample", "time": "s"}[result.cost]
+    return f", {chosen:.4g} instead of {best:.4g} {unit}, within one standard error of the best"
+
+
+def _ties(result: SweepResult) -> str:
+    others = len(result.ties) - 1
+    if len(result.seeds) == 1:
+        return "  one seed: differences between settings cannot be told from noise"
+    if others == 0:
+        return "  no other settings are as good"
+    return f"  {others} other settings cannot be told from the best" if others > 1 else (
+        f"  one other cannot be told from the best: {describe(result.ties[1])}"
+    )
+
+
+def _effect(effect: SubjectEffect) -> str:
+    margin = "" if math.isnan(effect.margin) else f" ± {effect.margin:.2g}"
+    others = [short_label(value) for value in effect.ties if value != effect.best]
+    tied = f"; {', '.join(others)} cannot be told from it" if others else ""
+    if not math.isnan(effect.margin) and effect.effect <= effect.margin:
+        return f"{effect.subject}: {effect.effect:.3g}{margin}: no difference beyond noise"
+    return f"{effect.subject}: {effect.effect:.3g}{margin}; best {short_label(effect.best)}{tied}"

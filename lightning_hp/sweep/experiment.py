@@ -1,0 +1,111 @@
+"""What must not change when a sweep is continued: metric, seeds, Trainer, the code of ``build``, and the data."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from lightning_hp.functional.sweep.labels import label_of
+from lightning_hp.sweep.built import Built
+
+#: What each entry of an experiment is called in a message.
+_WORDS = {
+    "monitor": "metric",
+    "mode": "mode",
+    "reduce": "score",
+    "seeds": "seeds",
+    "trainer": "Trainer arguments",
+    "build": "code of `build`",
+    "data": "data",
+    "finders": "finders",
+}
+
+
+def refuse_another(stored: Mapping[str, Any], present: Mapping[str, Any], where: str) -> None:
+    """Raises if a storage holds trainings of another experiment.
+
+    Args:
+        stored: The experiment in the storage.
+        present: The present one.
+        where: The storage, for the message.
+
+    Raises:
+        ValueError: If they differ. Further seeds are no difference.
+
+    """
+    for name, word in _WORDS.items():
+        old, new = stored.get(name), present.get(name)
+        if name == "seeds" and old is not None and new is not None:
+            if set(old) <= set(new) or set(new) <= set(old):
+                continue
+        elif old == new:
+            continue
+        shown = "" if name in ("build", "data") else f", {old} there and {new} here"
+        raise ValueError(
+            f"Expected trainings of the same experiment in {where}, but the {word} is another{shown}. Continue with the"
+            " same one, or give another `storage` or `name`."
+        )
+
+
+def code_of(build: Callable[..., Any]) -> str:
+    """A hash of a function's code; comments, layout and docstrings do not count.
+
+    Note:
+        Only the function itself: what it calls is not seen.
+
+    """
+    while isinstance(build, functools.partial):
+        build = build.func
+    function = build if inspect.isroutine(build) else type(build).__call__
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        text = ast.dump(_without_docstrings(tree))
+    except (OSError, TypeError, SyntaxError):  # defined at a prompt, a lambda within an expression
+        code = getattr(function, "__code__", None)
+        text = repr((code.co_code, code.co_names, code.co_consts)) if code is not None else label_of(function)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def data_of(built: Built) -> list[Any]:
+    """The training data in short: class and length of each dataset, and a hash of its first and last sample.
+
+    Samples are read from datasets of tensors only; reading others may be expensive, or draw random numbers.
+    """
+    datamodule = built.data.get("datamodule")
+    if datamodule is not None:
+        return [type(datamodule).__qualname__]
+    loaders = built.data.get("train_dataloaders")
+    found = list(loaders.values()) if isinstance(loaders, dict) else loaders if isinstance(loaders, list) else [loaders]
+    return [_describe(getattr(loader, "dataset", None)) for loader in found if loader is not None]
+
+
+def _describe(dataset: Any) -> list[Any]:
+    try:
+        length = len(dataset)
+    except TypeError:
+        length = None
+    inner = dataset
+    while isinstance(inner, torch.utils.data.Subset):
+        inner = inner.dataset
+    digest = hashlib.sha256()
+    for tensor in getattr(inner, "tensors", ()):
+        digest.update(str(tuple(tensor.shape)).encode())
+        for row in (tensor[:1], tensor[-1:]):
+            digest.update(row.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return [type(dataset).__qualname__, length, digest.hexdigest()[:16]]
+
+
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        is_text = isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
+        if is_text and isinstance(body[0].value.value, str) and len(body) > 1:  # type: ignore[index,union-attr]
+            body.pop(0)  # type: ignore[union-attr]
+    return tree

@@ -1,0 +1,32 @@
+"""A progress bar over the trainings of a sweep, with the best score so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm.auto import tqdm
+
+
+class Progress:
+    """Counts trainings."""
+
+    def __init__(self, bar: tqdm[None]) -> None:
+        self._bar = bar
+
+    def expect(self, count: int) -> None:
+        """Announces further trainings."""
+        self._bar.total = (self._bar.total or 0) + count
+        self._bar.refresh()
+
+    def advance(self, best: str) -> None:
+        """Counts one training, and shows the best settings so far."""
+        self._bar.set_postfix_str(best, refresh=False)
+        self._bar.update()
+
+
+@contextmanager
+def sweep_progress(enable: bool) -> Iterator[Progress]:
+    """Shows a bar on a terminal while the context is open; in a log file it writes nothing."""
+    with tqdm(desc="Sweep", unit=" trainings", total=0, leave=False, disable=None if enable else True) as bar:
+        yield Progress(bar)

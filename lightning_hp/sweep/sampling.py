@@ -1,0 +1,109 @@
+"""Settings that an Optuna sampler chooses: among the values of the lists, or in the ranges around the best of them.
+
+The sampler works on a study of its own in memory, with one trial per setting and the mean over its seeds as the value.
+The study on disk holds one trial per training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lightning_hp.sweep.axes import ListAxis, RangeAxis, range_axis
+from lightning_hp.sweep.optuna_messages import quiet_optuna
+from lightning_hp.functional.sweep.labels import key_of
+from lightning_hp.sweep.space import Settings, Space
+from lightning_hp.sweep.strategies import Plan, Round, Scores, best_of
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.samplers import BaseSampler
+
+
+def sampled(space: Space, sampler: BaseSampler, trials: int, batch: int) -> Plan:
+    """Lets a sampler choose among the values of the lists.
+
+    Args:
+        space: The subjects.
+        sampler: An Optuna sampler.
+        trials: Number of settings; fewer if there are fewer.
+        batch: Settings that are asked for at once.
+
+    """
+    axes = [ListAxis(subject) for subject in space.subjects]
+    yield from _ask("sampler", _new_study(sampler), axes, {}, min(trials, len(space)), batch)
+
+
+def refine(
+    space: Space, known: Sequence[Settings], scores: Scores, sampler: BaseSampler, trials: int, batch: int
+) -> Plan:
+    """Searches the ranges between the neighbours of the best values, starting from all trainings that exist.
+
+    Args:
+        space: The subjects. Those without numbers keep their best value.
+        known: The settings that were trained.
+        scores: Their scores.
+        sampler: An Optuna sampler.
+        trials: Number of further settings.
+        batch: Settings that are asked for at once.
+
+    """
+    best = best_of(known, scores)
+    if best is None:
+        return
+    axes = [axis for subject in space.subjects if (axis := range_axis(subject, best)) is not None]
+    if not axes:
+        return
+    names = {name for axis in axes for name in axis.names}
+    fixed = {name: value for name, value in best.items() if name not in names}
+    study = _new_study(sampler)
+    for settings in known:
+        score, rest = scores(settings), {name: value for name, value in settings.items() if name not in names}
+        if score is not None and key_of(rest) == key_of(fixed):
+            _add_known(study, axes, settings, score)
+    yield from _ask("refine", study, axes, fixed, trials, batch, may_stop_early=True)
+
+
+def _ask(
+    stage: str,
+    study: Study,
+    axes: Sequence[ListAxis | RangeAxis],
+    fixed: Mapping[str, Any],
+    trials: int,
+    batch: int,
+    may_stop_early: bool = False,
+) -> Plan:
+    """Asks for settings until there are ``trials`` different ones, or as many proposals were repeated."""
+    from optuna.trial import TrialState
+
+    distributions = {axis.name: axis.distribution() for axis in axes}
+    seen: set[str] = set()
+    repeats = 0
+    while len(seen) < trials and repeats < trials:
+        asked = [study.ask(distributions) for _ in range(min(batch, trials - len(seen)))]
+        proposals = []
+        for trial in asked:
+            chosen = [axis.settings(trial.params[axis.name]) for axis in axes]
+            proposals.append(dict(fixed) | {name: value for part in chosen for name, value in part.items()})
+        scores = yield Round(stage, proposals, may_stop_early=may_stop_early)
+        for trial, settings in zip(asked, proposals, strict=True):
+            score = scores(settings)
+            study.tell(trial, score, state=TrialState.FAIL if score is None else TrialState.COMPLETE)
+            repeats += key_of(settings) in seen
+            seen.add(key_of(settings))
+
+
+def _new_study(sampler: BaseSampler) -> Study:
+    import optuna
+
+    with quiet_optuna():
+        return optuna.create_study(direction="maximize", sampler=sampler)
+
+
+def _add_known(study: Study, axes: Sequence[ListAxis | RangeAxis], settings: Settings, score: float) -> None:
+    from optuna.trial import create_trial
+
+    params = {axis.name: axis.parameter(settings) for axis in axes}
+    if None not in params.values():
+        distributions = {axis.name: axis.distribution() for axis in axes}
+        study.add_trial(create_trial(params=params, distributions=distributions, value=score))

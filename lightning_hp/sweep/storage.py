@@ -1,0 +1,73 @@
+"""The Optuna storage that a sweep writes to: a file by default, or whatever the user names."""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_hp.functional.checks import wrong_type
+from lightning_hp.sweep.optuna_messages import quiet_optuna
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+#: Endings of a journal file; every other path is a file of SQLite.
+JOURNAL_ENDINGS = (".journal", ".log")
+
+
+def storage_address(storage: Any, logdir: str | None, several_writers: bool) -> Any:
+    """Where a sweep is recorded.
+
+    Args:
+        storage: A path, a URL of SQLAlchemy, a storage object of Optuna, or ``None`` for a file in ``logdir``.
+        logdir: Folder of the logs, or ``None``.
+        several_writers: Whether worker processes write too; SQLite locks its whole file.
+
+    Returns:
+        A path, a URL, a storage object, or ``None`` for memory.
+
+    """
+    if storage is None:
+        return None if logdir is None else f"{logdir}/sweep{'.journal' if several_writers else '.db'}"
+    if isinstance(storage, (str, PathLike)):
+        return fspath(storage)
+    import optuna
+
+    if not isinstance(storage, optuna.storages.BaseStorage):
+        wrong_type("storage", "a path, a URL, a storage of Optuna, or None", storage)
+    return storage
+
+
+def open_storage(address: Any) -> BaseStorage:
+    """Opens a storage, and creates its file and folders.
+
+    Args:
+        address: What :func:`storage_address` returned.
+
+    Raises:
+        ValueError: If it cannot be written to.
+
+    """
+    import optuna
+
+    if address is None:
+        return optuna.storages.InMemoryStorage()
+    if not isinstance(address, str):
+        storage: BaseStorage = address
+        return storage
+    try:
+        with quiet_optuna():
+            if "://" in address:
+                return optuna.storages.get_storage(address)  # with a cache of the trials that ended
+            path = Path(address)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix in JOURNAL_ENDINGS:
+                backend = optuna.storages.journal.JournalFileBackend(str(path))
+                return optuna.storages.JournalStorage(backend)
+            return optuna.storages.get_storage(f"sqlite:///{path.resolve()}")
+    except Exception as error:
+        raise ValueError(
+            f"Expected `storage` to be a file or a database that can be written, but {address} cannot be opened:"
+            f" {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
