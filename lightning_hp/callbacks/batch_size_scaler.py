@@ -251,7 +251,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         if (reason := reason_not_to_rehearse(trainer)) is not None:
             self._log(f"skipped, {reason}; the batch size is not changed.")
             return
-        if trainer.current_epoch == 0:
+        if self._searches and trainer.current_epoch == 0:
             self._tune(trainer, pl_module)
         elif self._applied:
             self._apply_again(trainer, pl_module)

@@ -66,6 +66,17 @@ class Finder(Generic[_Result]):
         self.result: _Result | None = None
         # What was set and where, in plain types: for a second `fit` and for a resumed run. Empty: nothing was set.
         self._applied: dict[str, Any] = {}
+        self._searches = True
+
+    def reuse(self, state_dict: Mapping[str, Any]) -> None:
+        """Lets this finder set what another one of its kind has found, at the start of each ``fit``, without a search.
+
+        Args:
+            state_dict: The ``state_dict()`` of the finder that searched, for a model of the same kind.
+
+        """
+        self.load_state_dict(dict(state_dict))
+        self._searches = False
 
     def find(
         self,

@@ -214,7 +214,7 @@ class LRFinder(Finder[LearningRateResult], Callback):
         if self._update_attr and max(self._milestones, default=0) > trainer.current_epoch:
             # A schedule that cannot be moved midway is refused now, not in the middle of the training.
             LearningRate.locate(trainer, pl_module, self._attr_name, also_midway=True)
-        if trainer.current_epoch in self._milestones:
+        if self._searches and trainer.current_epoch in self._milestones:
             self._tune(trainer, pl_module, HOOKS_BEFORE_FIT)
         elif self._applied:
             # A second `fit` rebuilds the optimizers; a rate that is not kept in the model has to be set again.
@@ -225,7 +225,8 @@ class LRFinder(Finder[LearningRateResult], Callback):
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Searches again at the later milestones."""
-        if trainer.current_epoch > 0 and trainer.current_epoch in self._milestones and not _reason_to_skip(trainer):
+        is_due = self._searches and trainer.current_epoch > 0 and trainer.current_epoch in self._milestones
+        if is_due and not _reason_to_skip(trainer):
             self._tune(trainer, pl_module, HOOKS_BEFORE_EPOCH)
 
     @override

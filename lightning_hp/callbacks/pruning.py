@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from typing_extensions import override
@@ -24,13 +24,13 @@ class PruningCallback(Callback):
 
     Args:
         trial: The trial, as an objective gets it, or one of a study on disk.
-        monitor: A metric that the module logs. If it is logged in validation, it is reported after each validation, else
-            at the end of each training epoch. The step of the report is the epoch.
+        monitor: A metric that the module logs. It is reported once an epoch: after the validation, if it is logged
+            there, else at the end of the epoch. The step of the report is the epoch.
         raises: Whether ``fit`` raises; otherwise ``is_pruned`` says what was decided.
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        MisconfigurationException: At the first report, if no metric of this name was logged.
+        MisconfigurationException: At the end of ``fit``, if no metric of this name was logged.
 
     Note:
         Costs one write to the storage per epoch. Without Optuna's own callback, any storage works with several
@@ -65,19 +65,15 @@ class PruningCallback(Callback):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reports a metric that no validation of this epoch has reported."""
-        if self._reported == trainer.current_epoch:
-            return
-        if self._monitor in trainer.callback_metrics:
+        if self._reported != trainer.current_epoch and self._monitor in trainer.callback_metrics:
             self._report(trainer)
-        elif trainer.fit_loop.epoch_loop.val_loop.skip or self._validated(trainer):
-            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-            raise misconfiguration(
-                trainer, f"Expected the training to log {self._monitor!r}, the monitor, but it logs {logged}."
-            )
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raises ``optuna.TrialPruned`` if the training was ended."""
+        if self._reported < 0 and self._raises:
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            raise misconfiguration(trainer, f"Expected the training to log `{self._monitor}`, but it logs {logged}.")
         if self.is_pruned and self._raises:
             import optuna
 
@@ -95,8 +91,3 @@ class PruningCallback(Callback):
             should_stop = bool(trainer.strategy.broadcast(torch.tensor(should_stop), src=0))
         if should_stop:
             self.is_pruned = trainer.should_stop = True
-
-    @staticmethod
-    def _validated(trainer: Any) -> bool:
-        """Whether validation ran in this epoch, so that what it logs is known."""
-        return bool(trainer.fit_loop.epoch_loop._should_check_val_epoch())

@@ -48,15 +48,16 @@ def plot_sweep(result: SweepResult) -> Figure:
         wrong_value("result", "a sweep with settings that were trained with every seed", result)
     names = [name for name in result.order if name in result.effects]
     panels = len(names) + 1
-    columns = min(_COLUMNS, panels)
+    columns = 2 if panels == 4 else min(_COLUMNS, panels)
     rows = -(-panels // columns)
     figure = Figure(figsize=(4.2 * columns + 0.4, 3.5 * rows + 0.7), layout="constrained")
-    axes = list(np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).flat)
+    axes = list(np.atleast_1d(figure.subplots(rows, columns, squeeze=False, sharey=True)).flat)
     for ax, name in zip(axes, names, strict=False):
         _draw_effect(ax, result.effects[name], result.monitor)
     _draw_costs(axes[len(names)], result)
     for ax in axes[panels:]:
         ax.set_visible(False)
+    _limit(axes[0], [trial.score for trial in result.trials if trial.status == "complete" and trial.score is not None])
     seeds = f"{len(result.seeds)} seeds" if len(result.seeds) > 1 else "one seed"
     figure.suptitle(
         f"Sweep: {len(result.trials)} trainings, {seeds}", x=0.01, ha="left", color=TEXT, fontsize=14, fontweight="bold"
@@ -72,7 +73,7 @@ def _draw_effect(ax: Axes, effect: SubjectEffect, monitor: str) -> None:
     order = np.argsort(places)
     ax.plot(places[order], np.array(compared.means)[order], color=LIGHT_BLUE, linewidth=1.2, zorder=1)
     for row, place in enumerate(places):
-        is_tied = row in compared.ties and len(effect.scores[row]) > 1 or row == compared.best
+        is_tied = (row in compared.ties and len(effect.scores[row]) > 1) or row == compared.best
         color = GREEN if is_tied else GREY
         scores = effect.scores[row]
         ax.plot([place] * len(scores), scores, ".", color=color, alpha=0.45, markersize=5, zorder=2)
@@ -80,16 +81,17 @@ def _draw_effect(ax: Axes, effect: SubjectEffect, monitor: str) -> None:
         if row != compared.best and not math.isnan(margin):
             ax.errorbar(place, compared.means[row], yerr=margin, color=color, capsize=3, linewidth=1.2, zorder=2)
         ax.plot(place, compared.means[row], "o", color=color, markersize=8, zorder=3, markeredgecolor="white")
-    _limit(ax, [score for scores in effect.scores for score in scores])
     ax.set_xlabel(effect.subject, color=TEXT)
     ax.set_ylabel(monitor, color=TEXT)
-    margin = "" if math.isnan(effect.margin) else f" ± {effect.margin:.2g}"
-    ax.set_title(f"best - worst: {effect.effect:.3g}{margin}", loc="left", color=GREY, fontsize=9.5)
+    width = "" if math.isnan(effect.margin) else f" ± {effect.margin:.2g}"
+    ax.set_title(f"best - worst: {effect.effect:.3g}{width}", loc="left", color=GREY, fontsize=9.5)
     style_axes(ax)
 
 
 def _draw_costs(ax: Axes, result: SweepResult) -> None:
     """The mean score of each setting against its cost; the best and the recommended one are named."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     summaries = [summary for summary in result.summaries() if not math.isnan(summary.mean)]
     cost = result.cost if any(not math.isnan(summary.costs[result.cost]) for summary in summaries) else "time"
     costs = [summary.costs[cost] for summary in summaries]
@@ -100,14 +102,24 @@ def _draw_costs(ax: Axes, result: SweepResult) -> None:
     for summary, x, y in zip(summaries, costs, means, strict=True):
         label = named.get(key_of(summary.settings))
         color = GREEN if summary.is_tied else GREY
-        ax.plot(x, y, "o", color=BLUE if label else color, markersize=8 if label else 5, alpha=1 if label else 0.7, markeredgecolor="white")
+        ax.plot(
+            x,
+            y,
+            "o",
+            color=BLUE if label else color,
+            markersize=8 if label else 5,
+            alpha=1 if label else 0.7,
+            markeredgecolor="white",
+        )
         if label:
             ax.annotate(label, (x, y), (6, 6), textcoords="offset points", color=BLUE, fontsize=SMALL)
     known = [x for x in costs if not math.isnan(x)]
     if len(set(known)) > 1 and is_geometric(sorted(set(known))):
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.margins(x=0.15)
-    _limit(ax, means)
     ax.set_xlabel(_COST_LABELS[cost], color=TEXT)
     ax.set_ylabel(f"mean {result.monitor}", color=TEXT)
     ax.set_title("each setting: score against cost", loc="left", color=GREY, fontsize=9.5)

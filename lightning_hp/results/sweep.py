@@ -58,7 +58,9 @@ class SweepTrial:
 
     def row(self) -> dict[str, Any]:
         """One flat row of a table: the settings, then what was found, then the other fields."""
-        rest = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("settings", "found")}
+        rest = {
+            entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("settings", "found")
+        }
         return {**self.settings, **{f"{name}_found": value for name, value in self.found.items()}, **rest}
 
 
@@ -202,8 +204,8 @@ class SweepResult:
             ModuleNotFoundError: If Optuna or scikit-learn is missing.
 
         Note:
-            Trainings with several seeds count as one trial each. Meaningful where settings cover the space, as in a grid
-            or with a sampler; for one subject at a time read :attr:`effects`.
+            Each training counts as one trial. Meaningful where settings cover the space, as in a grid or with a
+            sampler; for one subject at a time read :attr:`effects`.
 
         References:
             Hutter et al., *An Efficient Approach for Assessing Hyperparameter Importance*, 2014.
@@ -215,7 +217,9 @@ class SweepResult:
         import optuna
 
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        shares: dict[str, float] = optuna.importance.get_param_importances(self.study, evaluator=evaluator, params=varied)
+        shares: dict[str, float] = optuna.importance.get_param_importances(
+            self.study, evaluator=evaluator, params=varied
+        )
         return shares
 
     def to_pandas(self) -> Any:
@@ -225,7 +229,7 @@ class SweepResult:
             ModuleNotFoundError: If pandas is not installed.
 
         """
-        import pandas as pd
+        import pandas as pd  # type: ignore[import-untyped]
 
         return pd.DataFrame([trial.row() for trial in self.trials])
 
@@ -252,11 +256,14 @@ class SweepResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Trainings and conclusions in JSON types."""
-        rows = [{name: value if _is_plain(value) else short_label(value) for name, value in t.row().items()} for t in self.trials]
-        chosen = {"best": self.best, "recommended": self.recommended} if self._settings else {}
-        return json.loads(
-            json.dumps(to_json({"monitor": self.monitor, "mode": self.mode, "trials": rows, **chosen}), default=short_label)
-        )
+        rows = [
+            {name: value if _is_plain(value) else short_label(value) for name, value in t.row().items()}
+            for t in self.trials
+        ]
+        chosen = {"best": self.best, "recommended": self.recommended} if self._comparison.best is not None else {}
+        values = to_json({"monitor": self.monitor, "mode": self.mode, "trials": rows, **chosen})
+        plain: dict[str, Any] = json.loads(json.dumps(values, default=short_label))
+        return plain
 
     def plot(self) -> Figure:
         """Draws the score of each value of each subject, with intervals and every seed as a point.
@@ -351,7 +358,11 @@ class SweepResult:
     def _cost(self, row: int, name: str) -> float:
         """The mean cost of a setting over its seeds; NaN if it is unknown."""
         key = key_of(self._settings[row])
-        values = [getattr(trial, _COSTS[name]) for trial in self.trials if trial.status == "complete" and key_of(trial.settings) == key]
+        values = [
+            getattr(trial, _COSTS[name])
+            for trial in self.trials
+            if trial.status == "complete" and key_of(trial.settings) == key
+        ]
         known = [value for value in values if value is not None]
         return float(np.mean(known)) if known else math.nan
 
@@ -360,10 +371,13 @@ class SweepResult:
         blocks: dict[str, dict[str, Any]] = {}
         for settings in self._settings:
             rest = key_of({name: value for name, value in settings.items() if name not in names})
-            blocks.setdefault(rest, {})[key_of({name: settings.get(name) for name in names})] = self._scores[key_of(settings)]
+            blocks.setdefault(rest, {})[key_of({name: settings.get(name) for name in names})] = self._scores[
+                key_of(settings)
+            ]
         keys = [key_of(dict(zip(names, value, strict=True))) for value in values]
         complete = [
-            {key: scores for key, scores in block.items() if key in keys and np.isfinite(scores).all()} for block in blocks.values()
+            {key: scores for key, scores in block.items() if key in keys and np.isfinite(scores).all()}
+            for block in blocks.values()
         ]
         widest = max(complete, key=len, default={})
         if len(widest) < 2:
@@ -371,7 +385,9 @@ class SweepResult:
         rows = [key for key in keys if key in widest]
         columns = [block for block in complete if set(widest) <= set(block)]
         scores = [np.concatenate([block[key] for block in columns]) for key in rows]
-        compared = [value[0] if len(names) == 1 else value for value, key in zip(values, keys, strict=True) if key in widest]
+        compared = [
+            value[0] if len(names) == 1 else value for value, key in zip(values, keys, strict=True) if key in widest
+        ]
         return SubjectEffect(
             ", ".join(names),
             tuple(compared),

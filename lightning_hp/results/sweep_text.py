@@ -20,7 +20,9 @@ def describe_sweep(result: SweepResult) -> str:
     names = "best, recommended" if len(summary) == 1 else "best"
     lines.append(f"  {names}: {describe(result.best)}: {_mean(result, result.best)}")
     if len(summary) == 2:
-        lines.append(f"  recommended: {describe(result.recommended)}: {_mean(result, result.recommended)}{_saving(result)}")
+        lines.append(
+            f"  recommended: {describe(result.recommended)}: {_mean(result, result.recommended)}{_saving(result)}"
+        )
     lines.append(_ties(result))
     if result.effects:
         lines.append("  effect of each subject (best - worst value, 95 % interval):")
@@ -62,8 +64,10 @@ def _ties(result: SweepResult) -> str:
         return "  one seed: differences between settings cannot be told from noise"
     if others == 0:
         return "  no other settings are as good"
-    return f"  {others} other settings cannot be told from the best" if others > 1 else (
-        f"  one other cannot be told from the best: {describe(result.ties[1])}"
+    return (
+        f"  {others} other settings cannot be told from the best"
+        if others > 1
+        else (f"  one other cannot be told from the best: {describe(result.ties[1])}")
     )
 
 

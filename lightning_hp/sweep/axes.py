@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightning_hp.functional.checks import is_number
-from lightning_hp.functional.sweep.spacing import interpolate, position_of
 from lightning_hp.functional.sweep.labels import label_of
+from lightning_hp.functional.sweep.spacing import interpolate, position_of
 from lightning_hp.sweep.space import Settings, Subject
 
 if TYPE_CHECKING:

@@ -52,8 +52,8 @@ def read_built(built: Any) -> Built:
     """Takes apart what ``build`` returned.
 
     Args:
-        built: A model; or a tuple of a model, its data and, if needed, arguments of the Trainer. Data is a datamodule, a
-            training loader, or a pair of a training loader and a validation loader.
+        built: A model; or a tuple of a model, its data and, if needed, arguments of the Trainer. Data is a datamodule,
+            a training loader, or a pair of a training loader and a validation loader.
 
     Raises:
         TypeError: If it is anything else.

@@ -55,12 +55,10 @@ def run_all(
     is_empty = False
     while waiting or not is_empty:
         while not is_empty and (in_flight is None or len(waiting) < in_flight):
-            try:
-                argument = next(rest)
-            except StopIteration:
-                is_empty = True
-            else:
-                waiting.append((argument, executor.submit(function, argument)))
+            following = next(rest, None)
+            is_empty = following is None
+            if following is not None:
+                waiting.append((following, executor.submit(function, following)))
         ready = [(argument, _result_of(future)) for argument, future in waiting if future.done()]
         waiting = [(argument, future) for argument, future in waiting if not future.done()]
         if isinstance(executor, WorkerProcesses) and any(isinstance(result, BrokenExecutor) for _, result in ready):
@@ -108,7 +106,7 @@ class WorkerProcesses:
         self._pool.shutdown(wait=True, kill_workers=True)
 
     def _new_pool(self) -> Any:
-        import loky
+        import loky  # type: ignore[import-untyped]
 
         initargs = (self._slots.name, self._workers)
         return loky.ProcessPoolExecutor(self._workers, initializer=_start_worker, initargs=initargs)

@@ -104,8 +104,6 @@ def _describe(dataset: Any) -> list[Any]:
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        is_text = isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
-        if is_text and isinstance(body[0].value.value, str) and len(body) > 1:  # type: ignore[index,union-attr]
-            body.pop(0)  # type: ignore[union-attr]
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return tree

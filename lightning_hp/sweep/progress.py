@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 class Progress:
     """Counts trainings."""
 
-    def __init__(self, bar: tqdm[None]) -> None:
+    def __init__(self, bar: tqdm[Any]) -> None:
         self._bar = bar
 
     def expect(self, count: int) -> None:
@@ -28,5 +29,6 @@ class Progress:
 @contextmanager
 def sweep_progress(enable: bool) -> Iterator[Progress]:
     """Shows a bar on a terminal while the context is open; in a log file it writes nothing."""
+    bar: tqdm[Any]
     with tqdm(desc="Sweep", unit=" trainings", total=0, leave=False, disable=None if enable else True) as bar:
         yield Progress(bar)

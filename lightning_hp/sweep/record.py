@@ -14,15 +14,15 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
 from lightning_hp.functional.checks import is_number
+from lightning_hp.functional.sweep.labels import key_of, label_of
 from lightning_hp.functional.sweep.spacing import is_geometric
 from lightning_hp.sweep.optuna_messages import quiet_optuna
 from lightning_hp.sweep.outcome import Outcome
-from lightning_hp.functional.sweep.labels import key_of, label_of
 from lightning_hp.sweep.space import Settings, Space
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Record:
 
     def __init__(self, storage: BaseStorage, name: str, mode: str, space: Space) -> None:
         self._storage = storage
-        self._direction = "maximize" if mode == "max" else "minimize"
+        self._direction: Literal["maximize", "minimize"] = "maximize" if mode == "max" else "minimize"
         values = {
             name: [row[place] for row in subject.values]
             for subject in space.subjects
@@ -111,7 +111,7 @@ class Record:
 
     def rows(self) -> list[tuple[int, Training, str, Outcome]]:
         """Number, training, stage and outcome of all trials that ended; the last one of each training, in order."""
-        rows = {}
+        rows: dict[str, tuple[int, Training, str, Outcome]] = {}
         for trial in self._trials():
             outcome = trial.user_attrs.get("outcome")
             if trial.state.is_finished() and outcome is not None:

@@ -60,6 +60,7 @@ class Runner:
     progress: Progress
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     settings: dict[str, Settings] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
 
     def follow(self, plan: Plan) -> Any:
         """Trains all rounds of a plan; returns what the plan returns."""
@@ -71,11 +72,16 @@ class Runner:
         except StopIteration as end:
             return end.value
 
-    def note(self, training: Training, outcome: Outcome) -> None:
+    def note(self, training: Training, stage: str, outcome: Outcome) -> None:
         """Notes the outcome of a training."""
         self.outcomes[training.key] = outcome
         if not training.is_probe:
             self.settings.setdefault(key_of(training.settings), training.settings)
+            self.stages.setdefault(key_of(training.settings), stage)
+
+    def settings_of(self, stage: str) -> list[Settings]:
+        """The settings that were first trained in a stage."""
+        return [settings for key, settings in self.settings.items() if self.stages[key] == stage]
 
     def score(self, settings: Settings) -> float | None:
         """The mean over the seeds, higher is better; ``None`` if a training failed or none was made.
@@ -115,7 +121,9 @@ class Runner:
         seeds = self.seeds[:1] if asked.is_probe else self.seeds
         stepwise = asked.may_stop_early or bool(self.job.finders)
         if not stepwise:
-            self._train([Training(settings, seed, asked.is_probe) for settings in unique for seed in seeds], asked.stage)
+            self._train(
+                [Training(settings, seed, asked.is_probe) for settings in unique for seed in seeds], asked.stage
+            )
             return
         for seed in seeds:
             self._train([Training(settings, seed, asked.is_probe) for settings in unique], asked.stage)
@@ -146,12 +154,12 @@ class Runner:
         try:
             for job, result in run_all(self.executor, train, jobs, self.in_flight):
                 outcome = result if isinstance(result, Outcome) else Outcome("failed", reason=one_line(result))
-                self._conclude(running.pop(job.trial_id), job.trial_id, outcome)
+                self._conclude(running.pop(job.trial_id), stage, job.trial_id, outcome)
         finally:
             for trial_id in running:  # an interrupt, or an error that ends the sweep
                 self.record.give_up(trial_id)
         for training in elsewhere:
-            self.note(training, self.record.wait_for(training))
+            self.note(training, stage, self.record.wait_for(training))
             self.progress.advance(self._best_so_far())
 
     def _jobs(
@@ -184,10 +192,10 @@ class Runner:
             **changes,
         )
 
-    def _conclude(self, training: Training, trial_id: int, outcome: Outcome) -> None:
+    def _conclude(self, training: Training, stage: str, trial_id: int, outcome: Outcome) -> None:
         """Records an outcome; raises if it ends the sweep."""
         self.record.finish(trial_id, outcome)
-        self.note(training, outcome)
+        self.note(training, stage, outcome)
         self.progress.advance(self._best_so_far())
         if outcome.ends_sweep:
             raise SweepError(outcome.reason)
@@ -198,7 +206,9 @@ class Runner:
             _log.warning(text)
 
     def _best_so_far(self) -> str:
-        scored = [(score, settings) for settings in self.settings.values() if (score := self.score(settings)) is not None]
+        scored = [
+            (score, settings) for settings in self.settings.values() if (score := self.score(settings)) is not None
+        ]
         if not scored:
             return ""
         score, settings = max(scored, key=lambda pair: pair[0])

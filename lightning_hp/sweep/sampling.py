@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lightning_hp.functional.sweep.labels import key_of
 from lightning_hp.sweep.axes import ListAxis, RangeAxis, range_axis
 from lightning_hp.sweep.optuna_messages import quiet_optuna
-from lightning_hp.functional.sweep.labels import key_of
 from lightning_hp.sweep.space import Settings, Space
 from lightning_hp.sweep.strategies import Plan, Round, Scores, best_of
 
@@ -19,36 +19,52 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.samplers import BaseSampler
 
+#: Names of the stages.
+SAMPLER, REFINE = "sampler", "refine"
 
-def sampled(space: Space, sampler: BaseSampler, trials: int, batch: int) -> Plan:
+
+def sampled(space: Space, asked: Sequence[Settings], sampler: BaseSampler, trials: int, batch: int) -> Plan:
     """Lets a sampler choose among the values of the lists.
 
     Args:
         space: The subjects.
+        asked: Settings that it chose in an earlier call. They are completed, and count as trials.
         sampler: An Optuna sampler.
         trials: Number of settings; fewer if there are fewer.
         batch: Settings that are asked for at once.
 
     """
     axes = [ListAxis(subject) for subject in space.subjects]
-    yield from _ask("sampler", _new_study(sampler), axes, {}, min(trials, len(space)), batch)
+    study = _new_study(sampler)
+    if asked:
+        scores = yield Round(SAMPLER, asked)
+        for settings in asked:
+            _add_known(study, axes, settings, scores(settings))
+    yield from _ask(SAMPLER, study, axes, {}, min(trials, len(space)) - len(asked), batch)
 
 
 def refine(
-    space: Space, known: Sequence[Settings], scores: Scores, sampler: BaseSampler, trials: int, batch: int
+    space: Space,
+    known: Sequence[Settings],
+    asked: Sequence[Settings],
+    scores: Scores,
+    sampler: BaseSampler,
+    trials: int,
+    batch: int,
 ) -> Plan:
     """Searches the ranges between the neighbours of the best values, starting from all trainings that exist.
 
     Args:
         space: The subjects. Those without numbers keep their best value.
         known: The settings that were trained.
-        scores: Their scores.
+        asked: Those among them that an earlier call of this strategy chose. They are completed, and count as trials.
+        scores: The scores.
         sampler: An Optuna sampler.
         trials: Number of further settings.
         batch: Settings that are asked for at once.
 
     """
-    best = best_of(known, scores)
+    best = best_of([settings for settings in known if settings not in asked], scores)
     if best is None:
         return
     axes = [axis for subject in space.subjects if (axis := range_axis(subject, best)) is not None]
@@ -56,12 +72,13 @@ def refine(
         return
     names = {name for axis in axes for name in axis.names}
     fixed = {name: value for name, value in best.items() if name not in names}
+    if asked:
+        scores = yield Round(REFINE, asked, may_stop_early=True)
     study = _new_study(sampler)
     for settings in known:
-        score, rest = scores(settings), {name: value for name, value in settings.items() if name not in names}
-        if score is not None and key_of(rest) == key_of(fixed):
-            _add_known(study, axes, settings, score)
-    yield from _ask("refine", study, axes, fixed, trials, batch, may_stop_early=True)
+        if key_of({name: value for name, value in settings.items() if name not in names}) == key_of(fixed):
+            _add_known(study, axes, settings, scores(settings))
+    yield from _ask(REFINE, study, axes, fixed, trials - len(asked), batch, may_stop_early=True)
 
 
 def _ask(
@@ -100,10 +117,11 @@ def _new_study(sampler: BaseSampler) -> Study:
         return optuna.create_study(direction="maximize", sampler=sampler)
 
 
-def _add_known(study: Study, axes: Sequence[ListAxis | RangeAxis], settings: Settings, score: float) -> None:
+def _add_known(study: Study, axes: Sequence[ListAxis | RangeAxis], settings: Settings, score: float | None) -> None:
+    """Adds settings that have a score and lie on the axes."""
     from optuna.trial import create_trial
 
     params = {axis.name: axis.parameter(settings) for axis in axes}
-    if None not in params.values():
+    if score is not None and None not in params.values():
         distributions = {axis.name: axis.distribution() for axis in axes}
         study.add_trial(create_trial(params=params, distributions=distributions, value=score))

@@ -50,6 +50,7 @@ def open_storage(address: Any) -> BaseStorage:
 
     """
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     if address is None:
         return optuna.storages.InMemoryStorage()
@@ -63,7 +64,7 @@ def open_storage(address: Any) -> BaseStorage:
             path = Path(address)
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix in JOURNAL_ENDINGS:
-                backend = optuna.storages.journal.JournalFileBackend(str(path))
+                backend = JournalFileBackend(str(path))
                 return optuna.storages.JournalStorage(backend)
             return optuna.storages.get_storage(f"sqlite:///{path.resolve()}")
     except Exception as error:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from lightning_hp.functional.sweep.labels import key_of
 from lightning_hp.sweep.space import Settings, Space, Subject
 
 #: The mean score of settings, higher is better; ``None`` if a training failed or was not made.
 Scores: TypeAlias = "Callable[[Settings], float | None]"
-Plan: TypeAlias = "Generator[Round, Scores, None]"
+Plan: TypeAlias = "Generator[Round, Scores, Any]"
 
 
 @dataclass(frozen=True)

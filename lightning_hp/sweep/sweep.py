@@ -1,11 +1,11 @@
 """The article's loop as one call: values of subjects, trained, scored, recorded, compared.
 
-    for each round of the strategy:
-        for each of its settings and each seed:
-            skip it if it was trained before
-            build model, data and Trainer; fit; write the score to the study
-        the strategy looks at the mean scores and asks for the next round
-    compare the settings in pairs of the same seed; recommend the cheapest that is within one standard error of the best
+for each round of the strategy:
+for each of its settings and each seed:
+skip it if it was trained before
+build model, data and Trainer; fit; write the score to the study
+the strategy looks at the mean scores and asks for the next round
+compare the settings in pairs of the same seed; recommend the cheapest that is within one standard error of the best
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from lightning_hp.sweep.extras import require
 from lightning_hp.sweep.progress import sweep_progress
 from lightning_hp.sweep.record import Record
 from lightning_hp.sweep.runner import Runner, SweepError
+from lightning_hp.sweep.sampling import REFINE, SAMPLER, sampled
 from lightning_hp.sweep.sampling import refine as refine_plan
-from lightning_hp.sweep.sampling import sampled
 from lightning_hp.sweep.space import Space
 from lightning_hp.sweep.storage import open_storage, storage_address
 from lightning_hp.sweep.strategies import grid, measured_order, one_at_a_time
@@ -57,7 +57,6 @@ def sweep(
     start: Mapping[str, Any] | None = None,
     n_trials: int | None = None,
     refine: int = 0,
-    sampler: Any = None,
     seeds: int | Sequence[int] = 1,
     reduce: Literal["last", "best"] = "last",
     trainer: Mapping[str, Any] | None = None,
@@ -75,11 +74,11 @@ def sweep(
     """Trains models with different settings, records every training, and compares the settings.
 
     Args:
-        build: Called for each training, ``build(settings)``, with a dict of one value per name. Returns ``(model, data)``
-            or ``(model, data, trainer arguments)``; data is a datamodule, a training loader, or a pair of a training
-            loader and a validation loader. Everything is seeded before the call.
-        space: The subjects, the most important first, and the values of each. A tuple of names is one subject whose names
-            move together: ``{("batch_size", "lr"): [(32, 0.05), (128, 0.2)]}``.
+        build: Called for each training, ``build(settings)``, with a dict of one value per name. Returns
+            ``(model, data)`` or ``(model, data, trainer arguments)``; data is a datamodule, a training loader, or a
+            pair of a training loader and a validation loader. Everything is seeded before the call.
+        space: The subjects, the most important first, and the values of each. A tuple of names is one subject whose
+            names move together: ``{("batch_size", "lr"): [(32, 0.05), (128, 0.2)]}``.
         monitor: The metric that the module logs, in validation or in training.
         mode: ``"max"`` if a higher value is better, ``"min"`` if a lower one is.
         strategy: ``"one_at_a_time"``: one subject after the other; each keeps its best value while the next are swept.
@@ -89,10 +88,10 @@ def sweep(
             each subject: at most twice as many short trainings as subjects, and one.
         start: Values of names while other subjects are swept; the first of the list for all others.
         n_trials: Number of settings that a sampler chooses.
-        refine: After that, this many further settings between the neighbours of the best values, chosen by a sampler that
-            knows all trainings: by ratio where a list is geometric, by difference elsewhere; names of one subject move
-            together; subjects without numbers keep their best value. Settings that are clearly worse with the first seeds
-            are not trained with the others.
+        refine: After that, this many further settings between the neighbours of the best values, chosen by a sampler
+            that knows all trainings: by ratio where a list is geometric, by difference elsewhere; names of one subject
+            move together; subjects without numbers keep their best value. Settings that are clearly worse with the
+            first seeds are not trained with the others.
         seeds: Number of trainings per setting, with the seeds 0, 1, ..., or the seeds themselves. The same seeds for
             every setting, so that differences are paired.
         reduce: Whether the ``"last"`` or the ``"best"`` value of the metric in a training is its score.
@@ -101,9 +100,10 @@ def sweep(
         retune: ``True``: BatchSizeScaler and LRFinder rehearse in each setting. Or the finders to use. They search with
             the first seed; the other seeds use what was found.
         pruner: A pruner of Optuna: it ends trainings that are poor, after any epoch.
-        storage: Where trainings are recorded: a path (a journal if it ends in ``.journal`` or ``.log``, else SQLite), the
-            URL of a database, or a storage of Optuna. ``None``: a file in ``logdir``, or in memory without one. A sweep
-            whose storage exists is continued: trainings that are in it are not made again, except those that failed.
+        storage: Where trainings are recorded: a path (a journal if it ends in ``.journal`` or ``.log``, else SQLite),
+            the URL of a database, or a storage of Optuna. ``None``: a file in ``logdir``, or in memory without one. A
+            sweep whose storage exists is continued: trainings that are in it are not made again, except those that
+            failed.
         logdir: Folder for TensorBoard: a folder per training, and a summary. ``None`` writes no logs.
         name: Name of the study in the storage.
         workers: Number of trainings at once, in processes of this machine; each has an accelerator of its own, if there
@@ -128,8 +128,8 @@ def sweep(
 
     Note:
         Costs about 0.05 s per training beyond the training itself, and one call of ``build`` at the start. The random
-        state of this process is restored after each training. Strategies that start the script again, as ``"ddp"`` does,
-        are refused; ``lightning-hp sweep`` runs each training as a process of its own.
+        state of this process is restored after each training. Strategies that start the script again, as ``"ddp"``
+        does, are refused; ``lightning-hp sweep`` runs each training as a process of its own.
 
     Example:
         >>> def build(settings):
@@ -212,9 +212,9 @@ def sweep(
             pruning=None if pruner is None else (address, pruner),
             progress=stack.enter_context(sweep_progress(enable_progress_bar)),
         )
-        for _, training, _, outcome in record.rows():
+        for _, training, stage, outcome in record.rows():
             if outcome.status != "failed":
-                runner.note(training, outcome)
+                runner.note(training, stage, outcome)
         batch = max(1, -(-workers // len(all_seeds)))
         swept = _follow(runner, subjects, strategy, order, n_trials, refine, batch)
     result = _result(record, subjects, start, all_seeds, options, swept)
@@ -235,12 +235,13 @@ def _follow(
     elif strategy == "grid":
         runner.follow(grid(space))
     else:
-        runner.follow(sampled(space, strategy, n_trials or 0, batch))
+        runner.follow(sampled(space, runner.settings_of(SAMPLER), strategy, n_trials or 0, batch))
     if refine:
         import optuna
 
         sampler = optuna.samplers.TPESampler(seed=0, multivariate=True)
-        runner.follow(refine_plan(space, list(runner.settings.values()), runner.score, sampler, refine, batch))
+        asked = runner.settings_of(REFINE)
+        runner.follow(refine_plan(space, list(runner.settings.values()), asked, runner.score, sampler, refine, batch))
     return tuple(subject.label for subject in subjects)
 
 
@@ -313,7 +314,9 @@ def _check_strategy(strategy: Any, n_trials: Any) -> None:
         raise ValueError('Expected a sampler that chooses settings, but got one of a grid; use strategy="grid".')
     if isinstance(strategy, optuna.samplers.BaseSampler):
         if n_trials is None:
-            raise ValueError("Expected `n_trials` with a sampler as `strategy`: the number of settings that it chooses.")
+            raise ValueError(
+                "Expected `n_trials` with a sampler as `strategy`: the number of settings that it chooses."
+            )
         check_int("n_trials", n_trials, 1)
         return
     if not isinstance(strategy, str):
@@ -343,8 +346,8 @@ def _finders(retune: Any, space: Space) -> tuple[Any, ...]:
     for finder in finders:
         if names := [name for name in searched[type(finder)] if name in space.names]:
             raise ValueError(
-                f"Expected {type(finder).__name__} in `retune` or {names[0]!r} in `space`, but got both: the finder would"
-                " replace the value that is swept."
+                f"Expected {type(finder).__name__} in `retune` or {names[0]!r} in `space`, but got both: the finder"
+                " would replace the value that is swept."
             )
     return finders
 

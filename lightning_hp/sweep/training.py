@@ -100,7 +100,7 @@ def train(job: Job) -> Outcome:
         )
     # A module and its Trainer refer to each other: only the collector frees them.
     gc.collect()
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
     return dataclasses.replace(outcome, seconds=time.monotonic() - started)
 
@@ -199,7 +199,7 @@ def _logger(package: Any, log_dir: str) -> Any:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seeds everything as Lightning's ``seed_everything(seed, workers=True)``; restores the user's random state."""
-    device = torch.device("cuda") if torch.cuda.is_initialized() else None
+    device = torch.device("cuda") if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     state = RandomState(device)
     names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
     before = {name: os.environ.get(name) for name in names}

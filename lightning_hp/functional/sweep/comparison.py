@@ -1,7 +1,7 @@
 """Which of several settings are better, when each was trained with the same seeds.
 
-Trainings with the same seed share the split, the initial weights or the order of the data, so their scores rise and fall
-together. Settings are therefore compared by their differences, as in a randomised block design with the seeds as blocks:
+Trainings with the same seed share the split, the initial weights or the order of the data, so their scores rise and
+fall together. Settings are therefore compared by their differences, in a randomised block design with seeds as blocks:
 
     residual of a training = score - mean of its setting - mean of its seed + mean of all
     variance               = sum of squared residuals / ((settings - 1) (seeds - 1))
@@ -10,8 +10,8 @@ together. Settings are therefore compared by their differences, as in a randomis
                              all intervals of the table hold at once
 
 A setting that diverges in one of its trainings would make the variance of all others large. A setting whose best score
-is below the worst score of the best setting does not count for the common variance. It has its own, if that is larger; but
-its interval ends where that of a setting would end that always has its best score.
+is below the worst score of the best setting does not count for the common variance. It has its own, if that is larger;
+but its interval ends where that of a setting would end that always has its best score.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ def compare_settings(scores: Any, mode: Literal["max", "min"] = "max", confidenc
         ValueError: If the scores are not of two dimensions, or ``confidence`` is out of range.
 
     Note:
-        Needs SciPy for two seeds and more. The intervals assume residuals of about normal distribution; the setting that
-        comes out best is chosen by the same scores, so its own mean is a little too good.
+        Needs SciPy for two seeds and more. The intervals assume residuals of about normal distribution. The best
+        setting is chosen by the same scores, so its own mean is a little too good.
 
     References:
-        Tukey, *The problem of multiple comparisons*, 1953; Box, Hunter and Hunter, *Statistics for Experimenters*, 2005,
-        chapter 4 (blocks).
+        Tukey, *The problem of multiple comparisons*, 1953; Box, Hunter and Hunter, *Statistics for Experimenters*,
+        2005, chapter 4 (blocks).
 
     Example:
         >>> compared = compare_settings([[0.90, 0.91, 0.92], [0.94, 0.95, 0.96], [0.94, 0.96, 0.95]])
@@ -152,6 +152,6 @@ def _errors_and_margins(table: Array, best: int, confidence: float) -> tuple[Arr
 @lru_cache
 def _studentized_range(confidence: float, rows: int, degrees: int) -> float:
     """The quantile; SciPy integrates for 0.1 s."""
-    from scipy.stats import studentized_range
+    from scipy.stats import studentized_range  # type: ignore[import-untyped]
 
     return float(studentized_range.ppf(confidence, rows, degrees))

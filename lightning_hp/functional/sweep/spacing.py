@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 #: A list is geometric if its largest value is at least this many times its smallest, and the steps fit it better.
 MIN_RATIO = 4.0
@@ -74,5 +75,5 @@ def position_of(values: Sequence[float], value: float) -> float:
 
 def _unevenness(values: Sequence[float]) -> float:
     """The largest step over the smallest."""
-    steps = [abs(right - left) for left, right in zip(values, values[1:], strict=False)]
+    steps = [abs(right - left) for left, right in pairwise(values)]
     return max(steps) / min(steps) if min(steps) > 0 else math.inf
