@@ -10,13 +10,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lightning_hp import functional
-from lightning_hp.results import BatchBound, BatchSizeResult, BatchTrial, LearningRateResult
+from lightning_hp.results import (
+    BatchBound,
+    BatchSizeResult,
+    BatchTrial,
+    LearningRateResult,
+    SettingSummary,
+    SubjectEffect,
+    SweepResult,
+    SweepTrial,
+)
 
 if TYPE_CHECKING:
-    from lightning_hp.callbacks import SAM, BackboneFreezing, BatchSizeScaler, LRFinder
+    from lightning_hp.callbacks import SAM, BackboneFreezing, BatchSizeScaler, LRFinder, PruningCallback
     from lightning_hp.data import ClassBalancedBatchSampler
     from lightning_hp.module import Classifier, ClassifierMixin
     from lightning_hp.nn import Backbone, ClassifierHead, InferenceSpeed
+    from lightning_hp.sweeping import RayExecutor, SweepError, sweep
 
 __version__ = "0.1.0"
 
@@ -34,8 +44,16 @@ __all__ = [  # noqa: RUF022 - plain order; ruff takes SAM for a constant
     "InferenceSpeed",
     "LRFinder",
     "LearningRateResult",
+    "PruningCallback",
+    "RayExecutor",
     "SAM",
+    "SettingSummary",
+    "SubjectEffect",
+    "SweepError",
+    "SweepResult",
+    "SweepTrial",
     "functional",
+    "sweep",
 ]
 
 _ON_FIRST_USE = {
@@ -48,7 +66,11 @@ _ON_FIRST_USE = {
     "ClassifierMixin": "lightning_hp.module",
     "InferenceSpeed": "lightning_hp.nn",
     "LRFinder": "lightning_hp.callbacks",
+    "PruningCallback": "lightning_hp.callbacks",
+    "RayExecutor": "lightning_hp.sweeping",
     "SAM": "lightning_hp.callbacks",
+    "SweepError": "lightning_hp.sweeping",
+    "sweep": "lightning_hp.sweeping",
 }
 
 

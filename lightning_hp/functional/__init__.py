@@ -28,9 +28,11 @@ from lightning_hp.functional.learning_rate.suggestion import LRSuggestion, sugge
 from lightning_hp.functional.norm_layers import norm_parameters
 from lightning_hp.functional.sharpness.perturbation import Perturbation
 from lightning_hp.functional.sharpness.schedule import is_stuck, perturbation_radius
+from lightning_hp.functional.sweep.comparison import Comparison, compare_settings
 
 __all__ = [
     "BatchSearch",
+    "Comparison",
     "LRSuggestion",
     "Perturbation",
     "TrainedChoice",
@@ -38,6 +40,7 @@ __all__ = [
     "batch_size_for_coverage",
     "batch_size_for_share",
     "choose_rate",
+    "compare_settings",
     "coverage_probability",
     "covered_share",
     "gradient_norm",

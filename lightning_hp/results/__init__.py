@@ -2,10 +2,15 @@
 
 from lightning_hp.results.batch_size import BatchBound, BatchSizeResult, BatchTrial
 from lightning_hp.results.learning_rate import LearningRateResult
+from lightning_hp.results.sweep import SettingSummary, SubjectEffect, SweepResult, SweepTrial
 
 __all__ = [
     "BatchBound",
     "BatchSizeResult",
     "BatchTrial",
     "LearningRateResult",
+    "SettingSummary",
+    "SubjectEffect",
+    "SweepResult",
+    "SweepTrial",
 ]

@@ -30,20 +30,20 @@ from lightning_hp.functional.checks import (
 )
 from lightning_hp.functional.sweep.labels import key_of
 from lightning_hp.results.sweep import SweepResult, SweepTrial
-from lightning_hp.sweep.built import Built, call_build
-from lightning_hp.sweep.executors import WorkerProcesses
-from lightning_hp.sweep.experiment import code_of, data_of, refuse_another
-from lightning_hp.sweep.extras import require
-from lightning_hp.sweep.progress import sweep_progress
-from lightning_hp.sweep.record import Record
-from lightning_hp.sweep.runner import Runner, SweepError
-from lightning_hp.sweep.sampling import REFINE, SAMPLER, sampled
-from lightning_hp.sweep.sampling import refine as refine_plan
-from lightning_hp.sweep.space import Space
-from lightning_hp.sweep.storage import open_storage, storage_address
-from lightning_hp.sweep.strategies import grid, measured_order, one_at_a_time
-from lightning_hp.sweep.summary import log_summary
-from lightning_hp.sweep.training import Job, seeded
+from lightning_hp.sweeping.built import Built, call_build
+from lightning_hp.sweeping.executors import WorkerProcesses
+from lightning_hp.sweeping.experiment import code_of, data_of, refuse_another
+from lightning_hp.sweeping.extras import require
+from lightning_hp.sweeping.progress import sweep_progress
+from lightning_hp.sweeping.record import Record
+from lightning_hp.sweeping.runner import Runner, SweepError
+from lightning_hp.sweeping.sampling import REFINE, SAMPLER, sampled
+from lightning_hp.sweeping.sampling import refine as refine_plan
+from lightning_hp.sweeping.space import Space
+from lightning_hp.sweeping.storage import open_storage, storage_address
+from lightning_hp.sweeping.strategies import grid, measured_order, one_at_a_time
+from lightning_hp.sweeping.summary import log_summary
+from lightning_hp.sweeping.training import Job, seeded
 
 
 def sweep(

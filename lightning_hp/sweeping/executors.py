@@ -15,7 +15,7 @@ from concurrent.futures import BrokenExecutor
 from typing import Any, Protocol, TypeVar, cast
 
 from lightning_hp.functional.checks import check_options
-from lightning_hp.sweep.extras import require
+from lightning_hp.sweeping.extras import require
 
 _Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_hp.functional.checks import wrong_type
-from lightning_hp.sweep.optuna_messages import quiet_optuna
+from lightning_hp.sweeping.optuna_messages import quiet_optuna
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_hp.functional.checks import is_number
 from lightning_hp.functional.sweep.labels import label_of
 from lightning_hp.functional.sweep.spacing import interpolate, position_of
-from lightning_hp.sweep.space import Settings, Subject
+from lightning_hp.sweeping.space import Settings, Subject
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

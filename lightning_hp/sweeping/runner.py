@@ -13,13 +13,13 @@ import numpy as np
 
 from lightning_hp.functional.sweep.comparison import compare_settings
 from lightning_hp.functional.sweep.labels import describe, key_of, short_label
-from lightning_hp.sweep.executors import Executor, run_all
-from lightning_hp.sweep.outcome import Outcome
-from lightning_hp.sweep.progress import Progress
-from lightning_hp.sweep.record import Claim, Record, Training
-from lightning_hp.sweep.space import Settings
-from lightning_hp.sweep.strategies import Plan, Round
-from lightning_hp.sweep.training import Job, one_line, train
+from lightning_hp.sweeping.executors import Executor, run_all
+from lightning_hp.sweeping.outcome import Outcome
+from lightning_hp.sweeping.progress import Progress
+from lightning_hp.sweeping.record import Claim, Record, Training
+from lightning_hp.sweeping.space import Settings
+from lightning_hp.sweeping.strategies import Plan, Round
+from lightning_hp.sweeping.training import Job, one_line, train
 
 _log = logging.getLogger(__name__)
 

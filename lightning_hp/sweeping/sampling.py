@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_hp.functional.sweep.labels import key_of
-from lightning_hp.sweep.axes import ListAxis, RangeAxis, range_axis
-from lightning_hp.sweep.optuna_messages import quiet_optuna
-from lightning_hp.sweep.space import Settings, Space
-from lightning_hp.sweep.strategies import Plan, Round, Scores, best_of
+from lightning_hp.sweeping.axes import ListAxis, RangeAxis, range_axis
+from lightning_hp.sweeping.optuna_messages import quiet_optuna
+from lightning_hp.sweeping.space import Settings, Space
+from lightning_hp.sweeping.strategies import Plan, Round, Scores, best_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -94,6 +94,7 @@ def _ask(
     from optuna.trial import TrialState
 
     distributions = {axis.name: axis.distribution() for axis in axes}
+    every: list[Settings] = []
     seen: set[str] = set()
     repeats = 0
     while len(seen) < trials and repeats < trials:
@@ -102,12 +103,15 @@ def _ask(
         for trial in asked:
             chosen = [axis.settings(trial.params[axis.name]) for axis in axes]
             proposals.append(dict(fixed) | {name: value for part in chosen for name, value in part.items()})
+        every += proposals
         scores = yield Round(stage, proposals, may_stop_early=may_stop_early)
         for trial, settings in zip(asked, proposals, strict=True):
             score = scores(settings)
             study.tell(trial, score, state=TrialState.FAIL if score is None else TrialState.COMPLETE)
             repeats += key_of(settings) in seen
             seen.add(key_of(settings))
+    if may_stop_early and every:
+        yield Round(stage, every, may_stop_early=True)  # some may be contenders again
 
 
 def _new_study(sampler: BaseSampler) -> Study:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lightning_hp.functional.sweep.labels import label_of
-from lightning_hp.sweep.built import Built
+from lightning_hp.sweeping.built import Built
 
 #: What each entry of an experiment is called in a message.
 _WORDS = {

@@ -21,9 +21,9 @@ import psutil
 from lightning_hp.functional.checks import is_number
 from lightning_hp.functional.sweep.labels import key_of, label_of
 from lightning_hp.functional.sweep.spacing import is_geometric
-from lightning_hp.sweep.optuna_messages import quiet_optuna
-from lightning_hp.sweep.outcome import Outcome
-from lightning_hp.sweep.space import Settings, Space
+from lightning_hp.sweeping.optuna_messages import quiet_optuna
+from lightning_hp.sweeping.outcome import Outcome
+from lightning_hp.sweeping.space import Settings, Space
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -22,12 +22,12 @@ import torch
 
 from lightning_hp.callbacks.pruning import PruningCallback
 from lightning_hp.snapshot import RandomState
-from lightning_hp.sweep.built import call_build
-from lightning_hp.sweep.history import History, LatencyMeter
-from lightning_hp.sweep.optuna_messages import quiet_optuna
-from lightning_hp.sweep.outcome import Outcome
-from lightning_hp.sweep.space import Settings
-from lightning_hp.sweep.storage import open_storage
+from lightning_hp.sweeping.built import call_build
+from lightning_hp.sweeping.history import History, LatencyMeter
+from lightning_hp.sweeping.optuna_messages import quiet_optuna
+from lightning_hp.sweeping.outcome import Outcome
+from lightning_hp.sweeping.space import Settings
+from lightning_hp.sweeping.storage import open_storage
 
 #: Arguments of the Trainer unless the user gives others. A sweep logs and scores; it keeps no checkpoints.
 TRAINER_DEFAULTS: Mapping[str, Any] = {

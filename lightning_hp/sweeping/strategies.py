@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from lightning_hp.functional.sweep.labels import key_of
-from lightning_hp.sweep.space import Settings, Space, Subject
+from lightning_hp.sweeping.space import Settings, Space, Subject
 
 #: The mean score of settings, higher is better; ``None`` if a training failed or was not made.
 Scores: TypeAlias = "Callable[[Settings], float | None]"
