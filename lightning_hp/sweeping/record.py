@@ -85,14 +85,14 @@ class Record:
         self._storage = storage
         self._direction: Literal["maximize", "minimize"] = "maximize" if mode == "max" else "minimize"
         values = {
-            name: [row[place] for row in subject.values]
+            parameter: [row[place] for row in subject.values]
             for subject in space.subjects
-            for place, name in enumerate(subject.names)
+            for place, parameter in enumerate(subject.names)
         }
         self._by_label = {label_of(value): value for column in values.values() for value in column}
         self._by_label |= {label_of(value): value for value in space.start.values()}
-        for name, value in space.start.items():
-            values[name].append(value)
+        for parameter, value in space.start.items():
+            values[parameter].append(value)
         self.study = self._open(name, values)
         self._study_id = storage.get_study_id_from_name(self.study.study_name)
 

@@ -175,7 +175,10 @@ def sweep(
     _refuse_unread(subjects, read)
     _refuse_built(built, arguments, monitor)
     address = storage_address(storage, folder, is_parallel)
-    record = Record(open_storage(address), name, mode, subjects)
+    if pruner is not None and is_parallel and address is None:
+        raise ValueError("Expected a `storage` with a `pruner` and workers, which report to it, but got None.")
+    store = open_storage(address)
+    record = Record(store, name, mode, subjects)
     experiment = {
         **{key: options[key] for key in ("monitor", "mode", "reduce")},
         "seeds": list(all_seeds),
@@ -209,7 +212,7 @@ def sweep(
             in_flight=workers if workers > 1 else None,
             stop_on_error=on_error == "raise",
             logdir=folder,
-            pruning=None if pruner is None else (address, pruner),
+            pruning=None if pruner is None else (address if is_parallel else store, pruner),
             progress=stack.enter_context(sweep_progress(enable_progress_bar)),
         )
         for _, training, stage, outcome in record.rows():

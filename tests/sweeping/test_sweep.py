@@ -227,7 +227,11 @@ def without_validation(settings: dict[str, Any]) -> Any:
     [
         ({"build": 3}, TypeError, "a function of settings"),
         ({"build": lambda settings: Scored(settings["a"])}, ValueError, "does not read 'b'"),
-        ({"build": lambda settings: (nn.Linear(settings["a"], settings["b"]), None)}, TypeError, "LightningModule first"),
+        (
+            {"build": lambda settings: (nn.Linear(settings["a"], settings["b"]), None)},
+            TypeError,
+            "LightningModule first",
+        ),
         ({"build": without_validation}, ValueError, "validation data for `monitor='val_score'`"),
         ({"mode": "maximize"}, ValueError, "one of 'max', 'min'"),
         ({"strategy": "random"}, ValueError, "'one_at_a_time', 'grid'"),
@@ -247,6 +251,7 @@ def without_validation(settings: dict[str, Any]) -> Any:
         ({"trainer": {**TRAINER, "strategy": "ddp", "devices": 2}}, ValueError, "starts the script again"),
         ({"trainer": 3}, TypeError, "a dict of arguments of the Trainer"),
         ({"refine": -1}, ValueError, "an int >= 0"),
+        ({"pruner": optuna.pruners.NopPruner(), "workers": 2}, ValueError, "`storage` with a `pruner` and workers"),
     ],
 )
 def test_wrong_arguments_get_one_sentence_before_any_training(options: Any, error: type[Exception], message: str):
@@ -458,7 +463,7 @@ def test_results_in_other_forms(tmp_path: Path):
     assert len(rows) == 6
     assert rows[0][:3] == ["3", "20", 0.0]
     assert len(header) == len(rows[0])
-    assert len(result.plot().axes) == 4
+    assert len(result.plot().axes) == 3
     assert result.importances() is None
     assert "recommended: a=3, b=20" in str(result)
 
