@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
 import os
 import random
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -97,19 +101,18 @@ def test_the_seed_is_set_as_by_lightning_and_the_random_state_of_the_user_stays(
 
 def test_a_second_call_trains_nothing_and_lists_may_grow(tmp_path: Path):
     storage = tmp_path / "sweep.db"
-    first = run(storage=storage)
     counting = Counting()
+    first = run(build=counting, storage=storage, refine=2)
+    calls = len(counting.asked)
 
-    class Same(Counting):
-        pass
+    again = run(build=counting, storage=storage, refine=2)
+    assert again.trials == first.trials
+    assert len(counting.asked) == calls + 1  # the build before the trainings
 
-    again = run(storage=storage)
-    assert [trial.number for trial in again.trials] == [trial.number for trial in first.trials]
-
-    grown = run(storage=storage, space={"a": [1, 2, 3, 4, 5], "b": [10, 20, 40]}, seeds=2)
-    assert len(grown.trials) == (5 + 3 - 1) * 2
+    grown = run(build=counting, storage=storage, space={"a": [1, 2, 3, 4, 5], "b": [10, 20, 40]}, seeds=2)
     assert {trial.number for trial in first.trials} <= {trial.number for trial in grown.trials}
-    assert not counting.asked
+    assert len({(*trial.settings.values(), trial.seed) for trial in grown.trials}) == len(grown.trials)
+    assert {trial.settings["a"] for trial in grown.trials} >= {1, 2, 3, 4, 5}
 
 
 def test_categories_may_grow(tmp_path: Path):
@@ -259,8 +262,22 @@ def test_wrong_arguments_get_one_sentence_before_any_training(options: Any, erro
         run(**options)
 
 
+ARGUMENTS = [name for name in inspect.signature(sweep).parameters if name != "build"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_any_value_gets_a_sentence_or_a_result(argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for value in (None, True, -1, 2.5, float("nan"), "", "abc", b"x", [], ["abc"], {}, {1: 2}, object(), torch.ones(2)):
+        try:
+            run(**{"space": {"a": [1], "b": [2]}, argument: value})
+        except (TypeError, ValueError, SweepError) as error:  # noqa: PERF203
+            assert "expected" in str(error).lower(), f"{argument}={value!r}: {error}"  # noqa: PT017 - either is right
+
+
 def test_build_that_cannot_be_sent_to_workers_is_refused():
-    lock = __import__("threading").Lock()
+    lock = threading.Lock()
 
     def holds(settings: dict[str, Any]) -> Any:
         assert lock is not None
@@ -469,14 +486,12 @@ def test_results_in_other_forms(tmp_path: Path):
 
 
 def test_memory_of_a_training_is_freed():
-    import gc
-
-    alive = []
+    alive: list[weakref.ref[Any]] = []
 
     class Watched(Scored):
         def __init__(self, score: float) -> None:
             super().__init__(score)
-            alive.append(__import__("weakref").ref(self))
+            alive.append(weakref.ref(self))
 
     def watched(settings: dict[str, Any]) -> Any:
         # When a training is built, none of the earlier ones exists any more.
