@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_hp import BatchSizeScaler, LRFinder
+from lightning_hp import BatchSizeScaler, HParamsLogger, LRFinder
 
 
 class DigitClassifier(pl.LightningModule):
@@ -53,7 +53,6 @@ class DigitClassifier(pl.LightningModule):
         images, labels = batch
         self.accuracy(self.net(images), labels)
         self.log("val_acc", self.accuracy)
-        self.log("hp_metric", self.accuracy)  # the column beside `lr` in TensorBoard's HParams tab
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"], momentum=0.9)
@@ -88,7 +87,7 @@ def fit(args: argparse.Namespace, name: str, callbacks: list[pl.Callback]) -> st
     trainer = pl.Trainer(
         max_epochs=args.epochs,
         accelerator="cpu",
-        callbacks=[*callbacks, stopwatch],
+        callbacks=[*callbacks, HParamsLogger(metrics=["val_acc", "train_loss"]), stopwatch],
         logger=TensorBoardLogger(args.logdir, name=name),
         log_every_n_steps=10,
         enable_model_summary=False,

@@ -22,7 +22,7 @@ from lightning_hp.results import (
 )
 
 if TYPE_CHECKING:
-    from lightning_hp.callbacks import SAM, BackboneFreezing, BatchSizeScaler, LRFinder, PruningCallback
+    from lightning_hp.callbacks import SAM, BackboneFreezing, BatchSizeScaler, HParamsLogger, LRFinder, PruningCallback
     from lightning_hp.data import ClassBalancedBatchSampler
     from lightning_hp.module import Classifier, ClassifierMixin
     from lightning_hp.nn import Backbone, ClassifierHead, InferenceSpeed
@@ -41,6 +41,7 @@ __all__ = [  # noqa: RUF022 - plain order; ruff takes SAM for a constant
     "Classifier",
     "ClassifierHead",
     "ClassifierMixin",
+    "HParamsLogger",
     "InferenceSpeed",
     "LRFinder",
     "LearningRateResult",
@@ -64,6 +65,7 @@ _ON_FIRST_USE = {
     "Classifier": "lightning_hp.module",
     "ClassifierHead": "lightning_hp.nn",
     "ClassifierMixin": "lightning_hp.module",
+    "HParamsLogger": "lightning_hp.callbacks",
     "InferenceSpeed": "lightning_hp.nn",
     "LRFinder": "lightning_hp.callbacks",
     "PruningCallback": "lightning_hp.callbacks",

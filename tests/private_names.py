@@ -106,6 +106,11 @@ PRIVATE = (
         ("pytorch_lightning.utilities.parsing",),
         "write a found value into the hyperparameters that are logged",
     ),
+    Private(
+        "_log_hyperparams",
+        ("pytorch_lightning.core.mixins.hparams_mixin:HyperparametersMixin",),
+        "see whether the user lets Lightning log the hyperparameters",
+    ),
     # Modules and autograd of torch
     Private("_NormBase", ("torch.nn.modules.batchnorm",), "recognise batch and instance norm"),
     Private("_BatchNorm", ("torch.nn.modules.batchnorm",), "recognise batch norm"),

@@ -81,6 +81,7 @@ VALID: dict[Callable[..., Any], Callable[[], dict[str, Any]]] = {
     lightning_hp.Classifier: lambda: {"backbone": BACKBONE, "num_classes": 3, "head_options": {"n_hidden_units": 4}},
     lightning_hp.ClassifierHead: lambda: {"in_features": 4, "num_classes": 3, "n_hidden_units": 4},
     lightning_hp.ClassifierMixin: lambda: {"num_classes": 3},
+    lightning_hp.HParamsLogger: dict,
     lightning_hp.LRFinder: dict,
     lightning_hp.PruningCallback: lambda: {"trial": optuna.trial.FixedTrial({}), "monitor": "val_loss"},
     lightning_hp.SAM: dict,

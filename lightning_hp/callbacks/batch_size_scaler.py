@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from typing_extensions import override
 
-from lightning_hp.callbacks.finder import Finder
+from lightning_hp.callbacks.finder import Finder, named_hparams
 from lightning_hp.functional.batch_size.search import RoundTo
 from lightning_hp.functional.checks import check_bool, check_options, check_str
 from lightning_hp.functional.learning_rate.parameter_free import parameter_free_name
@@ -26,7 +26,6 @@ from lightning_hp.rehearsal import (
     evaluation_loop,
     reason_not_to_rehearse,
 )
-from lightning_hp.reporting import log_hyperparams
 from lightning_hp.results import BatchSizeResult
 from lightning_hp.trainer import count_seconds, is_resuming, misconfiguration, release_loaders
 from lightning_hp.trainer.base_classes import Callback
@@ -241,7 +240,19 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
                 )
 
     @override
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def used_hparams(self) -> dict[str, Any]:
+        """What was set, by the names under which it is recorded; empty if nothing was."""
+        if not self._applied:
+            return {}
+        size, lr, steps = (self._applied[name] for name in ("batch_size", "lr", "accumulate_grad_batches"))
+        return {
+            **named_hparams("batch_size", size["batch_size"], [path for _, path in size["places"]]),
+            **({} if lr is None else named_hparams("lr", lr, self._applied["lr_home"])),
+            **({} if steps == 1 else {"accumulate_grad_batches": steps}),
+        }
+
+    @override
+    def _before_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Searches before the training. A resumed run uses what was found before."""
         if is_resuming(trainer):
             size = self._applied["batch_size"]["batch_size"] if self._applied else None
@@ -274,6 +285,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the warm-up, after the other callbacks have rehearsed."""
+        super().on_train_start(trainer, pl_module)
         steps = self._applied.get("warmup_steps", 0)
         if trainer.global_step < steps:
             self._running_warmup = Warmup(
@@ -288,11 +300,13 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Releases loaders and optimizers: Lightning does not call ``teardown`` after an error."""
+        super().on_exception(trainer, pl_module, exception)
         self._release(trainer)
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Releases the loaders and the optimizers of this run."""
+        super().teardown(trainer, pl_module, stage)
         self._release(trainer)
 
     def _release(self, trainer: pl.Trainer) -> None:
@@ -325,17 +339,6 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
             result = self._apply(trainer, pl_module, batch_size, learning_rate, result)
         self.result = result
         self._report(trainer, result)
-        if self._update_attr:
-            # Values that are kept in the model are among the module's hyperparameters, which Lightning logs itself.
-            own_size = batch_size.home is not None
-            own_lr = learning_rate is None or learning_rate.home is not None
-            log_hyperparams(
-                trainer,
-                {
-                    "batch_size": None if own_size else result.batch_size_used,
-                    "lr": None if own_lr else result.lr_used,
-                },
-            )
 
     def _tune_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule, function: str) -> None:
         """Searches and sets the batch size of a loop that does not train."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from lightning_utilities.core.rank_zero import rank_zero_info
 
+from lightning_hp.callbacks.hparams_logger import HParamsLogger
+from lightning_hp.callbacks.run_record import RunRecord, used_hparams
 from lightning_hp.functional.checks import check_bool, wrong_type
 from lightning_hp.rehearsal import reason_not_to_rehearse, rehearse_outside_fit
 from lightning_hp.reporting import cli_config, log_figure, log_scalars, log_table
@@ -67,6 +69,7 @@ class Finder(Generic[_Result]):
         # What was set and where, in plain types: for a second `fit` and for a resumed run. Empty: nothing was set.
         self._applied: dict[str, Any] = {}
         self._searches = True
+        self._record = RunRecord()
 
     def reuse(self, state_dict: Mapping[str, Any]) -> None:
         """Lets this finder set what another one of its kind has found, at the start of each ``fit``, without a search.
@@ -166,6 +169,30 @@ class Finder(Generic[_Result]):
                 " model)` with each.",
             )
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Searches before the training, then records what was set, if nothing else in this ``fit`` does."""
+        self._before_training(trainer, pl_module)
+        if self._records(trainer):
+            self._record.start(trainer, used_hparams(trainer))
+            self._record.replace_lightning(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Switches Lightning's own record on again."""
+        self._record.release(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Marks the run as failed, where this callback has recorded it."""
+        self._record.end(trainer, failed=True)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Marks the run as ended, where this callback has recorded it."""
+        if stage == "fit":
+            self._record.end(trainer, failed=False)
+
+    def used_hparams(self) -> dict[str, Any]:
+        """What was set and is in use, by the names under which it is recorded; empty if nothing was set."""
+        raise NotImplementedError
+
     @refused_twice_in_setup
     def state_dict(self) -> dict[str, Any]:
         """What was found and set, in plain types."""
@@ -176,6 +203,21 @@ class Finder(Generic[_Result]):
         self._applied = state_dict["applied"]
         result = state_dict["result"]
         self.result = None if result is None else self._result_type.from_dict(result)
+
+    def _before_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Searches, sets and reports; in a resumed run it uses what was found before."""
+        raise NotImplementedError
+
+    def _records(self, trainer: Any) -> bool:
+        """Whether the record of this ``fit`` is written here, see ``run_record``."""
+        finders = [callback for callback in trainer.callbacks if isinstance(callback, Finder)]
+        is_recorded = any(isinstance(callback, HParamsLogger) for callback in trainer.callbacks)
+        return (
+            finders[-1:] == [self]
+            and any(finder.used_hparams() for finder in finders)
+            and not is_recorded
+            and trainer.enable_autolog_hparams
+        )
 
     def _search(self, trainer: pl.Trainer, pl_module: pl.LightningModule, update_attr: bool) -> _Result:
         """Searches at ``on_fit_start``; with ``update_attr`` it sets what was found there, and notes it."""
@@ -219,6 +261,12 @@ class Finder(Generic[_Result]):
         if trainer.is_global_zero and trainer.loggers:
             for name, draw in figures.items():
                 log_figure(trainer, f"{self._tag}/{name}", draw(), step)
+
+
+def named_hparams(name: str, value: Any, paths: Iterable[str]) -> dict[str, Any]:
+    """A value by its names in ``hparams``, or by ``name`` if it is kept elsewhere; nested ones are recorded there."""
+    in_hparams = [path.removeprefix("hparams.") for path in paths if path.startswith("hparams.")]
+    return {key: value for key in in_hparams or [name] if "." not in key}
 
 
 def _is_a(name: str, thing: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from typing_extensions import override
 
-from lightning_hp.callbacks.finder import Finder, refused_twice_in_setup
+from lightning_hp.callbacks.finder import Finder, named_hparams, refused_twice_in_setup
 from lightning_hp.functional.checks import (
     check_bool,
     check_choice,
@@ -27,7 +27,6 @@ from lightning_hp.rehearsal import (
     consuming_data,
     reason_not_to_rehearse,
 )
-from lightning_hp.reporting import log_hyperparams
 from lightning_hp.results import LearningRateResult
 from lightning_hp.trainer import count_seconds, is_resuming
 from lightning_hp.trainer.base_classes import Callback
@@ -204,7 +203,17 @@ class LRFinder(Finder[LearningRateResult], Callback):
         return None if self.result is None else self.result.suggestion
 
     @override
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def used_hparams(self) -> dict[str, Any]:
+        """The rate that was set, by the name under which it is recorded; empty if none was."""
+        if not self._applied:
+            return {}
+        home, lr = self._applied["home"], self._applied["lr"]
+        if not home and self.result is not None and self.result.lr_used is not None:
+            lr = self.result.lr_used  # the highest that the schedule reaches; an attribute holds what it is built on
+        return named_hparams("lr", lr, home)
+
+    @override
+    def _before_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Searches before the training. A resumed run uses the rate that was found before."""
         if is_resuming(trainer):
             return
@@ -266,9 +275,6 @@ class LRFinder(Finder[LearningRateResult], Callback):
             where = "in the optimizers" if learning_rate.home is None else f"in {learning_rate.home}"
             factor = learning_rate.value / learning_rate.built_on
             self._log(f"wrote {learning_rate.built_on:.3g} {where}: the schedule reaches {factor:.3g} times that rate.")
-        if result.lr_used != result.lr_before and learning_rate.home is None:
-            # A rate that is kept in the model is among the module's hyperparameters, which Lightning logs itself.
-            log_hyperparams(trainer, {"lr": result.lr_used})
 
     def _find(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, learning_rate: LearningRate, hooks: Sequence[str]

@@ -167,6 +167,18 @@ class SAM(Callback):
         self._is_logged = False
         self._is_first = True
 
+    def used_hparams(self) -> dict[str, Any]:
+        """The settings under which a run with SAM is recorded: the radius, and what differs from the defaults."""
+        others = {
+            "adaptive": (self._adaptive, False),
+            "interval": (self._interval, 1),
+            "start": (self._start, 0),
+            "warmup": (self._warmup, 0),
+            "params": (self._params if isinstance(self._params, str) else "a function", "all"),
+        }
+        differing = {f"sam/{name}": value for name, (value, default) in others.items() if value != default}
+        return {"sam/rho": self._rho, **differing}
+
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses what SAM cannot act in. Moves SAM to the front, before callbacks that modify gradients."""

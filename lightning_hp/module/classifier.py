@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_hp.callbacks import SAM, BatchSizeScaler, LRFinder
+from lightning_hp.callbacks import SAM, BatchSizeScaler, HParamsLogger, LRFinder
 from lightning_hp.functional.checks import check_bool, check_int, check_number, check_options, wrong_type
 from lightning_hp.hyperparameters import stated_batch_size
 from lightning_hp.module.mixin import ClassifierMixin
@@ -20,7 +20,6 @@ from lightning_hp.module.plain_types import to_plain_types
 from lightning_hp.nn import Backbone, ClassifierHead
 from lightning_hp.nn.backbone.sources import is_source
 from lightning_hp.nn.head import Task
-from lightning_hp.reporting import log_run
 from lightning_hp.trainer import batch_size_of
 from lightning_hp.trainer.base_classes import Callback, LightningModule
 
@@ -153,6 +152,7 @@ class Classifier(ClassifierMixin, LightningModule):
             hparams["batch_size"] = check_int("batch_size", hparams["batch_size"], 1, also="None")
         pretrained = check_bool("pretrained", hparams["pretrained"])
         hparams["pretrained"] = pretrained and is_source(backbone)  # a module may have its weights from anywhere
+        self._hparams_logger: HParamsLogger | None = None
         self.hparams.update({"backbone": _name_of(backbone), **hparams})
         self.configure_callbacks()  # checks their arguments
 
@@ -239,19 +239,35 @@ class Classifier(ClassifierMixin, LightningModule):
         return callbacks
 
     @override
+    def setup(self, stage: str) -> None:
+        """Adds an ``HParamsLogger`` for this ``fit``, if the Trainer has none."""
+        super().setup(stage)
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if stage == "fit" and not any(isinstance(callback, HParamsLogger) for callback in callbacks):
+            names = [f"{stage}_{name}" for stage in _STAGES for name in ("loss", *self.configure_metrics())]
+            self._hparams_logger = HParamsLogger(metrics=names)
+            self.trainer.callbacks = [*callbacks, self._hparams_logger]  # type: ignore[attr-defined]
+
+    @override
+    def teardown(self, stage: str) -> None:
+        """Removes the ``HParamsLogger`` of this ``fit``."""
+        super().teardown(stage)
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        self.trainer.callbacks = [one for one in callbacks if one is not self._hparams_logger]  # type: ignore[attr-defined]
+        self._hparams_logger = None
+
+    def used_hparams(self) -> dict[str, Any]:
+        """What the loaders state, whatever ``batch_size`` was given; for the record of a run."""
+        size = stated_batch_size(self.trainer)
+        return {} if size is None else {"batch_size": size}
+
+    @override
     def on_fit_start(self) -> None:
-        """Logs the hyperparameters, after the callbacks have set them and before Lightning logs a datamodule's."""
+        """Records the batch size that the training loader states."""
         super().on_fit_start()
         size = stated_batch_size(self.trainer)
         if size is not None:
             self.batch_size = size
-        datamodule_hparams = dict(getattr(getattr(self.trainer, "datamodule", None), "hparams", {}))
-        names = [f"{stage}_{name}" for stage in _STAGES for name in ("loss", *self.configure_metrics())]
-        hparams = {**datamodule_hparams, **self.hparams}
-        # All runs need the same columns, so a dictionary is one column; only the head has one for each option.
-        columns = {name: str(value) if isinstance(value, dict) else value for name, value in hparams.items()}
-        columns["head_options"] = _HEAD_DEFAULTS | (self.hparams["head_options"] or {})
-        log_run(self.trainer, hparams, names, columns)
 
     @override
     def on_train_start(self) -> None:

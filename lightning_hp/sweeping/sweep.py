@@ -29,6 +29,7 @@ from lightning_hp.functional.checks import (
     wrong_value,
 )
 from lightning_hp.functional.sweep.labels import key_of
+from lightning_hp.reporting import log_columns
 from lightning_hp.results.sweep import SweepResult, SweepTrial
 from lightning_hp.sweeping.built import Built, call_build
 from lightning_hp.sweeping.executors import WorkerProcesses
@@ -215,6 +216,8 @@ def sweep(
             pruning=None if pruner is None else (address if is_parallel else store, pruner),
             progress=stack.enter_context(sweep_progress(enable_progress_bar)),
         )
+        if folder is not None:
+            log_columns(folder, {**subjects.start, "seed": all_seeds[0]}, [monitor])
         for _, training, stage, outcome in record.rows():
             if outcome.status != "failed":
                 runner.note(training, stage, outcome)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_hp.callbacks.hparams_logger import HParamsLogger
 from lightning_hp.callbacks.pruning import PruningCallback
 from lightning_hp.snapshot import RandomState
 from lightning_hp.sweeping.built import call_build
@@ -144,7 +145,9 @@ class _Training:
         arguments = {**TRAINER_DEFAULTS, **self._job.trainer, **self._built.trainer}
         if "logger" not in arguments:
             arguments["logger"] = False if self._job.log_dir is None else _logger(package, self._job.log_dir)
-        own = [*self._finders, self._history, self._latency, self._pruning]
+        subjects = {**self._job.settings, "seed": self._job.seed}
+        record = HParamsLogger(subjects, [self._job.monitor]) if self._job.log_dir is not None else None
+        own = [*self._finders, self._history, self._latency, self._pruning, record]
         given = [callback for source in (self._job.trainer, self._built.trainer) for callback in _callbacks_in(source)]
         arguments["callbacks"] = [*copy.deepcopy(given), *(callback for callback in own if callback is not None)]
         return package.Trainer(**arguments)

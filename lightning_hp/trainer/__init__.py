@@ -23,6 +23,7 @@ from lightning_hp.trainer.namespace import (
     lightning_module_of,
     lightning_package,
     logged_hparams,
+    logs_hparams,
     misconfiguration,
 )
 from lightning_hp.trainer.optimizers import (
@@ -60,6 +61,7 @@ __all__ = [
     "lightning_package",
     "loader_roots",
     "logged_hparams",
+    "logs_hparams",
     "misconfiguration",
     "muted",
     "no_op",

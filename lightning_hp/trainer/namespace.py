@@ -63,6 +63,11 @@ def logged_hparams(owner: object) -> Any:
     return getattr(owner, "_hparams_initial", None)
 
 
+def logs_hparams(owner: object) -> bool:
+    """Whether ``hparams`` were saved with ``save_hyperparameters``, without ``logger=False``."""
+    return bool(getattr(owner, "_log_hyperparams", False))
+
+
 def is_resuming(trainer: pl.Trainer) -> bool:
     """Whether the running ``fit`` continues from a checkpoint (``ckpt_path``, or found by a cluster's requeue)."""
     return trainer.ckpt_path is not None or bool(trainer._checkpoint_connector._loaded_checkpoint)

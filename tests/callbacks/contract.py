@@ -20,7 +20,7 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, Classifier, LRFinder
+from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, Classifier, HParamsLogger, LRFinder
 from lightning_hp.rehearsal import Rehearsal
 from tests.training import BATCH_SIZE, NUM_CLASSES, NUM_FEATURES, NUM_SAMPLES, Net, Samples, Stream
 
@@ -82,6 +82,7 @@ MEMBERS = [
         idle=lambda: SAM(rho=0.0),
         refuses=frozenset({"sam", "sam_accumulation_fp16"}),  # there is one already
     ),
+    Member("hparams_logger", idle=lambda: HParamsLogger({"seed": 5}, ["train_loss"])),
     Member(
         "backbone_freezing_of_0_epochs",
         idle=lambda: BackboneFreezing(unfreeze_at_epoch=0, backbone="body"),

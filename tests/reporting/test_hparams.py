@@ -6,30 +6,23 @@ import pytest
 import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import plugin_data_pb2
 from torch import nn
 
-from lightning_hp import LRFinder
+from lightning_hp import HParamsLogger, LRFinder
 from tests.module.models import DataModule, loader, quiet
 from tests.module.test_classifier import SGD, classifier
+from tests.reporting.tab import Tab
 
 METRICS = ["loss", "accuracy", "f1"]
 
 
 def read(logger):
-    """Hyperparameters, metrics of the tab, scalars by tag. Of each summary the first counts, as in the tab."""
-    events = EventAccumulator(logger.log_dir).Reload()
-    content = events.SummaryMetadata
-    data = {}
-    for tag in ("_hparams_/experiment", "_hparams_/session_start_info"):
-        plugin = plugin_data_pb2.HParamsPluginData.FromString(content(tag).plugin_data.content)
-        data[tag] = plugin
-    experiment = data["_hparams_/experiment"].experiment
-    start = data["_hparams_/session_start_info"].session_start_info
-    hparams = {name: getattr(value, value.WhichOneof("kind")) for name, value in dict(start.hparams).items()}
-    scalars = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    return hparams, [info.name.tag for info in experiment.metric_infos], scalars
+    """Hyperparameters, metrics of the tab, scalars by tag."""
+    tab, run = Tab(logger.save_dir), f"lightning_logs/version_{logger.version}"
+    assert tab.runs_with_columns == ["."]
+    assert tab.hparams[run].keys() <= tab.columns.keys()
+    assert tab.status[run] == "STATUS_SUCCESS"
+    return tab.hparams[run], tab.metrics, tab.scalars(run)
 
 
 def fit(tmp_path, model, data=None, callbacks=()):
@@ -51,8 +44,7 @@ def test_what_was_used_is_shown_beside_what_came_of_it(tmp_path):
     assert hparams["batch_size"] == 12
     assert hparams["head_options/n_hidden_units"] == 64
     assert hparams["head_options/activation_fn"] == "ReLU"
-    assert hparams["head_options/norm"] == "None"  # what was left out is shown too
-    assert hparams["lr_ratios"] == "{'backbone': 0.1}"
+    assert hparams["lr_ratios/backbone"] == 0.1
     assert hparams["backbone"] == "<Sequential>"
     assert hparams["class_weights"] == "[1.0, 2.0, 1.0]"
     assert columns == [f"{stage}_{name}" for stage in ("val", "train", "test") for name in METRICS]
@@ -74,15 +66,15 @@ def test_with_a_datamodule_of_its_own_hyperparameters(tmp_path):
     assert len(scalars["val_loss"]) == 2
 
 
-def test_all_runs_have_the_same_columns(tmp_path):
+def test_the_hyperparameters_of_all_runs_are_columns(tmp_path):
     runs = (
         {"head_options": None, "batch_size": 12},
         {"head_options": {"n_hidden_layers": 2, "activation_fn": nn.Tanh()}, "find_lr": {"update_attr": False}},
         {**SGD, "weight_decay": 0.1},
     )
-    names = [list(read(fit(tmp_path, classifier(**options))[1])[0]) for options in runs]
-    assert names[0] == names[1] == names[2]
-    assert "head_options/n_hidden_layers" in names[0]
+    names = [read(fit(tmp_path, classifier(**options))[1])[0].keys() for options in runs]
+    assert names[0] != names[1] != names[2]
+    assert Tab(tmp_path).columns.keys() == names[0] | names[1] | names[2]
 
 
 def test_other_loggers_get_them_too(tmp_path):
@@ -92,3 +84,34 @@ def test_other_loggers_get_them_too(tmp_path):
     assert yaml.safe_load((tmp_path / "lightning_logs" / "version_0" / "hparams.yaml").read_text()) == dict(
         model.hparams
     )
+
+
+def test_with_an_hparams_logger_there_is_one_record(tmp_path):
+    class Counting(CSVLogger):
+        times = 0
+
+        def log_hyperparams(self, params):
+            Counting.times += 1
+            super().log_hyperparams(params)
+
+    model = classifier(find_lr={"num_training_steps": 30, "suggestion": "fall"})
+    board, csv = TensorBoardLogger(tmp_path), Counting(tmp_path)
+    recorder = HParamsLogger({"seed": 3}, ["val_accuracy"])
+    trainer = pl.Trainer(callbacks=[recorder], **quiet(logger=[board, csv], max_epochs=1))
+    trainer.fit(model, loader(batch_size=12), loader())
+    hparams, metrics, _ = read(board)
+    assert metrics == ["val_accuracy"]
+    assert hparams["lr"] == model.lr
+    assert hparams["batch_size"] == 12
+    assert hparams["seed"] == 3
+    assert Counting.times == 1
+
+
+def test_a_run_of_a_classifier_that_raises_is_shown_as_failed(tmp_path):
+    class Bug(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        fit(tmp_path, classifier(), callbacks=[Bug()])
+    assert list(Tab(tmp_path).status.values()) == ["STATUS_FAILURE"]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_hp.reporting import log_figure, log_hyperparams, log_scalars, log_table
+from lightning_hp.reporting import log_end, log_figure, log_run, log_scalars, log_table
 
 
 @pytest.fixture(params=["pytorch_lightning", "lightning.pytorch"])
@@ -74,13 +74,6 @@ def test_scalars_on_csv(pl, tmp_path):
     logger.save()
     header, row = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
     assert dict(zip(header.split(","), row.split(","), strict=True)) == {"lr_found": "0.25", "step": "7"}
-
-
-def test_hyperparams_on_tensorboard(pl, tensorboard):
-    trainer = trainer_with(pl, tensorboard)
-    tensorboard.log_hyperparams({"lr": 0.1, "width": 8})
-    log_hyperparams(trainer, {"lr": 0.25, "nothing": None})
-    assert dict(tensorboard.hparams) == {"lr": 0.25, "width": 8}
 
 
 # --- figures
@@ -181,7 +174,8 @@ def test_a_row_must_fit_the_header():
 
 def report(trainer):
     log_scalars(trainer, {"a": 1.0}, step=0)
-    log_hyperparams(trainer, {"a": 1.0})
+    log_run(trainer, {"a": 1.0})
+    log_end(trainer, {"a": 1.0}, failed=False)
     log_figure(trainer, "figure", figure(), step=0)
     log_table(trainer, "table", ["a"], [[1]], step=0)
 
@@ -204,7 +198,6 @@ def test_nothing_known_is_nothing_written():
             raise AssertionError(f"an empty report reached for {name}")
 
     log_scalars(fake_trainer(Untouchable()), {"a": None}, step=0)
-    log_hyperparams(fake_trainer(Untouchable()), {})
 
 
 def test_every_logger_gets_it(pl, tensorboard):
