@@ -1,4 +1,4 @@
-"""What learning-rate finders lose on the tasks: ``python -m benchmarks.lr_tasks.regret shaping`` (or ``held_out``)."""
+"""What learning-rate finders lose on the tasks: ``python -m benchmarks.lr_tasks.regret shaping`` (or another group)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Ground truth: real trainings over a grid of learning rates, written as JSON.
 
-``python -m benchmarks.lr_tasks.truth shaping`` (or ``held_out``) trains what the file lacks.
+``python -m benchmarks.lr_tasks.truth shaping`` (or another group) trains what the file lacks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SEEDS = (0, 1, 2)
 
 
 def path_of(group: str) -> Path:
-    """The file of a group of tasks, ``"shaping"`` or ``"held_out"``."""
+    """The file of a group of tasks, such as ``"shaping"``."""
     return Path(__file__).with_name(f"{group}.json")
 
 
