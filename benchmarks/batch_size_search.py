@@ -212,7 +212,7 @@ def _accelerate(module: Limited, data: Data, begin: _TrainingStart, **options: A
 SCALER = 'BatchSizeScaler(objective="memory")'
 LARGEST: dict[str, Any] = {
     "min_per_class": 0,
-    "limits": {"min_steps_per_epoch": 1, "min_training_steps": 1},
+    "limits": {"min_steps_per_epoch": 1, "min_training_steps": 1, "min_step_share": 1e-6},
 }
 METHODS: dict[str, Method] = {
     "BatchSizeScaler": _callback(lambda: BatchSizeScaler(**LARGEST)),

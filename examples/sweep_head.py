@@ -48,7 +48,8 @@ def build(settings: dict[str, Any]) -> tuple[Classifier, tuple[DataLoader, DataL
     """A head with these options, and the features as data."""
     data = load_features()
     backbone = Backbone(nn.Identity(), head=None, example_input=data["train"].tensors[0][:2])
-    model = Classifier(backbone, len(CLASSES), dict(settings), scheduler="CosineAnnealingLR", top_k=None)
+    nn_options_dict = {**settings, "n_hidden_layers": 1, "use_dropout": settings["dropout_val"] > 0}
+    model = Classifier(backbone, len(CLASSES), nn_options_dict, scheduler="CosineAnnealingLR", top_k=None)
     train = DataLoader(data["train"], BATCH_SIZE, shuffle=True)
     return model, (train, DataLoader(data["val"], batch_size=256))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info
@@ -67,6 +67,9 @@ class BackboneFreezing(Callback):
             trained from epoch 0. ``None``: the whole backbone.
         ramp_epochs: Number of epochs, or a fraction of one, in which the learning rate of what is unfrozen rises
             linearly to that of its group, >= 0. 0: it has the rate of its group at once.
+        lr_ratio: The learning rate of what is unfrozen, as a multiple of that of its group, > 0 and <= 1; the rate
+            that ``ramp_epochs`` rises to. Or a dict from epochs of an unfreezing to such numbers, as in
+            ``{2: 0.3, 4: 0.1}``; epochs that it does not name have 1.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -74,7 +77,8 @@ class BackboneFreezing(Callback):
         MisconfigurationException: In ``fit``, before the first step: if the model has no such backbone, the optimizer
             does not hold its parameters, all of it is frozen already, a name matches nothing, there are more stages
             than blocks, no other part of the model can be trained, a layer is lazy, the strategy is none of single
-            device, DDP and FSDP2, or the length of an epoch, which ``ramp_epochs`` needs, is not known.
+            device, DDP and FSDP2, the length of an epoch, which ``ramp_epochs`` needs, is not known, ``lr_ratio`` names
+            an epoch without an unfreezing, or another BackboneFreezing freezes the same parameter.
 
     Note:
         A step costs less than one that trains everything: frozen parameters have no gradient and no optimizer state,
@@ -87,8 +91,11 @@ class BackboneFreezing(Callback):
         The epoch alone determines what is frozen, so a resumed run continues exactly as an uninterrupted one. In a loop
         of your own call `freeze` at the beginning of each epoch, and `unfreeze` at the end.
 
-        A rate that rises is made by scaling the step of the parameter, which takes a copy of the rising parameters; the
-        rates of the groups, which loggers show, do not change.
+        A rate that rises, and one by ``lr_ratio``, is made by scaling the step of the parameter, which takes a copy of
+        these parameters in each step; the rates of the groups, which loggers show, do not change.
+
+        Several of them in one Trainer freeze several parts of a model, as an encoder and a decoder, each on its own
+        plan. No two may freeze the same parameter.
 
         The callback acts in every rehearsal. ``LRFinder`` tunes for the parameters that are trained at that moment;
         tune again with ``milestones`` at the epoch of the unfreezing. ``BatchSizeScaler`` tunes with everything
@@ -135,6 +142,7 @@ class BackboneFreezing(Callback):
         train_norm: bool = False,
         frozen: str | list[str] | None = None,
         ramp_epochs: float = 0.0,
+        lr_ratio: float | dict[int, float] = 1.0,
     ) -> None:
         super().__init__()
         self._plan = _checked_plan(unfreeze_at_epoch)
@@ -152,6 +160,9 @@ class BackboneFreezing(Callback):
         self._ramp_epochs = check_number("ramp_epochs", ramp_epochs, minimum=0)
         if self._ramp_epochs and self._plan is None:
             wrong_value("ramp_epochs", "0 if nothing is unfrozen", ramp_epochs)
+        self._lr_ratio = _checked_ratio(lr_ratio)
+        if self._lr_ratio != 1 and self._plan is None:
+            wrong_value("lr_ratio", "1 if nothing is unfrozen", lr_ratio)
         self._is_heaviest = False
         self._freezer = Freezer()
         self._ramp = RateRamp()
@@ -177,7 +188,7 @@ class BackboneFreezing(Callback):
         Raises:
             TypeError: If an argument is of the wrong type.
             ValueError: If the model has no such backbone, a name matches nothing, there are more stages than blocks, a
-                layer is lazy, or there is a ``ramp_epochs``, which needs a Trainer.
+                layer is lazy, or there is a ``ramp_epochs`` or an ``lr_ratio``, which need a Trainer.
 
         Example:
             >>> from torch import nn
@@ -198,6 +209,8 @@ class BackboneFreezing(Callback):
         epoch = check_int("epoch", epoch, 0)
         if self._ramp_epochs:
             raise ValueError(f"Expected `ramp_epochs` to be 0 without a Trainer, but got {self._ramp_epochs:g}.")
+        if self._lr_ratio != 1:
+            raise ValueError(f"Expected `lr_ratio` to be 1 without a Trainer, but got {self._lr_ratio}.")
         try:
             schedule = self._schedule_for(find_backbone(module, self._backbone))
         except ValueError as error:
@@ -235,11 +248,11 @@ class BackboneFreezing(Callback):
     ) -> None:
         """Sets frozen modules to evaluation mode again, as hooks may have called ``train()``; raises the rates."""
         self._freezer.restore_eval_mode()
-        if self._ramp_epochs and self._schedule is not None:
+        if self._schedule is not None and (self._ramp_epochs or self._lr_ratio != 1):
             num_batches = trainer.num_training_batches
             share = min((batch_idx + 1) / num_batches, 1.0) if 0 < num_batches < NEVER else 1.0
             self._ramp.factors = {
-                parameter: min((max(trainer.current_epoch - first, 0) + share) / self._ramp_epochs, 1.0)
+                parameter: self._factor(int(first), trainer.current_epoch, share)
                 for parameter, first in self._schedule.parameters.items()
                 if 0 < first < NEVER
             }
@@ -282,7 +295,7 @@ class BackboneFreezing(Callback):
             schedule = self._schedule_for(backbone)
         except ValueError as error:
             raise misconfiguration(trainer, f"BackboneFreezing, `{self._backbone}`: {error}") from None
-        refuse_training(trainer, pl_module, self._backbone, schedule)
+        refuse_training(trainer, pl_module, self._backbone, schedule, self._others(trainer, pl_module))
         note_trained(trainer)
         self._schedule = schedule
         return schedule
@@ -298,7 +311,31 @@ class BackboneFreezing(Callback):
             names = {name for pattern in self._frozen for name in names_matching(backbone, pattern)}
             named = {p for name, p in backbone.named_parameters(remove_duplicate=False) if name in names}
             epochs = {parameter: epoch if parameter in named else 0 for parameter, epoch in epochs.items()}
-        return FreezingSchedule.of(backbone, epochs, self._train_norm)
+        schedule = FreezingSchedule.of(backbone, epochs, self._train_norm)
+        named_epochs = set(self._lr_ratio) if isinstance(self._lr_ratio, dict) else set()
+        if self._lr_ratio != 1 and not named_epochs <= set(schedule.unfreezing_epochs):
+            unfrozen = ", ".join(map(str, schedule.unfreezing_epochs)) or "none"
+            raise ValueError(
+                f"expected `lr_ratio` for epochs of an unfreezing ({unfrozen}), but got"
+                f" {', '.join(map(str, sorted(named_epochs)))}."
+            )
+        return schedule
+
+    def _others(self, trainer: Any, pl_module: nn.Module) -> dict[str, FreezingSchedule]:
+        """What the other callbacks of this class freeze, by the paths of their backbones."""
+        others = {}
+        for callback in trainer.callbacks:
+            if isinstance(callback, BackboneFreezing) and callback is not self:
+                path = callback._backbone  # noqa: SLF001 - of this class
+                with suppress(ValueError):  # which it raises itself
+                    others[path] = callback._schedule_for(find_backbone(pl_module, path))  # noqa: SLF001
+        return others
+
+    def _factor(self, first: int, epoch: int, share: float) -> float:
+        """The multiple of its group's rate for what is unfrozen at ``first``, when a share of an epoch is done."""
+        ratio = self._lr_ratio.get(first, 1.0) if isinstance(self._lr_ratio, dict) else self._lr_ratio
+        done = (max(epoch - first, 0) + share) / self._ramp_epochs if self._ramp_epochs else 1.0
+        return ratio * min(done, 1.0)
 
     def _update(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freezes what is frozen in this epoch, and unfreezes everything else."""
@@ -310,8 +347,8 @@ class BackboneFreezing(Callback):
         reshard(pl_module)
         self._freezer.freeze(*schedule.frozen(epoch))
         rebuild_ddp(trainer)
-        rising = any(first <= epoch < first + self._ramp_epochs for first in schedule.unfreezing_epochs)
-        self._ramp.attach(trainer.optimizers if rising else ())
+        below = any(first <= epoch and self._factor(first, epoch, 0.0) < 1 for first in schedule.unfreezing_epochs)
+        self._ramp.attach(trainer.optimizers if below else ())
         if not is_rehearsal(trainer):
             self._report(trainer, pl_module, schedule)
 
@@ -356,6 +393,19 @@ def _checked_plan(plan: Any) -> int | dict[int, list[str]] | None:
     return {
         check_int("unfreeze_at_epoch", epoch, 0): _checked_names("unfreeze_at_epoch", names)
         for epoch, names in plan.items()
+    }
+
+
+def _checked_ratio(ratio: Any) -> float | dict[int, float]:
+    """The value of ``lr_ratio`` in Python's own types."""
+    if not isinstance(ratio, Mapping):
+        also = "a dict from epochs to such numbers"
+        return check_number("lr_ratio", ratio, above=0, maximum=1, also=also)
+    if not ratio:
+        wrong_value("lr_ratio", "a number > 0 and <= 1, or a dict with at least one epoch", ratio)
+    return {
+        check_int("lr_ratio", epoch, 1): check_number("lr_ratio", value, above=0, maximum=1)
+        for epoch, value in ratio.items()
     }
 
 

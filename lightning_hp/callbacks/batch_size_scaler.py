@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from weakref import WeakKeyDictionary
 
 from typing_extensions import override
 
-from lightning_hp.callbacks.finder import Finder, named_hparams
+from lightning_hp.callbacks.finder import Finder, checked_call, named_hparams
 from lightning_hp.functional.batch_size.search import RoundTo
-from lightning_hp.functional.checks import check_bool, check_options, check_str
+from lightning_hp.functional.checks import check_bool, check_choice, check_options, check_str
 from lightning_hp.functional.learning_rate.parameter_free import parameter_free_name
 from lightning_hp.hyperparameters import (
     BatchSize,
@@ -25,6 +25,7 @@ from lightning_hp.rehearsal import (
     consuming_data,
     evaluation_loop,
     reason_not_to_rehearse,
+    rehearse_outside_fit,
 )
 from lightning_hp.results import BatchSizeResult
 from lightning_hp.trainer import count_seconds, is_resuming, misconfiguration, release_loaders
@@ -41,6 +42,9 @@ from lightning_hp.tuning.batch_size import (
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+#: The function of the Trainer whose batch size is found.
+Stage = Literal["fit", "validate", "test", "predict"]
+
 # The learning rate that was set in a module, and the effective batch size for which it is right: a second search over
 # the same module must not scale it twice. And the samples of a step before the first search: a
 # training keeps a share of the steps that it had then, or else each search would take more of them.
@@ -52,10 +56,11 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
 
     Before the training starts, BatchSizeScaler runs real training steps (your model, data, optimizer, precision and
     strategy) at growing batch sizes. It chooses the **smallest batch that is as fast as any**, because a larger one
-    does not shorten an epoch and only reduces the number of optimizer steps. What a larger size gains has to be
-    more than the noise of the timings. This size is **raised** until every class occurs ``min_per_class`` times in
-    an optimizer step. It is **lowered** to what memory, the data and ``max_val`` allow, and so that the training
-    keeps a quarter of its optimizer steps. A size is set only if it was run, together with a batch of the
+    does not shorten an epoch and only reduces the number of optimizer steps. So that the noise of the timings rarely
+    decides, only a quarter of your size, your size, four times that and so on are compared, and up to 30 % of the
+    throughput are given up for a smaller one. This size is **raised** until every class occurs ``min_per_class``
+    times in an optimizer step. It is **lowered** to what memory, the data and ``max_val`` allow, and so that the
+    training keeps a quarter of its optimizer steps. A size is set only if it was run, together with a batch of the
     validation. Then everything is restored bit for bit, and the size is set. With k times the samples in an
     optimizer step the learning rate is multiplied by k, for Adam and its variants by the square root of k.
 
@@ -67,11 +72,12 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
     Args:
         objective: ``"throughput"``: as above; ``"memory"``: the largest batch that the bounds allow.
         min_per_class: How often every class should occur in an optimizer step, >= 0; 0: the classes do not count.
-        init_val: The first size that is tried, >= 1.
+        init_val: The first size that is tried, >= 1; in ``fit`` at most twice that, such that your size is four times,
+            16 times, ... the first.
         max_val: The largest size that may be tried, >= 1.
         round_to: ``1``: any size; ``m``: multiples of m (and powers of two below m); ``"power"``: powers of two;
-            ``"half_power"``: those and the sizes half-way between them (32, 48, 64, 96). ``None``: ``"half_power"`` and
-            your present size, which is kept if it is next to what was found and about as fast; with
+            ``"half_power"``: those and the sizes half-way between them (32, 48, 64, 96). ``None``: your present size, a
+            quarter, four times, 16 times, ... of it, and a limit, on the grid of ``"half_power"``; with
             ``objective="memory"`` any size.
         effective_batch_size: Samples of an optimizer step, fixed: micro-batches that fit are accumulated to it, and the
             learning rate is not scaled. ``None``: not fixed.
@@ -102,7 +108,8 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
               allowed in any case.
             - ``min_step_share``: share of your present optimizer steps that the training keeps, > 0 and <= 1; 0.25, and
               with ``objective="memory"`` no such share.
-            - ``within``: share of the best throughput that is given up for a smaller batch, > 0 and < 1; 0.15.
+            - ``within``: share of the best throughput that is given up for a smaller batch, > 0 and < 1; 0.3, and 0.15
+              with ``round_to``, ``effective_batch_size`` or ``objective="memory"`` and outside of ``fit``.
             - ``memory_share``: share of the free memory that may be used, > 0 and <= 1; 0.9.
         may_consume_data: Whether the search may draw from data that cannot be started again, such as an endless random
             stream: the training then gets later samples. ``False``: such data is refused.
@@ -125,8 +132,8 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         Place it before ``LRFinder``, which then finds the learning rate at the new size. The learning rate that
         ``LRFinder`` reports as "before" is the scaled one.
 
-        The search takes ``steps_per_trial`` training steps in some six to twenty trials: a size next to the knee of
-        the throughput is repeated, up to five times, where the noise of the timings leaves it open. A step takes as
+        The search takes ``steps_per_trial`` training steps in some five to twenty trials: a size is repeated, up to
+        six times, where the noise of the timings leaves the choice open. A step takes as
         long as a step of ``fit`` at that size. A step of one sample is added with batch normalisation, and four
         steps where the module has an ``optimizer_step`` of its own. One copy of the weights and the optimizer state
         is kept in host memory.
@@ -224,6 +231,66 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
     def optimal_batch_size(self) -> int | None:
         """The size that was found in the last search, or ``None``."""
         return None if self.result is None else self.result.batch_size
+
+    @override
+    def find(
+        self,
+        trainer: pl.Trainer,
+        model: pl.LightningModule,
+        train_dataloaders: Any = None,
+        datamodule: pl.LightningDataModule | None = None,
+        update_attr: bool = False,
+        stage: Stage = "fit",
+    ) -> BatchSizeResult:
+        """Runs the search alone: logs nothing, trains nothing, and sets nothing unless it is asked to.
+
+        Args:
+            trainer: A Trainer that is not running. Its strategy, precision and accumulation are used.
+            model: The module.
+            train_dataloaders: As for ``Trainer.fit``; with another ``stage`` the loaders of that one.
+            datamodule: As for ``Trainer.fit``.
+            update_attr: Whether what was found is set, for any run that follows: in the attributes of the model and the
+                datamodule, and the accumulation in the Trainer. This argument alone decides, not that of the
+                constructor. With another ``stage`` than ``"fit"`` it is the batch size alone, and also that of the
+                training if its loaders read the same attribute.
+            stage: ``"fit"``, or ``"validate"``, ``"test"`` or ``"predict"``: the batch size of that loop is found.
+
+        Returns:
+            The result.
+
+        Raises:
+            TypeError: If ``trainer`` is no Trainer, ``model`` no LightningModule, or ``update_attr`` no bool.
+            ValueError: If ``stage`` is none of these.
+            MisconfigurationException: If the run cannot be rehearsed, or the Trainer does not train (``fast_dev_run``,
+                ``max_steps=0``); with ``update_attr``, before any step, if a value is kept in the optimizers or the
+                loaders alone, which do not outlive the call.
+
+        """
+        if check_choice("stage", stage, get_args(Stage)) == "fit":
+            return super().find(trainer, model, train_dataloaders, datamodule, update_attr)
+        loaders, data = checked_call(trainer, model, train_dataloaders, datamodule, update_attr)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise misconfiguration(
+                trainer, f"Expected batches of `{stage}` to rehearse, but got `fast_dev_run`. Use a Trainer without it."
+            )
+        records: list[dict[str, Any]] = []
+
+        def search(running: pl.Trainer, pl_module: pl.LightningModule) -> BatchSizeResult:
+            batch_size = BatchSize.locate(running, pl_module, self._batch_arg_name, evaluation_loop(running))
+            if update_attr and batch_size.home is None:
+                self._refuse_to_set(running, "batch size", "loaders")
+            result = find_batch_size(running, pl_module, batch_size, self._settings, learning_rate=None)
+            if update_attr:
+                batch_size.apply(result.batch_size)
+                records.append(batch_size.record)
+                result = result.with_used(result.batch_size, None)
+            return result
+
+        self.result = result = rehearse_outside_fit(trainer, model, search, loaders, data, stage)
+        owner: Any = SimpleNamespace(datamodule=data)  # attributes only, so it needs no loops
+        for record in records:
+            apply_record(owner, model, record)
+        return result
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -365,7 +432,15 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
                     "Expected every parameter group to have a learning rate to scale, but got none in"
                     f" {type(optimizer).__name__}. Give it one, or use `lr_scaling=None` to find the batch size alone.",
                 )
-        return LearningRate.locate(trainer, pl_module, self._attr_name, read_only=read_only)
+        learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name, read_only=read_only)
+        if not learning_rate.value > 0:
+            raise misconfiguration(
+                trainer,
+                f"Expected a learning rate > 0 to scale with the batch size, but got {learning_rate.value:g} in"
+                f" {type(trainer.optimizers[0]).__name__}. Give it another, or use `lr_scaling=None` to find the batch"
+                " size alone; an LRFinder after it finds a rate.",
+            )
+        return learning_rate
 
     def _apply(
         self,

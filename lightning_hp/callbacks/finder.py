@@ -110,18 +110,13 @@ class Finder(Generic[_Result]):
                 optimizers or the loaders alone, which do not outlive the call.
 
         """
-        lightning_package(trainer)  # raises for anything but a Trainer
-        if not _is_a("LightningModule", model):
-            wrong_type("model", "a LightningModule", model)
-        check_bool("update_attr", update_attr)
-        if _is_a("LightningDataModule", train_dataloaders):  # `fit` accepts it there
-            train_dataloaders, datamodule = None, train_dataloaders
+        loaders, data = checked_call(trainer, model, train_dataloaders, datamodule, update_attr)
         if (reason := reason_not_to_rehearse(trainer)) is not None:
             raise misconfiguration(trainer, f"Expected a training to rehearse, but there is none, {reason}.")
         search = partial(self._search, update_attr=update_attr)
-        self.result = result = rehearse_outside_fit(trainer, model, search, train_dataloaders, datamodule)
+        self.result = result = rehearse_outside_fit(trainer, model, search, loaders, data)
         if update_attr:
-            self._set_outside_fit(trainer, model, datamodule, result)
+            self._set_outside_fit(trainer, model, data, result)
         return result
 
     def save_config(
@@ -267,6 +262,15 @@ def named_hparams(name: str, value: Any, paths: Iterable[str]) -> dict[str, Any]
     """A value by its names in ``hparams``, or by ``name`` if it is kept elsewhere; nested ones are recorded there."""
     in_hparams = [path.removeprefix("hparams.") for path in paths if path.startswith("hparams.")]
     return {key: value for key in in_hparams or [name] if "." not in key}
+
+
+def checked_call(trainer: Any, model: Any, loaders: Any, datamodule: Any, update_attr: bool) -> tuple[Any, Any]:
+    """Checks what a ``find`` was given; returns the loaders and the datamodule, which may come in their place."""
+    lightning_package(trainer)  # raises for anything but a Trainer
+    if not _is_a("LightningModule", model):
+        wrong_type("model", "a LightningModule", model)
+    check_bool("update_attr", update_attr)
+    return (None, loaders) if _is_a("LightningDataModule", loaders) else (loaders, datamodule)
 
 
 def _is_a(name: str, thing: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -78,7 +79,13 @@ def backbone_in_training(trainer: Any, pl_module: nn.Module, path: str) -> nn.Mo
     return backbone
 
 
-def refuse_training(trainer: Any, pl_module: nn.Module, path: str, schedule: FreezingSchedule) -> None:
+def refuse_training(
+    trainer: Any,
+    pl_module: nn.Module,
+    path: str,
+    schedule: FreezingSchedule,
+    others: Mapping[str, FreezingSchedule],
+) -> None:
     """Refuses a training in which the schedule has no effect.
 
     Args:
@@ -86,19 +93,30 @@ def refuse_training(trainer: Any, pl_module: nn.Module, path: str, schedule: Fre
         pl_module: Its module.
         path: The path of the backbone.
         schedule: What is frozen in which epoch.
+        others: The same for the other callbacks of the Trainer that freeze, by the paths of their backbones.
 
     Raises:
-        MisconfigurationException: If nothing would be trained in the first epoch, or no optimizer holds a parameter
-            that is unfrozen later.
+        MisconfigurationException: If nothing would be trained in the first epoch, no optimizer holds a parameter that
+            is unfrozen later, or another callback freezes one of these parameters.
 
     """
     names = {parameter: name for name, parameter in pl_module.named_parameters() if parameter.requires_grad}
-    frozen, _ = schedule.frozen(trainer.current_epoch)
-    if not names.keys() - set(frozen):
+    for other, its_schedule in others.items():
+        if shared := [names[p] for p in schedule.parameters if p in its_schedule.parameters and p in names]:
+            raise misconfiguration(
+                trainer,
+                f"BackboneFreezing: expected each parameter in one of these callbacks, but {shared[0]} is in two, of"
+                f" `{path}` and `{other}`. Use one with a dict from epochs to names, or give them parts that do not"
+                " overlap.",
+            )
+    schedules = {path: schedule, **others}
+    frozen = {parameter for one in schedules.values() for parameter in one.frozen(trainer.current_epoch)[0]}
+    if not names.keys() - frozen:
         raise misconfiguration(
             trainer,
-            f"BackboneFreezing: expected something to train while `{path}` is frozen, but got nothing: all parameters"
-            f" of {type(pl_module).__name__} are in it. Pass `backbone=` the part without the head.",
+            f"BackboneFreezing: expected something to train while {' and '.join(f'`{one}`' for one in schedules)}"
+            f" {'is' if len(schedules) == 1 else 'are'} frozen, but got nothing: all parameters of"
+            f" {type(pl_module).__name__} are in it. Pass `backbone=` the part without the head.",
         )
     held = {
         parameter

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_hp.data import UnknownClasses, class_counts
 from lightning_hp.nn.head import Task
-from lightning_hp.trainer import LoopLoaders, flatten_loaders, misconfiguration
+from lightning_hp.trainer import LoopLoaders, flatten_loaders, misconfiguration, reduce_over_ranks
 
 _INSTEAD = "Pass `class_weights` as numbers."
 
@@ -50,7 +50,9 @@ def balanced_weights(task: Task, counts: Any) -> Tensor:
 
 
 def weights_of_training(pl_module: Any, task: Task, num_classes: int) -> Tensor:
-    """The balanced weights of the training data of a module that is about to be trained.
+    """The balanced weights of the training data of a module that is about to be trained, on all its processes.
+
+    A collective call.
 
     Args:
         pl_module: The module, with its Trainer.
@@ -72,13 +74,24 @@ def weights_of_training(pl_module: Any, task: Task, num_classes: int) -> Tensor:
                 trainer,
                 f"Expected one training loader for class_weights='balanced', but got {len(loaders)}. {_INSTEAD}",
             )
+        counts, error = [0.0] * max(num_classes, 2), None
         try:
             # All processes have to come to the same result, so there is no limit in seconds.
             found = class_counts(loaders[0], allow_pass=True, max_seconds=math.inf)
             if isinstance(found, UnknownClasses):
                 raise ValueError(f"Expected labels to count, but got none: {found.reason}")
-            found = class_counts(loaders[0], max(num_classes, 2), allow_pass=True, max_seconds=math.inf)
+            found = class_counts(loaders[0], len(counts), allow_pass=True, max_seconds=math.inf)
             assert not isinstance(found, UnknownClasses)
-            return balanced_weights(task, found.counts)
-        except (LookupError, TypeError, ValueError) as error:
-            raise misconfiguration(trainer, f"class_weights='balanced': {error} {_INSTEAD}") from error
+            counts = [float(count) for count in found.counts]
+        except (LookupError, TypeError, ValueError) as raised:
+            error = raised
+        # Each process may have data of its own; where all have the same, the sum is in the same proportion.
+        failed, *total = reduce_over_ranks(trainer, [float(error is not None), *counts], "sum")
+        try:
+            if error is not None:
+                raise error
+            if failed:
+                raise ValueError("Expected labels to count on every process, but another one has none.")
+            return balanced_weights(task, total)
+        except (LookupError, TypeError, ValueError) as raised:
+            raise misconfiguration(trainer, f"class_weights='balanced': {raised} {_INSTEAD}") from raised

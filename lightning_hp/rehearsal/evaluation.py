@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lightning_hp.rehearsal.observation import Observed, acting_of
+from lightning_hp.rehearsal.participants import evaluation_hooks, evaluation_participants, undecided_callbacks
 from lightning_hp.rehearsal.recorder import num_samples_of
 from lightning_hp.rehearsal.refusals import refuse_started_processes
 from lightning_hp.snapshot import RandomState, Snapshot, restore_dict
@@ -30,7 +32,8 @@ class EvaluationRehearsal:
 
     A second loop of the same class replaces the Trainer's own, as in a :class:`~lightning_hp.rehearsal.Rehearsal`. Each
     :meth:`step` runs one batch by Lightning's own code. Metrics are updated and not computed, so processes exchange
-    nothing.
+    nothing. Callbacks that declare ``changes_gradients``, and those that change the batch or the module in one observed
+    step, act.
 
     Args:
         trainer: A Trainer inside ``validate``, ``test`` or ``predict``, at the hook ``on_*_start``.
@@ -49,20 +52,25 @@ class EvaluationRehearsal:
         self._loop: Any = None
         self._batch: int | None = None
         self._undo = ExitStack()
+        # The callbacks that act, and what stands for them in the Trainer's list; `None`: not known yet.
+        self._acting: list[Any] | None = None
+        self._listed: list[Any] = []
 
     def __enter__(self) -> EvaluationRehearsal:
         trainer = self.trainer
         refuse_started_processes(trainer)
+        if self._acting is None:
+            self._acting = self._listed = self._find_acting()
         with ExitStack() as undo:
             undo.callback(RandomState(trainer.strategy.root_device).restore)
             undo.callback(restore_dict, vars(trainer), dict(vars(trainer)))
             datamodule = getattr(trainer, "datamodule", None)
-            owners = [self._module, trainer.precision_plugin]
+            owners = [self._module, trainer.precision_plugin, *self._acting]
             self._state = Snapshot(*owners, data=[] if datamodule is None else [datamodule])
             undo.callback(self._state.restore)
             loaders = copy_loaders(request_loaders(trainer, self._own_loop._data_source))
             undo.callback(Snapshot(data=loader_roots(loaders)).restore)
-            undo.enter_context(muted(trainer, callbacks=[]))
+            undo.enter_context(muted(trainer, self._listed))
             undo.callback(self._end_workers)
             self._begin(loaders)
             self._undo = undo.pop_all()
@@ -115,6 +123,27 @@ class EvaluationRehearsal:
     def loaders(self) -> list[Any]:
         """The loaders as the strategy prepared them."""
         return list(self._loop._combined_loader.flattened)
+
+    def _find_acting(self) -> list[Any]:
+        """The callbacks that declare that they act, and those that are seen to shape one step."""
+        trainer, declared = self.trainer, evaluation_participants(self.trainer)
+        hooks = evaluation_hooks(trainer.state.fn.value)
+        observed = [Observed(callback, self._module, hooks) for callback in undecided_callbacks(trainer, hooks[-1:])]
+        if not observed:
+            return declared
+        instead = {id(one.callback): one for one in observed}
+        observation = EvaluationRehearsal(trainer, self._module)
+        observation._acting = [c for c in trainer.callbacks if c in declared or id(c) in instead]
+        observation._listed = [instead.get(id(callback), callback) for callback in observation._acting]
+        try:
+            with observation:
+                observation.step()
+        except Exception as error:
+            # The same step fails in the rehearsal, or another batch size is tried there. On several processes the
+            # others wait in a step that this one has left.
+            if trainer.world_size > 1 or type(error).__name__ == "MisconfigurationException":
+                raise
+        return acting_of(trainer, declared, observed)
 
     def _begin(self, loaders: Any) -> None:
         trainer, own_loop = self.trainer, self._own_loop

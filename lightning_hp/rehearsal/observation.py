@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from lightning_hp.rehearsal.participants import OBSERVED_HOOKS
+from lightning_hp.rehearsal.participants import OBSERVED_HOOKS, overrides
 from lightning_hp.second_pass.reachable import Reachable
 from lightning_hp.second_pass.writes import fingerprints
 from lightning_hp.trainer import no_op
@@ -22,11 +22,12 @@ from lightning_hp.trainer import no_op
 class Observed:
     """A callback in an observed step; stands in the Trainer's list instead of it.
 
-    Its hooks of the batch, the backward pass and the optimizer step are called; all others do nothing.
+    The hooks that may shape a step are called; all others do nothing.
 
     Args:
         callback: The callback.
         pl_module: The module.
+        hooks: The names of the hooks that are called.
 
     Attributes:
         callback: The callback.
@@ -35,17 +36,23 @@ class Observed:
 
     """
 
-    def __init__(self, callback: Any, pl_module: Any) -> None:
+    def __init__(self, callback: Any, pl_module: Any, hooks: Sequence[str] = OBSERVED_HOOKS) -> None:
         self.callback = callback
         self.changed_in = ""
         self.error: Exception | None = None
         self._module = pl_module
+        self._hooks = hooks
+
+    @property
+    def sees_validation(self) -> bool:
+        """Whether the callback may shape a batch of the validation."""
+        return overrides(self.callback, "on_validation_batch_start")
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.callback, name)
         if not name.startswith("on_"):
             return value
-        return partial(self._call, name, value) if name in OBSERVED_HOOKS else no_op
+        return partial(self._call, name, value) if name in self._hooks else no_op
 
     def _call(self, name: str, hook: Any, *args: Any, **kwargs: Any) -> None:
         if self.error is not None:
@@ -81,6 +88,24 @@ class _State:
         return isinstance(other, _State) and self._values == other._values
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def acting_of(trainer: Any, declared: Sequence[Any], observed: Sequence[Observed]) -> list[Any]:
+    """The callbacks that act, in the Trainer's order: those that declare it, and those that shaped a step.
+
+    A collective call: what shapes a step on one process acts on all of them.
+
+    Args:
+        trainer: The Trainer.
+        declared: The callbacks that declare that they act.
+        observed: The others, after the observed step.
+
+    """
+    reduce = trainer.strategy.reduce_boolean_decision
+    changed = {id(one.callback) for one in observed if reduce(bool(one.changed_in), all=False)}
+    acting = [callback for callback in trainer.callbacks if callback in declared or id(callback) in changed]
+    name_what_was_observed(observed, acting)
+    return acting
 
 
 def name_what_was_observed(observed: Sequence[Observed], acting: Sequence[Any]) -> None:

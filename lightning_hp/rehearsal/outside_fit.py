@@ -1,4 +1,7 @@
-"""A rehearsal without a training: sets up a Trainer as ``fit`` does, calls a function, and restores the Trainer."""
+"""A rehearsal outside of a run: sets up a Trainer as ``fit`` does, calls a function, and restores the Trainer.
+
+The same for ``validate``, ``test`` and ``predict``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import override
 
-from lightning_hp.rehearsal.participants import participants, undecided_callbacks
+from lightning_hp.rehearsal.participants import (
+    evaluation_hooks,
+    evaluation_participants,
+    participants,
+    undecided_callbacks,
+)
 from lightning_hp.rehearsal.refusals import refuse_started_processes
 from lightning_hp.rehearsal.stand_in_loop import new_loop
 from lightning_hp.snapshot import RandomState, Snapshot, restore_dict
@@ -24,10 +32,13 @@ def rehearse_outside_fit(
     trainer: pl.Trainer,
     pl_module: pl.LightningModule,
     act: Callable[[pl.Trainer, pl.LightningModule], _Result],
-    train_dataloaders: Any = None,
+    loaders: Any = None,
     datamodule: Any = None,
+    function: str = "fit",
 ) -> _Result:
     """Calls ``act(trainer, pl_module)`` where ``fit`` calls ``on_fit_start``, then restores Trainer and module.
+
+    In ``validate``, ``test`` and ``predict`` it is where they call ``on_*_start``.
 
     ``prepare_data``, ``setup`` and ``configure_optimizers`` run as in ``fit``. A ``fit`` with the same Trainer and
     module afterwards is the same as without this call.
@@ -36,8 +47,9 @@ def rehearse_outside_fit(
         trainer: A Trainer that is not running.
         pl_module: The module to rehearse.
         act: The function to call; it may start a rehearsal.
-        train_dataloaders: As for ``fit``.
+        loaders: Those that ``fit``, or the other function, takes.
         datamodule: As for ``fit``.
+        function: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
 
     Returns:
         What ``act`` returned.
@@ -51,14 +63,20 @@ def rehearse_outside_fit(
     _refuse_running_and_spawning(inside)
     random_state = RandomState(inside.strategy.root_device)
     settings = [(owner, dict(vars(owner))) for owner in _owners_of_settings(inside)]
-    undecided = undecided_callbacks(inside)
+    is_fit = function == "fit"
+    undecided = undecided_callbacks(inside) if is_fit else undecided_callbacks(inside, evaluation_hooks(function)[-1:])
     state = Snapshot(pl_module, *undecided, data=[] if datamodule is None else [datamodule])
     caller = _Caller(act)
+    options: dict[str, Any] = {"train_dataloaders": loaders} if is_fit else {"dataloaders": loaders}
+    if function in ("validate", "test"):
+        options["verbose"] = False
     try:
-        inside.fit_loop = new_loop(inside)
-        acting = [*participants(inside), *undecided]
+        if is_fit:
+            inside.fit_loop = new_loop(inside)
+        declared = participants(inside) if is_fit else evaluation_participants(inside)
+        acting = [*declared, *undecided]
         with muted(inside, [*(callback for callback in inside.callbacks if callback in acting), caller]):
-            inside.fit(pl_module, train_dataloaders=train_dataloaders, datamodule=datamodule)
+            getattr(inside, function)(pl_module, datamodule=datamodule, **options)
     finally:
         for owner, attributes in settings:
             restore_dict(vars(owner), attributes)
@@ -69,7 +87,7 @@ def rehearse_outside_fit(
 
 
 class _Caller(Callback):
-    """Calls the function at ``on_fit_start`` and ends ``fit`` there."""
+    """Calls the function at ``on_fit_start``, or ``on_*_start`` of an evaluation, and ends the run there."""
 
     def __init__(self, act: Callable[[pl.Trainer, pl.LightningModule], Any]) -> None:
         self._act = act
@@ -80,6 +98,8 @@ class _Caller(Callback):
         self.results.append(self._act(trainer, pl_module))
         # Lightning's own way to leave `fit` before the training: it tears down, reports success and returns.
         raise lightning_module_of(trainer, "utilities.exceptions")._TunerExitException
+
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
 
 
 def _refuse_running_and_spawning(trainer: Any) -> None:

@@ -5,7 +5,7 @@ Those that declare nothing are observed in one step, see ``observation``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,8 +14,9 @@ from lightning_hp.snapshot import Snapshot
 # The callbacks of these packages are known: those that change a step declare it.
 _LIBRARIES = ("lightning", "pytorch_lightning", "lightning_hp")
 
-#: The hooks in which a callback may shape a step.
-OBSERVED_HOOKS = (
+#: The hooks in which a callback may shape a step of ``fit``. Not `on_train_batch_end`, where callbacks print, plot and
+#: write files, which an observed step cannot undo: one that changes the weights there declares it.
+SHAPING_HOOKS = (
     "on_train_start",
     "on_train_epoch_start",
     "on_train_batch_start",
@@ -23,7 +24,17 @@ OBSERVED_HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
     "on_before_zero_grad",
+    "on_validation_batch_start",
 )
+
+#: The hooks that are called in an observed step: those, and what comes before a batch of the validation.
+OBSERVED_HOOKS = (*SHAPING_HOOKS, "on_validation_start", "on_validation_epoch_start")
+
+
+def evaluation_hooks(function: str) -> tuple[str, ...]:
+    """The hooks up to a step of ``"validate"``, ``"test"`` or ``"predict"``; the last one may shape it."""
+    stage = "validation" if function == "validate" else function
+    return tuple(f"on_{stage}_{moment}" for moment in ("start", "epoch_start", "batch_start"))
 
 
 def changes_gradients(callback: Any) -> bool:
@@ -60,6 +71,11 @@ def participants(trainer: Any) -> list[Any]:
     return [callback for callback in trainer.callbacks if changes_gradients(callback)]
 
 
+def evaluation_participants(trainer: Any) -> list[Any]:
+    """Those that act in a rehearsal of an evaluation: of the libraries none, which change training steps only."""
+    return [callback for callback in participants(trainer) if not _is_known(callback)]
+
+
 @contextmanager
 def at_heaviest_step(trainer: Any) -> Iterator[None]:
     """Within the ``with`` block the participating callbacks act as in their step that takes the most memory.
@@ -74,8 +90,8 @@ def at_heaviest_step(trainer: Any) -> Iterator[None]:
         yield
 
 
-def undecided_callbacks(trainer: Any) -> list[Any]:
-    """The user's callbacks that override a hook of a step and do not declare ``changes_gradients``.
+def undecided_callbacks(trainer: Any, hooks: Sequence[str] = SHAPING_HOOKS) -> list[Any]:
+    """The user's callbacks that override one of the hooks of a step and do not declare ``changes_gradients``.
 
     A callback whose own state cannot be restored (it holds an open iterator) is none of them.
     """
@@ -85,7 +101,7 @@ def undecided_callbacks(trainer: Any) -> list[Any]:
         if not hasattr(callback, "changes_gradients")
         and not changes_gradients(callback)
         and not _is_known(callback)
-        and any(_overrides(callback, hook) for hook in OBSERVED_HOOKS)
+        and any(overrides(callback, hook) for hook in hooks)
         and not Snapshot(callback).unrestorable
     ]
 
@@ -96,7 +112,7 @@ def _is_known(callback: Any) -> bool:
     return _is_known_type(kind) and kind.__name__ != "LambdaCallback"
 
 
-def _overrides(callback: Any, hook: str) -> bool:
+def overrides(callback: Any, hook: str) -> bool:
     """Whether a hook is not that of Lightning's ``Callback``, of either package."""
     bases = [base for base in type(callback).__mro__ if base.__name__ == "Callback" and _is_known_type(base)]
     own = getattr(callback, hook, None)

@@ -20,8 +20,11 @@ import torch
 from torch import Tensor
 
 from lightning_hp.rehearsal.hooks import HOOKS_BEFORE_FIT, Hooks
-from lightning_hp.rehearsal.observation import Observed, name_what_was_observed
-from lightning_hp.rehearsal.participants import participants, undecided_callbacks
+from lightning_hp.rehearsal.observation import Observed, acting_of
+from lightning_hp.rehearsal.participants import (
+    participants,
+    undecided_callbacks,
+)
 from lightning_hp.rehearsal.recorder import LossRecorder
 from lightning_hp.rehearsal.refusals import refuse_unrestorable_data, refuse_what_cannot_be_rehearsed
 from lightning_hp.rehearsal.stand_in_loop import copy_progress, make_stand_in_loop, run_one_validation_batch
@@ -286,18 +289,14 @@ class Rehearsal:
         try:
             with observation:
                 observation.step()
+                if any(one.sees_validation for one in observed):
+                    observation.validate()
         except Exception as error:
             # The same step fails in the rehearsal, or another batch size is tried there. On several processes the
             # others wait in a step that this one has left.
             if trainer.world_size > 1 or type(error).__name__ == "MisconfigurationException":
                 raise
-        changed = {id(one.callback) for one in observed if self._on_any_process(bool(one.changed_in))}
-        acting = [callback for callback in trainer.callbacks if callback in declared or id(callback) in changed]
-        name_what_was_observed(observed, acting)
-        return acting
-
-    def _on_any_process(self, decision: bool) -> bool:
-        return bool(self.trainer.strategy.reduce_boolean_decision(decision, all=False))
+        return acting_of(trainer, declared, observed)
 
     def _owners_of_state(self) -> list[Any]:
         """The objects into which a training step writes."""

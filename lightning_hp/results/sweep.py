@@ -110,6 +110,11 @@ class SubjectEffect:
         return tuple(self.values[row] for row in self.comparison.ties)
 
     @property
+    def is_unused(self) -> bool:
+        """Whether all values have the same scores to the last digit, with several seeds: the training ignores them."""
+        return len(set(self.scores)) == 1 and len(set(self.scores[0])) > 1
+
+    @property
     def effect(self) -> float:
         """The difference between the best and the worst value."""
         return max(map(abs, self.comparison.differences))

@@ -72,6 +72,8 @@ def _ties(result: SweepResult) -> str:
 
 
 def _effect(effect: SubjectEffect) -> str:
+    if effect.is_unused:
+        return f"{effect.subject}: exactly the same scores with every value; does the training use it?"
     margin = "" if math.isnan(effect.margin) else f" ± {effect.margin:.2g}"
     others = [short_label(value) for value in effect.ties if value != effect.best]
     tied = f"; {', '.join(others)} cannot be told from it" if others else ""

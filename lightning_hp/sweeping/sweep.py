@@ -11,6 +11,7 @@ compare the settings in pairs of the same seed; recommend the cheapest that is w
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from os import PathLike, fspath
@@ -45,6 +46,8 @@ from lightning_hp.sweeping.storage import open_storage, storage_address
 from lightning_hp.sweeping.strategies import grid, measured_order, one_at_a_time
 from lightning_hp.sweeping.summary import log_summary
 from lightning_hp.sweeping.training import Job, seeded
+
+_log = logging.getLogger(__name__)
 
 
 def sweep(
@@ -226,6 +229,9 @@ def sweep(
     result = _result(record, subjects, start, all_seeds, options, swept)
     if result.trials and not any(trial.status == "complete" for trial in result.trials):
         raise SweepError(f"All {len(result.trials)} trainings failed; the first one: {result.trials[0].reason}")
+    for effect in result.effects.values():
+        if effect.is_unused:
+            _log.warning(f"All values of {effect.subject} have exactly the same scores: the training does not use it.")
     if folder is not None:
         log_summary(result, folder)
     return result

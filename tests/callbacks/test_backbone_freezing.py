@@ -125,7 +125,9 @@ def test_equals_a_loop_by_hand(optimizer: str, manual: bool) -> None:
     assert_identical(dict(run.module.head.state_dict()), dict(head.state_dict()), "head")
 
 
-def by_hand_with_a_ramp(optimizer: str, ramp: float, epochs: int = 4) -> tuple[nn.Module, nn.Module]:
+def by_hand_with_a_ramp(
+    optimizer: str, ramp: float, epochs: int = 4, ratios: tuple[float, float] = (1.0, 1.0)
+) -> tuple[nn.Module, nn.Module]:
     """The same, where the optimizer of each stage begins with a small rate and weight decay follows it."""
     backbone, head = make_backbone(), nn.Linear(16, NUM_CLASSES)
     optimizers = {2: SETTINGS[optimizer]([{"params": head.parameters()}])}
@@ -136,8 +138,8 @@ def by_hand_with_a_ramp(optimizer: str, ramp: float, epochs: int = 4) -> tuple[n
                 optimizers[stage] = SETTINGS[optimizer]([{"params": backbone[stage].parameters(), "lr": LR / 10}])
         for number, (features, labels, _) in enumerate(loader()):
             for stage in optimizers.keys() - {2}:
-                share = (epoch - {1: 1, 0: 2}[stage] + (number + 1) / num_batches) / ramp
-                optimizers[stage].param_groups[0]["lr"] = LR / 10 * min(share, 1)
+                share = (epoch - {1: 1, 0: 2}[stage] + (number + 1) / num_batches) / ramp if ramp else 1.0
+                optimizers[stage].param_groups[0]["lr"] = LR / 10 * min(share, 1) * ratios[stage]
             torch.manual_seed(step)
             for stage in (0, 1):
                 backbone[stage].train(stage in optimizers)
@@ -168,6 +170,47 @@ def test_a_rate_that_rises_equals_a_loop_by_hand(optimizer: str, ramp: float, ma
     assert not torch.allclose(run.module.head.weight, plain.module.head.weight)
     assert run.trainer.optimizers[0].param_groups[0]["lr"] == LR / 10
     assert not run.trainer.optimizers[0]._optimizer_step_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("ratio", "ratios", "ramp"),
+    [(0.3, (0.3, 0.3), 0.0), ({2: 0.1}, (0.1, 1.0), 0.0), ({1: 0.5, 2: 0.2}, (0.2, 0.5), 1.5)],
+)
+def test_a_rate_for_each_unfreezing_equals_a_loop_by_hand(ratio: Any, ratios: tuple[float, float], ramp: float) -> None:
+    run = fit([BackboneFreezing(unfreeze_at_epoch=1, stages=2, ramp_epochs=ramp, lr_ratio=ratio)])
+    backbone, head = by_hand_with_a_ramp("sgd", ramp, ratios=ratios)
+    weights = {**backbone.state_dict(prefix="backbone."), **head.state_dict(prefix="head.")}
+    for name, value in weights.items():
+        if not name.endswith(("0.0.bias", "1.0.bias", "running_mean")):  # as above
+            torch.testing.assert_close({**run.weights, **run.buffers}[name], value)
+    assert run.trainer.optimizers[0].param_groups[0]["lr"] == LR / 10
+
+
+def test_a_rate_for_an_epoch_without_an_unfreezing_is_refused() -> None:
+    for ratio in ({3: 0.1}, {1: 0.5, 3: 0.1}):
+        with pytest.raises(
+            MisconfigurationException, match=r"`lr_ratio` for epochs of an unfreezing \(1, 2\), but got"
+        ):
+            fit([BackboneFreezing(unfreeze_at_epoch=1, stages=2, lr_ratio=ratio)])
+
+
+def test_two_of_them_freeze_two_parts() -> None:
+    """One with a dict does the same."""
+    expected = fit([BackboneFreezing(unfreeze_at_epoch={1: "1", 2: "0"}, backbone="backbone")])
+    two = [BackboneFreezing(2, "backbone.0"), BackboneFreezing(1, "backbone.1")]
+    run = fit(two)
+    assert_identical(run.weights, expected.weights, "weights")
+    assert_identical(run.buffers, expected.buffers, "buffers")
+    assert run.module.trained == expected.module.trained
+    assert all(parameter.requires_grad for parameter in run.module.parameters())
+
+
+def test_two_of_them_on_one_part_are_refused() -> None:
+    for second in (BackboneFreezing(2), BackboneFreezing(2, "backbone.0")):
+        with pytest.raises(MisconfigurationException, match=r"backbone\.0\.0\.weight is in two, of `backbone`.*dict"):
+            fit([BackboneFreezing(), second])
+    with pytest.raises(MisconfigurationException, match="while `backbone` and `head` are frozen, but got nothing"):
+        fit([BackboneFreezing(1), BackboneFreezing(2, "head")])
 
 
 def test_a_ramp_needs_epochs_of_a_known_length() -> None:
@@ -228,6 +271,7 @@ def test_freezing_without_a_trainer_is_refused_with_a_sentence() -> None:
         (BackboneFreezing(), nn.Linear(2, 2), 0, ValueError, "expected a submodule `backbone` in Linear"),
         (BackboneFreezing(stages=9), Model(), 0, ValueError, "Expected `stages` <= "),
         (BackboneFreezing(ramp_epochs=1), Model(), 0, ValueError, "Expected `ramp_epochs` to be 0 without a Trainer"),
+        (BackboneFreezing(lr_ratio=0.1), Model(), 0, ValueError, "Expected `lr_ratio` to be 1 without a Trainer"),
         (BackboneFreezing(), Model, 0, TypeError, "Expected `module` to be a module"),
         (BackboneFreezing(), Model(), -1, ValueError, "Expected `epoch` to be an int >= 0"),
     ]:
@@ -565,6 +609,12 @@ def test_unsupported_strategies_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
         ({"ramp_epochs": -1}, ValueError),
         ({"ramp_epochs": "1"}, TypeError),
         ({"ramp_epochs": 1, "unfreeze_at_epoch": None}, ValueError),
+        ({"lr_ratio": 0}, ValueError),
+        ({"lr_ratio": 1.5}, ValueError),
+        ({"lr_ratio": {}}, ValueError),
+        ({"lr_ratio": {1: "0.1"}}, TypeError),
+        ({"lr_ratio": {"1": 0.1}}, TypeError),
+        ({"lr_ratio": 0.5, "unfreeze_at_epoch": None}, ValueError),
         ({"unfreeze_at_epoch": None, "stages": 2}, ValueError),
         ({"backbone": ""}, ValueError),
         ({"backbone": None}, TypeError),

@@ -1323,6 +1323,22 @@ def test_an_optimizer_without_a_rate_needs_no_scaling() -> None:
     assert callback.optimal_batch_size == 64
 
 
+def test_a_rate_of_zero_has_nothing_to_scale() -> None:
+    """Said before a step, with what the user typed; without scaling the size is found."""
+
+    class Still(Net):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    for module in (net(lr=0.0), net(Still)):
+        with pytest.raises(MisconfigurationException, match=r"learning rate > 0.* SGD.*Give it another") as raised:
+            fit([largest(max_val=64)], module)
+        assert "base_lr" not in str(raised.value)
+    callback = largest(max_val=64, lr_scaling=None)
+    fit([callback], net(lr=0.0))
+    assert callback.optimal_batch_size == 64
+
+
 class OwnWarmup(Net):
     """A warm-up in ``optimizer_step``, from the attribute ``base`` of the module."""
 

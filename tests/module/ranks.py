@@ -1,11 +1,16 @@
-"""Runs in each of two processes: `python -m tests.module.ranks ddp`. Fails by its exit code."""
+"""Runs in each of two processes: `python -m tests.module.ranks SCENARIO`. Fails by its exit code."""
 
 from __future__ import annotations
 
+import os
+
+import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
-from torch import nn
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 from torchmetrics.functional import classification as tmf
 
 from lightning_hp import Classifier
@@ -34,5 +39,45 @@ def ddp() -> None:
         torch.testing.assert_close(trainer.callback_metrics[name], value)
 
 
+class Unlabelled(Dataset):
+    """Labels that are known only by reading the samples."""
+
+    def __init__(self, data: TensorDataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.data[index]
+
+
+def balanced() -> None:
+    """The weights are those of one process over all data, in whichever way it is divided."""
+    rank = int(os.environ["LOCAL_RANK"])
+    x, y = pairs().tensors
+    x, y = torch.cat([x, x[y == 1]]), torch.cat([y, y[y == 1]])  # not balanced
+    order = y.argsort()
+    whole = TensorDataset(x, y)
+    half = TensorDataset(*(tensor[order].chunk(2)[rank] for tensor in (x, y)))  # one class is on one process only
+    expected = len(y) / (NUM_CLASSES * torch.bincount(y, minlength=NUM_CLASSES))
+    own = DistributedSampler(whole, num_replicas=2, rank=rank, shuffle=False)
+    for data, options in (
+        (DataLoader(whole, 16), {}),
+        (DataLoader(Unlabelled(whole), 16), {}),
+        (DataLoader(whole, 16, sampler=own), {"use_distributed_sampler": False}),
+        (DataLoader(half, 16), {"use_distributed_sampler": False}),
+    ):
+        model = Classifier(body(), NUM_CLASSES, lr=0.05, class_weights="balanced")
+        strategy = DDPStrategy(process_group_backend="gloo")
+        pl.Trainer(strategy=strategy, **quiet(devices=2, max_epochs=1), **options).fit(model, data)
+        torch.testing.assert_close(model.class_weights, expected)
+    unknown = TensorDataset(x) if rank else whole
+    model = Classifier(body(), NUM_CLASSES, lr=0.05, class_weights="balanced")
+    trainer = pl.Trainer(strategy=DDPStrategy(process_group_backend="gloo"), **quiet(devices=2, max_epochs=1))
+    with pytest.raises(MisconfigurationException, match=r"balanced.: Expected .*Pass `class_weights` as numbers"):
+        trainer.fit(model, DataLoader(unknown, 16))
+
+
 if __name__ == "__main__":
-    run_scenario(ddp)
+    run_scenario(ddp, balanced)

@@ -485,8 +485,9 @@ def test_other_tasks(task, count, outputs):
 
 
 @pytest.mark.slow
-def test_two_processes_log_the_values_of_both(tmp_path):
-    for code, output in two_ranks("ddp", tmp_path, timeout=120, module="tests.module.ranks"):
+@pytest.mark.parametrize("scenario", ["ddp", "balanced"])
+def test_two_processes_log_and_weight_the_samples_of_both(scenario, tmp_path):
+    for code, output in two_ranks(scenario, tmp_path, timeout=120, module="tests.module.ranks"):
         assert code == 0, output
 
 

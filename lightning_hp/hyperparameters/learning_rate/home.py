@@ -132,7 +132,12 @@ def base_lr(trainer: pl.Trainer, configured: ConfiguredOptimizers, home: Home | 
             return base / ratios[index]
     if home is not None and not midway:
         return PLACEHOLDER_LR
-    raise misconfiguration(trainer, "Expected a parameter group with a learning rate > 0, got none.")
+    names = ", ".join(sorted({type(optimizer).__name__ for optimizer in configured.optimizers}))
+    raise misconfiguration(
+        trainer,
+        f"Expected a parameter group with a learning rate > 0, but all rates of {names} are 0. Give it another; before"
+        " the training an `lr` attribute of the module that the optimizer is built on may be 0.",
+    )
 
 
 def _with_numbers(trainer: pl.Trainer, attribute: NamedAttribute, is_named: bool) -> NamedAttribute:

@@ -16,7 +16,7 @@ from lightning_hp.functional.batch_size.class_coverage import (
     coverage_probability,
 )
 from lightning_hp.tuning.batch_size.choice import Choice, SearchGoal, possible_sizes
-from lightning_hp.tuning.batch_size.settings import SearchSettings
+from lightning_hp.tuning.batch_size.settings import SPEED_GIVEN_UP, SPEED_GIVEN_UP_FOR_NOTHING, SearchSettings
 from lightning_hp.tuning.batch_size.step_counts import StepCount
 
 
@@ -209,17 +209,20 @@ class Bounds:
         highest, _ = self.highest
         lowest = min(highest, max(self.smallest, 2 if self.value > 1 else 1))  # one sample has no batch statistics
         per_sample = self.world_size * self.accumulate
+        is_free = self.settings.objective == "throughput" and self.settings.round_to is None and self.share is None
+        present = self.value if self.trains and is_free else None
+        by_default = SPEED_GIVEN_UP_FOR_NOTHING if present is None else SPEED_GIVEN_UP
         goal = SearchGoal(
             init_val=max(self.settings.init_val, lowest),
             lowest=lowest,
             highest=highest,
             at_least=-(-self.needed // per_sample) if self.share is None else 0,
             objective=self.settings.objective,
-            within=self.settings.within,
+            within=by_default if self.settings.within is None else self.settings.within,
             round_to=self.settings.grid if self.share is None else 1,
             margin=self.settings.margin,
             divisor_of=self.share,
-            present=self.value if self.trains and self.share is None and self.settings.round_to is None else None,
+            present=present,
             is_allowed=self.is_allowed,
         )
         if self.one_sample_trains or self.settings.round_to is not None or possible_sizes(goal, highest):

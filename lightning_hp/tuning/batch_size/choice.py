@@ -9,11 +9,12 @@ lowered where memory, data or the user allow less.
     search_limit: search the memory limit, if grow ended at it, or the size that the classes need
     grow again below the memory limit
     settle: repeat the sizes around the knee until it does not depend on one disturbed trial
-    keep the present size, if it is next to the knee and larger batches gain little on it
     take the knee or what the classes need, whichever is larger, within the limits
     run that size with a validation batch; if it does not fit, search below it and take again
 
-With ``objective="memory"`` the sizes grow by factors of four (grow_fast), and only the memory limit is searched.
+A training that has a batch size chooses from a ladder of four times and a quarter of it instead of all sizes, so that
+the choice rarely depends on the noise of the timings. With ``objective="memory"`` the sizes grow by factors of four
+(grow_fast), and only the memory limit is searched.
 """
 
 from __future__ import annotations
@@ -23,15 +24,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
 
+from lightning_hp.functional.batch_size.ladder import is_level, ladder, next_trial, smallest_fast_size
 from lightning_hp.functional.batch_size.search import BatchGrid, RoundTo, search_batch_size
-from lightning_hp.functional.batch_size.steady import MIN_REPEATS, next_repeat, steady_knee
-from lightning_hp.functional.batch_size.throughput import (
-    LONG_STEP,
-    RUNG,
-    medians_of,
-    next_rung,
-    throughput_is_flat,
-)
+from lightning_hp.functional.batch_size.steady import next_repeat, steady_knee
+from lightning_hp.functional.batch_size.throughput import LONG_STEP, RUNG, next_rung, throughput_is_flat
 
 Objective = Literal["throughput", "memory"]
 
@@ -70,7 +66,7 @@ class SearchGoal:
     """What the search looks for, in samples of a batch of one process.
 
     Args:
-        init_val: The first size to try.
+        init_val: The first size to try, or on a ladder at most twice that.
         lowest: The smallest size to try.
         highest: The largest size to try, by data and user.
         at_least: What the classes need; 0 if nothing.
@@ -79,8 +75,8 @@ class SearchGoal:
         round_to: As for :func:`~lightning_hp.functional.search_batch_size`.
         margin: Share that is subtracted from the memory limit.
         divisor_of: The size has to divide this number of samples, which accumulated batches add up to; ``None``: any.
-        present: The size that the training has now. It is kept if it is at most a factor of two from the knee, and
-            slower than the best by at most twice ``within``; ``None``: it has no preference.
+        present: The size that the training has now, from which the ladder of sizes is built; ``None``: it has no
+            bearing, and all sizes of the grid are possible.
         is_allowed: Whether a size may be taken. Other sizes are run to measure them, and never taken.
 
     """
@@ -105,11 +101,11 @@ class Choice:
     Args:
         batch_size: The size, which was run together with a validation batch; ``None`` if none fits or none is allowed.
         decided_by: ``"throughput"``, ``"classes"``, ``"memory"``, ``"highest"`` or ``"effective_batch_size"``.
-        knee: The smallest size that is as fast as any that was run.
+        knee: The smallest size that is as fast as any that was run, up to the share that may be lost.
         is_flat: Whether larger sizes were run and were no faster; if not, the throughput was still rising.
         limit: The largest size that memory allows, minus the margin; ``None`` if it was not reached.
         avoided: The size that would have been taken if it were allowed; ``None`` if ``batch_size`` is that one.
-        kept: Whether ``batch_size`` is the present size, where the throughput alone would have led to the knee.
+        kept: Whether ``batch_size`` is the present size, and the throughput decided it.
 
     """
 
@@ -185,13 +181,23 @@ class _Search:
         if size is None or wanted is None:
             return Choice(None, "memory")
         avoided = None if size == wanted else wanted
-        kept = size == self.present and size != self.knee() and self.target() == size and size != self.needed()
-        return Choice(size, self.reason(wanted), self.knee(), self.is_flat(), self.limit, avoided, kept)
+        reason = self.reason(wanted)
+        kept = size == self.goal.present and reason == "throughput"
+        return Choice(size, reason, self.knee(), self.is_flat(), self.limit, avoided, kept)
+
+    @property
+    def has_ladder(self) -> bool:
+        """Whether the training has a size, from which the sizes to choose from follow."""
+        return self.goal.present is not None and self.goal.objective == "throughput"
 
     @property
     def start(self) -> int:
         """The first size to try."""
-        return min(max(self.grid.down(self.goal.init_val), self.grid.lowest), self.grid.highest)
+        first = min(max(self.grid.down(self.goal.init_val), self.grid.lowest), self.grid.highest)
+        if not (sizes := self.ladder()):
+            return first
+        lowest = min(sizes) if min(sizes) <= (self.goal.present or 0) else first
+        return max((size for size in sizes if size <= 2 * self.goal.init_val), default=lowest)
 
     @property
     def top(self) -> int:
@@ -221,12 +227,11 @@ class _Search:
 
     def grow(self, top: int) -> None:
         """Runs larger sizes until the knee is known or a size fails."""
-        floor = min(self.needed(), self.start)  # a knee below what the classes need does not matter
-        while top and (rung := next_rung(self.trials.speeds, top, self.goal.within, floor)) is not None:
+        while top and (rung := self.next_rung(top)) is not None:
             last = self.trials.fitted[-1]
             if rung > last:
-                rung = max(self.grid.down(self.trials.affordable(rung, last)), self.grid.up(last))
-            rung = self.grid.down(rung)
+                rung = max(self.on_grid(self.trials.affordable(rung, last)), min(rung, self.grid.up(last)))
+            rung = self.on_grid(rung)
             if rung in self.trials.fitted or (self.failed is not None and rung >= self.failed):
                 return
             if not self.trials.fits(rung):
@@ -234,31 +239,45 @@ class _Search:
                     self.failed = rung
                 return
 
+    def next_rung(self, top: int) -> int | None:
+        """The next size to run, up to ``top``; ``None`` if the sizes around the knee are known."""
+        if self.has_ladder:
+            return next_trial(self.trials.speeds, self.ladder(top), 1 - self.goal.within)
+        floor = min(self.needed(), self.start)  # a knee below what the classes need does not matter
+        return next_rung(self.trials.speeds, top, self.goal.within, floor)
+
+    def ladder(self, top: int | None = None) -> list[int]:
+        """The sizes to choose from, in ascending order, if the training has a size; else none."""
+        if not self.has_ladder or self.goal.present is None:
+            return []
+        highest = min(filter(None, (self.grid.highest, self.limit, top)))
+        lowest = min(self.needed(), highest)
+        anchor = min(max(self.goal.present, lowest), highest)
+        sizes = ladder(anchor, lowest, highest)
+        return sorted({self.on_grid(size) for size in sizes})
+
+    def on_grid(self, size: int) -> int:
+        """The present size itself, or the largest size of the grid up to another one."""
+        return size if size == self.goal.present else self.grid.down(size)
+
     def settle(self) -> None:
-        """Repeats sizes around the knee, and the present size next to it, as far as the noise makes it necessary."""
+        """Repeats sizes around the knee as far as the noise makes it necessary."""
         while (size := self.next_repeat()) is not None:
             if not self.trials.fits(size):
                 self.failed = min(filter(None, (self.failed, size)))
                 return
-            self.grow(self.top)  # another knee may need another size below it
+            # Another knee may need another size below it, or one above it that a disturbed trial hid.
+            self.grow(self.top if self.failed is not None or not self.has_ladder else self.grid.highest)
 
     def next_repeat(self) -> int | None:
-        """The size to run once more, or the present one; ``None`` if the choice is certain enough."""
+        """The size to run once more; ``None`` if the choice is certain enough."""
         speeds = {size: repeats for size, repeats in self.trials.speeds.items() if size <= self.top}
         if not speeds:
             return None
-        size = next_repeat(speeds, self.goal.within, self.needed())
-        if size is None and self.present is not None and len(speeds.get(self.present, ())) < MIN_REPEATS:
-            return self.present
-        return size
-
-    @property
-    def present(self) -> int | None:
-        """The present size, if it is next to the knee and may be taken."""
-        present, knee = self.goal.present, self.knee()
-        if present is None or knee is None or not self.goal.lowest <= present <= self.top:
-            return None
-        return present if self.needed() <= present and knee <= 2 * present and present <= 2 * knee else None
+        if not self.has_ladder:
+            return next_repeat(speeds, self.goal.within, self.needed())
+        size = next_trial(speeds, self.ladder(self.top), 1 - self.goal.within)
+        return size if size in speeds else None
 
     def search_limit(self) -> None:
         """Searches what ``grow`` left open: the memory limit, where it matters, or the size that the classes need."""
@@ -299,10 +318,14 @@ class _Search:
 
     def knee(self) -> int | None:
         """The smallest size that is as fast as any that was run, up to the noise; ``None`` before the first."""
+        if self.has_ladder and self.top:
+            return smallest_fast_size(self.trials.speeds, self.ladder(self.top), 1 - self.goal.within)
         return steady_knee(self.trials.speeds, self.goal.within) if self.trials.speeds else None
 
     def is_flat(self) -> bool:
         """Whether larger sizes were run and were no faster."""
+        if self.has_ladder:
+            return is_level(self.trials.speeds, self.ladder())
         return bool(self.trials.speeds) and throughput_is_flat(self.trials.speeds, self.goal.within)
 
     def needed(self) -> int:
@@ -315,9 +338,6 @@ class _Search:
         """The size to take without limits."""
         if self.goal.objective == "memory":
             return self.grid.highest
-        speeds = medians_of(self.trials.speeds) if self.trials.speeds else {}
-        if self.present in speeds and speeds[self.present] >= (1 - 2 * self.goal.within) * max(speeds.values()):
-            return self.present
         return max(self.knee() or self.grid.lowest, self.needed())
 
     def wanted(self) -> int | None:
@@ -343,9 +363,10 @@ class _Search:
             return "effective_batch_size"
         if self.goal.objective == "throughput" and size >= min(self.goal.at_least, self.grid.highest):
             knee = self.knee() or 0
-            if size == self.needed() and knee < size >= self.goal.at_least:
+            on_ladder = self.has_ladder and self.goal.at_least > 0  # smaller sizes were not run
+            if size == self.needed() and size >= self.goal.at_least and (knee < size or on_ladder):
                 return "classes"
-            if size in (knee, self.present) and (self.is_flat() or size * RUNG < self.top):
+            if size == knee and (self.is_flat() or size * RUNG < self.top):
                 return "throughput"
         if size == self.grid.highest:
             return "highest"

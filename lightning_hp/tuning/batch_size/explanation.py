@@ -15,7 +15,7 @@ from lightning_hp.tuning.batch_size.trials import BatchTrials, in_mib
 
 def describe_bounds(bounds: Bounds, choice: Choice, trials: BatchTrials) -> tuple[BatchBound, ...]:
     """One row for each bound: its size and where it comes from."""
-    rows = [_memory(choice, trials), _classes(bounds), _throughput(choice, trials, bounds.settings.within)]
+    rows = [_memory(choice, trials), _classes(bounds), _throughput(choice, trials, bounds.goal.within)]
     if bounds.data_limit is not None:
         rows.append(BatchBound("data", "at most", bounds.data_limit, _data(bounds)))
     if bounds.step_limit is not None:
@@ -37,7 +37,7 @@ def notes_on(bounds: Bounds, choice: Choice, accumulate: int) -> list[str]:
         )
     notes += _counts(bounds, size, accumulate)
     if choice.kept:
-        notes.append(f"The present size {size} is kept: the throughput differs little up to its knee at {choice.knee}.")
+        notes.append(f"The present size {size} is kept: no size that was tried is faster by more than the bounds say.")
     elif bounds.highest[1] == "steps" and choice.decided_by == "highest":
         notes.append(
             f"Larger batches were not tried, and may be faster: with more than {bounds.highest[0]} samples the training"

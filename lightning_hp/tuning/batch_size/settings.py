@@ -18,6 +18,12 @@ from lightning_hp.tuning.batch_size.choice import Objective
 #: A training keeps this share of its optimizer steps by default.
 MIN_STEP_SHARE = 0.25
 
+#: Share of the best throughput that is given up for a smaller batch, and so for more optimizer steps.
+SPEED_GIVEN_UP = 0.3
+
+#: The same where a smaller batch brings no more optimizer steps, or the sizes to choose from are given.
+SPEED_GIVEN_UP_FOR_NOTHING = 0.15
+
 #: How the learning rate follows the batch size.
 Scaling = Literal["linear", "sqrt", "auto"]
 
@@ -46,8 +52,8 @@ class BatchSizeLimits(TypedDict, total=False):
         min_training_steps: Optimizer steps that the training keeps, >= 1; 250 by default.
         min_step_share: Share of the present number of optimizer steps that the training keeps, > 0 and <= 1; 0.25 by
             default, and with ``objective="memory"`` no such share.
-        within: Share of the best throughput that is given up for a smaller batch, > 0 and < 1; 0.15 by
-            default.
+        within: Share of the best throughput that is given up for a smaller batch, > 0 and < 1; 0.3 by default, and 0.15
+            with ``round_to``, ``effective_batch_size`` or ``objective="memory"`` and outside of ``fit``.
         memory_share: Share of the free memory that may be used, > 0 and <= 1; 0.9 by default.
     """
 
@@ -89,7 +95,7 @@ class SearchSettings:
     min_steps_per_epoch: int = 10
     min_training_steps: int = MIN_TRAINING_STEPS
     min_step_share: float | None = None
-    within: float = 0.15
+    within: float | None = None
     memory_share: float = 0.9
     own_step: int | None = None
 
@@ -97,7 +103,6 @@ class SearchSettings:
         checked: dict[str, Any] = {
             "objective": check_choice("objective", self.objective, get_args(Objective)),
             "margin": check_number("margin", self.margin, minimum=0, below=1),
-            "within": check_number("within", self.within, above=0, below=1),
             "memory_share": check_number("memory_share", self.memory_share, above=0, maximum=1),
             "read_labels": check_bool("read_labels", self.read_labels),
         }
@@ -121,6 +126,8 @@ class SearchSettings:
             checked["warmup"] = check_int("warmup", self.warmup, 1, also="True or False")
         if self.min_step_share is not None:
             checked["min_step_share"] = check_number("min_step_share", self.min_step_share, above=0, maximum=1)
+        if self.within is not None:
+            checked["within"] = check_number("within", self.within, above=0, below=1)
         if isinstance(self.round_to, str):
             words = ("power", "half_power")
             checked["round_to"] = check_choice("round_to", self.round_to, words, also="an int >= 1, or None")
