@@ -47,11 +47,11 @@ class LRFinder(Finder[LearningRateResult], Callback):
     Before the training starts, LRFinder runs real training steps (your model, data, optimizer, schedule, precision,
     strategy and gradient accumulation). A range test, with learning rates that rise from ``min_lr`` to ``max_lr``,
     shows where the loss explodes. Below that, short trainings at a few rates start from the same weights over the same
-    batches, with your schedule compressed into them, and a longer one checks the rate that they choose. Everything is
-    restored bit for bit, and the rate is set: in the model's ``lr`` (or ``learning_rate``), if it has one, so that
-    optimizers and schedulers are built with it; otherwise in the optimizers and schedulers. The ratios between
-    parameter groups are kept. If nothing shows that the module learns, the learning rate is not changed, and a warning
-    gives the reason. A resumed run does not search again.
+    batches, as your training would begin, and the rate that they choose is lowered for the length of the training: the
+    longer it is, the lower is the best rate. Everything is restored bit for bit, and the rate is set: in the model's
+    ``lr`` (or ``learning_rate``), if it has one, so that optimizers and schedulers are built with it; otherwise in the
+    optimizers and schedulers. The ratios between parameter groups are kept. If nothing shows that the module learns,
+    the learning rate is not changed, and a warning gives the reason. A resumed run does not search again.
 
     Args:
         min_lr: The smallest learning rate, > 0. It should be too small to learn anything.

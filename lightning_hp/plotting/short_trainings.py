@@ -71,8 +71,9 @@ def plot_short_trainings(result: LearningRateResult, ax: Axes | None = None) -> 
     for position, (lr, losses) in enumerate(zip(result.trained_lrs, result.trained_losses, strict=True)):
         shade = 0.35 + 0.65 * (position + 1) / len(result.trained_lrs)
         row = np.array(losses)[np.isfinite(losses)]
-        end = final_loss(row.tolist(), num_steps)
-        text = f"{lr:.3g}   {end:.4g}" if np.isfinite(end) else f"{lr:.3g}   exploded"
+        end = final_loss(row.tolist(), len(row)) if len(row) else np.inf
+        exploded = not np.isfinite(end) or (len(row) < num_steps and end > row[0])
+        text = f"{lr:.3g}   exploded" if exploded else f"{lr:.3g}   {end:.4g}"
         handles += _draw(ax, row, BLUE, shade, text)
     if result.checked_losses:
         checked = np.array(result.checked_losses)
@@ -83,7 +84,7 @@ def plot_short_trainings(result: LearningRateResult, ax: Axes | None = None) -> 
     ax.set_ylabel("training loss", color=TEXT)
     style_axes(ax)
     ax.ticklabel_format(axis="y", useOffset=False)
-    set_title(ax, "Short trainings", "from the same weights over the same batches, the schedule compressed into them")
+    set_title(ax, "Short trainings", "from the same weights over the same batches, as the schedule begins")
     add_legend(ax, "rate   final loss", handles)
     return ax
 

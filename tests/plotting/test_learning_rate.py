@@ -231,6 +231,13 @@ def test_each_short_training_is_a_curve_and_the_check_another():
     draw(ax)
 
 
+def test_a_training_that_had_no_more_steps_has_not_exploded():
+    cut = {0.01: [2.3 - step / 50 for step in range(50)], 0.03: [2.3 - 2 * step / 50 for step in range(20)]}
+    found = result().with_trainings(cut, choose_rate(cut, 50, [2.3, 2.31, 2.29]))
+    labels = [text.get_text().split() for text in plot_short_trainings(found).get_legend().get_texts()]
+    assert labels[1] == ["0.03", f"{np.mean(cut[0.03][16:]):.4g}"]
+
+
 def test_the_figure_of_a_search_has_both_and_given_axes_only_the_range_test():
     figure = plot_learning_rate(trained()).figure
     assert [ax.get_title(loc="left").split()[0] for ax in figure.axes] == ["Suggested", "Short"]

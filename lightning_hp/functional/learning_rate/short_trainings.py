@@ -6,16 +6,21 @@ them get the same batches, so how difficult a batch is cancels out of their comp
 Pseudo-code:
 
     train at a first rate
-    while no training lowers the loss: train a decade lower and a decade higher, in turn
+    while no training lowers the loss: train a decade lower and a decade higher, in turn; higher while that is better
     while the best rate has a neighbour half a decade away that was not tried: train at it
 
-    loss of a rate = mean over the last fifth of its steps, at most the loss before training; that if it exploded
+    loss of a rate = mean over the last fifth of its steps, at most the loss before training; of a training with fewer
+                     steps that of the best one and what it lost against it in the last fifth of these
     log(lr)        = lowest point of the parabola through the best rate and its two neighbours;
                      a quarter of a decade below the best one if there is no higher one
     for each doubling of the steps until the length of the training:
-        log(lr) -= 0.1 if the schedule decays, else 0.05 and half as far as it moved in the doubling before
+        log(lr) -= 0.05 if the schedule decays, else 0.15
+    for each doubling of the passes over the data, from ten on:
+        log(lr) -= 0.1
 
-The best rate falls as the training gets longer, hence the last two lines.
+The best rate falls as the training gets longer, hence the last four lines: what is seen many times is overfitted, which
+no training loss shows. The trainings have the warm-up of the
+schedule, but not its decay: a decay within a hundred steps makes rates look good at which the loss comes back later.
 """
 
 from __future__ import annotations
@@ -44,12 +49,15 @@ FAIR = 0.9
 
 NO_MEASURE = "it may be no measure of what is learned (policy gradient, contrastive loss with a queue)"
 
-#: The furthest that half of the steps may differ from all of them, in decades; more is noise.
-LARGEST_TREND = 0.5
+#: How far the best rate falls with each doubling of a training, in decades, where the schedule decays and where it does
+#: not, since a decay makes up for a rate that is too high; for four doublings at most.
+DRIFT_OF_DECAY, DRIFT, MOST_DOUBLINGS = 0.05, 0.15, 4
 
-#: How far the best rate falls with each doubling of a training, in decades, where the schedule decays (compressed into
-#: the short training) and where it does not (beside the trend); measured for four doublings at most.
-DRIFT_OF_DECAY, DRIFT, MOST_DOUBLINGS = 0.1, 0.05, 4
+#: How far the best rate falls with each doubling of the passes over the data, in decades, from this many on.
+DRIFT_OF_PASSES, FEW_PASSES = 0.1, 10
+
+#: Where more than this share of the steps would be warm-up, the warm-up is compressed.
+WARM_UP = 0.5
 
 #: A training whose loss rises by this share of its fall goes on at a lower rate.
 LOST = 0.25
@@ -80,6 +88,51 @@ def final_loss(losses: Sequence[float], num_steps: int) -> float:
     """The mean loss over the last fifth of the first ``num_steps`` steps; infinite if the training ended before."""
     tail = float(np.mean(_tail(losses, num_steps))) if len(losses) >= num_steps else math.inf
     return tail if math.isfinite(tail) else math.inf
+
+
+def final_losses(losses: Mapping[float, Sequence[float]], num_steps: int) -> dict[float, float]:
+    """The final loss of each rate.
+
+    Args:
+        losses: The losses of each rate, over the same batches.
+        num_steps: Steps of a whole training.
+
+    Returns:
+        The final losses in ascending order of the rates. A training with fewer steps is compared with the best whole
+        one over the same steps. Infinite where a training ended with a loss that is not finite, or nothing was whole.
+
+    """
+    final = {lr: final_loss(its, num_steps) for lr, its in sorted(losses.items())}
+    best = _best_rate(final)
+    if math.isfinite(final[best]):
+        for lr, its in losses.items():
+            if 0 < len(its) < num_steps:
+                lost = final_loss(its, len(its)) - final_loss(losses[best], len(its))
+                final[lr] = final[best] + lost
+    return final
+
+
+def progress_of(step: int, num_steps: int, planned_steps: int | None, warm_up: float) -> float:
+    """The part of the planned training whose rate a step of a short training gets.
+
+    Args:
+        step: The step, from 0.
+        num_steps: Steps of the short training.
+        planned_steps: Steps of the planned training, or ``None`` if it has no limit: it then stays at its peak.
+        warm_up: The part of the planned training before the peak of its schedule, from 0 to 1.
+
+    Returns:
+        The part, as in the planned training; but a warm-up that takes longer than half of the short training is
+        compressed into half of it.
+
+    """
+    planned = math.inf if planned_steps is None else planned_steps
+    longest = WARM_UP * num_steps
+    if warm_up == 0 or warm_up * planned <= longest:
+        return (step + 0.5) / planned
+    if step + 0.5 < longest:
+        return warm_up * (step + 0.5) / longest
+    return warm_up + (step + 0.5 - longest) / planned
 
 
 def unchanged_losses(untrained: Sequence[float], num_steps: int) -> tuple[float, float]:
@@ -137,7 +190,8 @@ def next_rate(
         lowest: No lower rate is tried.
         highest: No higher rate is tried.
         unchanged: Losses between these are no different from that before the training. While no rate is below them,
-            lower and higher ones are tried in turn, a decade apart; higher ones only while their losses are not above.
+            lower and higher ones are tried in turn, a decade apart, and only higher ones while the highest is the best;
+            higher ones only while their losses are not above.
 
     Returns:
         The rate, or ``None`` once both neighbours of the best rate were tried that may be tried.
@@ -150,6 +204,7 @@ def next_rate(
         lower, higher = bottom / STEP**2, top * STEP**2
         may_rise = higher <= highest and final_losses[top] <= unchanged[1]
         is_turn = sum(lr < first for lr in final_losses) > sum(lr > first for lr in final_losses)
+        is_turn = is_turn or (best == top and top > first)  # the highest is ahead on the same batches
         if may_rise and (is_turn or lower < lowest):
             return higher
         return lower if lower >= lowest else None
@@ -167,15 +222,18 @@ def choose_rate(
     *,
     doublings: float = 0.0,
     decays: bool = False,
+    passes: float = 1.0,
 ) -> TrainedChoice:
     """Chooses a rate from short trainings.
 
     Args:
-        losses: The losses of each rate, over the same batches; fewer than ``num_steps`` where a training exploded.
-        num_steps: Steps of each training, >= 2.
+        losses: The losses of each rate, over the same batches; fewer than ``num_steps`` where a training exploded, or
+            had no more steps.
+        num_steps: Steps of each whole training, >= 2.
         untrained: Losses before anything is learned, over any batches.
         doublings: How often the number of steps doubles until the end of the planned training, >= 0.
-        decays: Whether the rates fell during the trainings, as they will in the planned one.
+        decays: Whether the rates will fall in the planned training.
+        passes: Passes of the planned training over its data, > 0; 1 if unknown.
 
     Returns:
         The choice.
@@ -198,7 +256,8 @@ def choose_rate(
         wrong_value("untrained", "two or more finite losses", untrained)
     doublings = check_number("doublings", doublings, minimum=0, finite=False)
     decays = check_bool("decays", decays)
-    final = {lr: final_loss(its, num_steps) for lr, its in sorted(losses.items())}
+    passes = check_number("passes", passes, above=0, finite=False)
+    final = final_losses(losses, num_steps)
     best = _best_rate(final)
     start = float(np.mean(untrained))
     if _is_no_measure(untrained):
@@ -207,16 +266,12 @@ def choose_rate(
     if not (fall > 0 and _is_significant(losses, final, best, num_steps, untrained)):
         return TrainedChoice(reason=_reason(final, best, start, unchanged_losses(untrained, num_steps)))
     log_lr = _lowest_point(final, start)
-    trend = 0.0
-    if not decays:
-        halfway = _lowest_point({lr: final_loss(its, num_steps // 2) for lr, its in sorted(losses.items())}, start)
-        trend = min(0.0, max(-LARGEST_TREND, log_lr - halfway))
-    log_lr += trend * (1 - 0.5**doublings)
     log_lr -= (DRIFT_OF_DECAY if decays else DRIFT) * min(doublings, MOST_DOUBLINGS)
+    log_lr -= DRIFT_OF_PASSES * min(max(0.0, math.log2(passes / FEW_PASSES)), MOST_DOUBLINGS)
     lr = 10**log_lr
     fair = [rate for rate, loss in final.items() if loss <= final[best] + (1 - FAIR) * fall]
     # A whole step below and half a step above: the best rate of a long training is rather lower.
-    interval = min(lr, min(fair) / STEP), max(lr, max(fair) * math.sqrt(STEP))
+    interval = min(lr, *fair) / STEP, max(lr, max(fair) * math.sqrt(STEP))
     return TrainedChoice(lr, interval, fall)
 
 
@@ -270,9 +325,12 @@ def _is_significant(
     """Whether the best training is below the untrained losses, or below another training step by step."""
     if final[best] < unchanged_losses(untrained, num_steps)[0]:
         return True
-    tail = np.asarray(_tail(losses[best], num_steps))
-    others = [np.asarray(_tail(losses[lr], num_steps)) for lr, loss in final.items() if lr != best and loss < math.inf]
-    return any((other - tail).mean() > MIN_SIGNAL * math.sqrt(_squared_error(other - tail)) for other in others)
+    steps = min(num_steps, len(losses[best]))
+    half = slice(steps // 2, steps)  # more steps than for the choice: small batches need them
+    gaps = [
+        np.subtract(its[half], losses[best][half]) for lr, its in losses.items() if lr != best and len(its) >= steps
+    ]
+    return any(gap.mean() > MIN_SIGNAL * math.sqrt(_squared_error(gap)) for gap in gaps)
 
 
 def _is_no_measure(untrained: Sequence[float]) -> bool:

@@ -151,6 +151,11 @@ class LearningRate:
         """Whether the schedule ends below half of its highest rate; unknown, and ``False``, before :meth:`follow`."""
         return self._schedule is not None and self._schedule.decays
 
+    @property
+    def warm_up(self) -> float:
+        """The part of the training until all groups have had their highest rate; 0 before :meth:`follow`."""
+        return 0.0 if self._schedule is None else self._schedule.warm_up
+
     def follow(self, schedule: Schedule) -> None:
         """Lets a rate mean the highest one that the schedule reaches, for `value`, `set_for_step` and `apply`.
 

@@ -50,6 +50,9 @@ _MAX_STEPS, _MAX_GROUP_STEPS = 10_000, 50_000
 # The top of a cycle or of a warm-up may lie between two steps. A peak just below 1 is one of 1.
 _NEARLY_ONE = 0.9
 
+# A rate of this share of the highest ends the warm-up.
+_AT_PEAK = 0.99
+
 # The home holds this value in the simulation: floors and targets in absolute terms are small beside it.
 _SIMULATED_VALUE = 1.0
 
@@ -185,6 +188,12 @@ class Schedule:
     def decays(self) -> bool:
         """Whether all groups end below half of their highest rate."""
         return bool((self.shapes[-1] < 0.5 * self.shapes.max(axis=0)).all())
+
+    @property
+    def warm_up(self) -> float:
+        """The part of the training, from 0 to 1, that passes until every group has been at its highest rate."""
+        is_at_peak = self.shapes >= _AT_PEAK * self.shapes.max(axis=0)
+        return float(is_at_peak.argmax(axis=0).max()) / len(self.shapes)
 
     def shape(self, progress: float | None = None) -> dict[GroupIndex, float]:
         """The factor of each group in units of the reference's highest.

@@ -10,8 +10,9 @@ from lightning_hp.functional.learning_rate.short_trainings import (
     STEP,
     TrainedChoice,
     choose_rate,
-    final_loss,
+    final_losses,
     next_rate,
+    progress_of,
     rises_again,
     unchanged_losses,
 )
@@ -20,16 +21,16 @@ from lightning_hp.tuning.learning_rate.steps import Stepper
 #: Fewer steps say less than the range test.
 MIN_TRAINING_STEPS = 15
 
-#: Trainings of fewer steps are made longer at the cost of the check.
-ENOUGH_STEPS = 60
-
 #: The check is longer than the trainings by this factor at least, or it would say nothing new.
 CHECK_FACTOR = 1.5
 
+#: The last training may have this share of the steps of the others.
+SHORTEST = 0.4
+
 
 def steps_of_each(budget: int) -> int:
-    """Steps of each training, so that there is room for three, and for a check that is twice as long where possible."""
-    return max(budget // 5, min(budget // 4, ENOUGH_STEPS))
+    """Steps of each training, so that there is room for three, and for a fourth with half of the steps."""
+    return 2 * budget // 7
 
 
 @dataclass
@@ -38,7 +39,7 @@ class ShortTrainings:
 
     Attributes:
         stepper: Runs the steps.
-        num_steps: Steps of each training; the schedule is compressed into them.
+        num_steps: Steps of each training; they have the rates of the first steps of the planned one.
         budget: Steps that all trainings may take together.
         losses: The losses of each rate.
         choice: What was chosen.
@@ -70,13 +71,24 @@ class ShortTrainings:
         """
         last = self.stepper.num_steps + self.budget
         unchanged = unchanged_losses(untrained, self.num_steps)
+        shortest = max(MIN_TRAINING_STEPS, round(SHORTEST * self.num_steps))
         rate: float | None = first
-        while rate is not None and self.stepper.num_steps + self.num_steps <= last:
-            self.losses[rate] = self._train(rate, self.num_steps)
-            rate = next_rate(self._final_losses(), first, lowest, highest, unchanged)
+        while rate is not None:
+            steps = min(self.num_steps, last - self.stepper.num_steps)
+            if steps < min(shortest, self.num_steps):
+                break
+            self.losses[rate] = self._train(rate, steps, self.num_steps, planned_steps)
+            rate = next_rate(final_losses(self.losses, self.num_steps), first, lowest, highest, unchanged)
         doublings = math.inf if planned_steps is None else max(0.0, math.log2(planned_steps / self.num_steps))
-        decays = self.stepper.learning_rate.decays
-        self.choice = choose_rate(self.losses, self.num_steps, untrained, doublings=doublings, decays=decays)
+        per_pass = self.stepper.rehearsal.steps_per_epoch
+        self.choice = choose_rate(
+            self.losses,
+            self.num_steps,
+            untrained,
+            doublings=doublings,
+            decays=self.stepper.learning_rate.decays,
+            passes=1.0 if planned_steps is None or per_pass is None else planned_steps / per_pass,
+        )
         if self.choice.lr is not None:
             self._check(last, planned_steps)
 
@@ -88,7 +100,7 @@ class ShortTrainings:
                 num_steps = min(num_steps, planned_steps)
             if num_steps < CHECK_FACTOR * self.num_steps:
                 return
-            self.checked_losses = self._train(lr, num_steps)
+            self.checked_losses = self._train(lr, num_steps, num_steps, planned_steps)
             if len(self.checked_losses) == num_steps and not rises_again(self.checked_losses):
                 return
             self.checked_losses = []
@@ -96,9 +108,8 @@ class ShortTrainings:
             self.choice = replace(self.choice, lr=lr / STEP, interval=(min(low, lr / STEP), min(high, lr)))
             self.note = f"At {lr:.3g} the loss rose again within {num_steps} steps, so a lower rate was taken."
 
-    def _train(self, lr: float, num_steps: int) -> list[float]:
+    def _train(self, lr: float, num_steps: int, of_steps: int, planned_steps: int | None) -> list[float]:
+        """The first ``num_steps`` of a short training of ``of_steps``."""
         self.stepper.rehearsal.rewind(same_batches=True)
-        return self.stepper.run((lr, (step + 0.5) / num_steps) for step in range(num_steps))
-
-    def _final_losses(self) -> dict[float, float]:
-        return {lr: final_loss(losses, self.num_steps) for lr, losses in self.losses.items()}
+        warm_up = self.stepper.learning_rate.warm_up
+        return self.stepper.run((lr, progress_of(step, of_steps, planned_steps, warm_up)) for step in range(num_steps))

@@ -11,7 +11,9 @@ from lightning_hp.functional import choose_rate
 from lightning_hp.functional.learning_rate.short_trainings import (
     STEP,
     final_loss,
+    final_losses,
     next_rate,
+    progress_of,
     rises_again,
     unchanged_losses,
 )
@@ -59,28 +61,63 @@ def test_without_a_higher_neighbour_the_answer_is_half_a_step_lower() -> None:
     assert choose_rate(falling, STEPS, UNTRAINED).lr == pytest.approx(RATES[0])
 
 
-def test_a_longer_training_gets_a_lower_rate() -> None:
-    """The best rate at half of the steps is 10 times the best of all steps, and the trend goes on."""
-    rates = [10 ** (-4 + 0.5 * i) for i in range(9)]
-    losses = {}
-    for lr in rates:
-        x = math.log10(lr)
-        half, end = 1.0 + 0.2 * (x + 1.7) ** 2, 0.5 + 0.2 * (x + 2.0) ** 2
-        losses[lr] = [2.3] * 2 + [half] * 48 + [end] * 50
-    none, some, many = (
-        math.log10(choose_rate(losses, STEPS, UNTRAINED, doublings=d).lr or 0) for d in (0, 1, math.inf)
-    )
-    assert some == pytest.approx(none - 0.3 * 0.5 - 0.05, abs=0.02)
-    assert many == pytest.approx(none - 0.3 - 4 * 0.05, abs=0.02)
+@pytest.mark.parametrize(("decays", "drift"), [(True, 0.05), (False, 0.15)])
+def test_a_longer_training_gets_a_lower_rate(decays: bool, drift: float) -> None:
+    found = [
+        math.log10(choose_rate(parabola(-2.1), STEPS, UNTRAINED, doublings=d, decays=decays).lr or 0)
+        for d in (0, 1, 2.5, 4, math.inf)
+    ]
+    assert [found[0] - x for x in found] == pytest.approx([drift * d for d in (0, 1, 2.5, 4, 4)])
 
 
-def test_a_trend_upwards_is_not_followed() -> None:
-    losses = {
-        lr: [2.3, 2.3] + [1 + (math.log10(lr) + 2.5) ** 2] * 48 + [0.5 + (math.log10(lr) + 2) ** 2] * 50 for lr in RATES
-    }
-    assert choose_rate(losses, STEPS, UNTRAINED, doublings=1).lr == pytest.approx(
-        10**-0.05 * (choose_rate(losses, STEPS, UNTRAINED).lr or 0)
-    )
+def test_many_passes_over_the_data_get_a_lower_rate() -> None:
+    found = [
+        math.log10(choose_rate(parabola(-2.1), STEPS, UNTRAINED, passes=passes).lr or 0)
+        for passes in (0.1, 1, 10, 20, 40, 160, math.inf)
+    ]
+    assert [found[0] - x for x in found] == pytest.approx([0, 0, 0, 0.1, 0.2, 0.4, 0.4])
+
+
+def test_a_shorter_training_is_compared_over_its_own_steps() -> None:
+    """Ended where both had fallen by the same share, it stands as far above the best as it stood there."""
+    whole = parabola(-2.0, RATES[1:4])
+    cut = {**whole, RATES[3]: whole[RATES[3]][:30]}
+    final = final_losses(cut, STEPS)
+    assert list(final) == RATES[1:4]
+    gap = np.mean(whole[RATES[3]][24:30]) - np.mean(whole[RATES[2]][24:30])
+    assert final[RATES[3]] == pytest.approx(final_loss(whole[RATES[2]], STEPS) + gap)
+    assert {lr: final[lr] for lr in RATES[1:3]} == {lr: final_loss(whole[lr], STEPS) for lr in RATES[1:3]}
+    found = choose_rate(cut, STEPS, UNTRAINED)
+    assert math.log10(found.lr or 0) == pytest.approx(-2.0, abs=0.15)
+
+
+def test_a_shorter_training_that_is_ahead_is_the_best() -> None:
+    losses = {RATES[0]: training(1.5, 1e-3), RATES[1]: training(1.0, 1e-3), RATES[2]: training(0.5, 1e-3)[:60]}
+    final = final_losses(losses, STEPS)
+    assert min(final, key=lambda lr: final[lr]) == RATES[2]
+    assert choose_rate(losses, STEPS, UNTRAINED).lr == pytest.approx(RATES[2] / math.sqrt(STEP))
+
+
+def test_a_training_without_a_whole_one_beside_it_is_taken_for_exploded() -> None:
+    assert final_losses({0.1: [2.3, 2.2], 1.0: []}, STEPS) == {0.1: math.inf, 1.0: math.inf}
+    assert final_losses({0.1: training(1.0), 1.0: [2.3, math.nan]}, STEPS)[1.0] == math.inf
+
+
+@pytest.mark.parametrize("warm_up", [0.0, 0.03, 0.05, 0.3, 0.95])
+def test_a_short_training_has_the_schedule_of_the_first_steps_and_reaches_its_peak(warm_up: float) -> None:
+    """Against the rates of the planned training, one for each of its steps."""
+    planned, steps = 1000, 100
+    shape = np.minimum(1.0, np.arange(planned) / max(1.0, warm_up * planned - 1))
+    shape[int(warm_up * planned) :] -= 0.5 * np.arange(planned - int(warm_up * planned)) / planned
+    progress = np.array([progress_of(step, steps, planned, warm_up) for step in range(steps)])
+    assert (np.diff(progress) > 0).all()
+    if warm_up <= 0.05:
+        assert (progress * planned).astype(int).tolist() == list(range(steps))
+    rates = shape[(progress * planned).astype(int)]
+    half = steps // 2
+    assert rates.max() == pytest.approx(1.0, abs=0.03)
+    assert rates[half:].min() >= shape[int(warm_up * planned) : int(warm_up * planned) + steps].min() - 1e-9
+    assert max(progress_of(step, steps, None, warm_up) for step in range(steps)) == pytest.approx(warm_up, abs=0.01)
 
 
 def test_an_exploded_training_counts_as_no_progress() -> None:
@@ -164,6 +201,12 @@ def test_while_nothing_is_learned_both_sides_are_tried_in_turn() -> None:
     assert learns_low == pytest.approx([1e-1, 1e-2, 1.0, 1e-3, 1e-3 / STEP, 1e-3 * STEP])
     never = climb(lambda lr: 2.3, 1e-1, lowest=0.99e-3, highest=1.01, unchanged=unchanged)
     assert never == pytest.approx([1e-1, 1e-2, 1.0, 1e-3])
+
+
+def test_small_gains_on_the_same_batches_lead_up() -> None:
+    """With batches of one sample nothing is below the noise of the untrained losses for long."""
+    slightly = climb(lambda lr: 2.3 - lr / 100 if lr < 50 else 9.0, 1e-1, unchanged=(1.5, 3.0))
+    assert slightly[:5] == pytest.approx([1e-1, 1e-2, 1.0, 10.0, 100.0])
 
 
 def test_a_loss_that_comes_back_is_seen_and_a_noisy_fall_is_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -289,3 +290,21 @@ def test_without_automatic_optimization_nothing_is_known():
     assert not schedule.is_simulated
     assert schedule.peak == 1.0
     assert schedule.is_constant
+
+
+@pytest.mark.parametrize(
+    ("factors", "warm_up"),
+    [
+        ([1.0] * 10, 0.0),
+        ([1.0, 0.8, 0.6, 0.4], 0.0),
+        ([0.25, 0.5, 0.75, 1.0, 0.5, 0.2, 0.1, 0.0], 3 / 8),
+        ([0.1, 0.2, 0.5, 1.0], 3 / 4),  # it climbs to the end
+        ([0.5, 1.0, 0.5, 1.0], 1 / 4),  # the first of two peaks
+    ],
+)
+def test_the_warm_up_ends_when_every_group_has_had_its_peak(factors: list[float], warm_up: float) -> None:
+    rates = np.array([[0.3 * factor, 0.001] for factor in factors])
+    follows = dataclasses.replace(Schedule.constant([(0, 0)], np.ones(1)), shapes=rates[:, :1])
+    assert follows.warm_up == warm_up
+    both = dataclasses.replace(Schedule.constant([(0, 0), (0, 1)], np.ones(2)), shapes=rates)
+    assert both.warm_up == warm_up  # a constant group has no warm-up
