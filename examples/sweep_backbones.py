@@ -4,7 +4,7 @@
 
 Changing the backbone changes the loss, so everything that was tuned on another one is tuned anew: LRFinder rehearses in
 each setting and finds its learning rate. Four networks of torchvision learn handwritten digits (a part of MNIST that a
-package contains) from scratch, so nothing is downloaded. The recommended one is the fastest whose accuracy is within one
+Changing the backbone changes the loss, so everything that was tuned on another one is tuned anew: LRFinder rehearses
 standard error of the best. Takes about three minutes on two CPU cores.
 """
 

@@ -11,13 +11,24 @@ from typing_extensions import override
 
 from lightning_hp.callbacks.finder import Finder, checked_call, named_hparams
 from lightning_hp.functional.batch_size.search import RoundTo
-from lightning_hp.functional.checks import check_bool, check_choice, check_options, check_str
+from lightning_hp.functional.checks import (
+    check_bool,
+    check_choice,
+    check_fields,
+    check_int,
+    check_number,
+    check_options,
+    check_str,
+    wrong_value,
+)
 from lightning_hp.functional.learning_rate.parameter_free import parameter_free_name
 from lightning_hp.hyperparameters import (
     BatchSize,
     LearningRate,
     Warmup,
     apply_record,
+    check_home,
+    check_record,
     rebuild_optimizers,
     write_home,
 )
@@ -92,8 +103,9 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         margin: Share of the batch that is subtracted where memory is the limit, >= 0 and < 1.
         steps_per_trial: Optimizer steps at each size, >= 2.
         update_attr: Whether the values that were found are set. ``False``: they are only reported.
-        batch_arg_name: Where your model or datamodule keeps its batch size, if not in ``batch_size``.
-        attr_name: Where your model keeps its learning rate, if not in ``lr`` or ``learning_rate``.
+        batch_arg_name: Where your model or datamodule keeps its batch size, if not in ``batch_size``. A resumed run
+            needs the same name.
+        attr_name: Where your model keeps its learning rate, if not in ``lr`` or ``learning_rate``; the same holds.
         class_options: How the classes are counted; a dictionary with any of these keys:
 
             - ``num_classes``: their number, >= 1, also where some of them have no samples; ``None``: those that occur
@@ -396,6 +408,24 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
             if applied["lr_home"]:
                 write_home(pl_module, applied["lr"], tuple(applied["lr_home"]))
 
+    @override
+    def _check_applied(self, name: str, applied: Any) -> dict[str, Any]:
+        keys = ("batch_size", "accumulate_grad_batches", "lr", "lr_home", "warmup_steps", "warmup_start")
+        fields = check_fields(name, applied, keys)
+        lr, home = fields["lr"], check_home(f"{name}['lr_home']", fields["lr_home"], self._attr_name)
+        if lr is not None:
+            lr = check_number(f"{name}['lr']", lr, above=0, also="None")
+        elif home:
+            wrong_value(f"{name}['lr_home']", "[], since no learning rate was set", home)
+        return {
+            "batch_size": check_record(f"{name}['batch_size']", fields["batch_size"], self._batch_arg_name),
+            "accumulate_grad_batches": check_int(f"{name}['accumulate_grad_batches']", fields[keys[1]], 1),
+            "lr": lr,
+            "lr_home": home,
+            "warmup_steps": check_int(f"{name}['warmup_steps']", fields["warmup_steps"], 0),
+            "warmup_start": check_number(f"{name}['warmup_start']", fields["warmup_start"], above=0, maximum=1),
+        }
+
     def _tune(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Searches, sets what was found, and reports."""
         batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name)
@@ -462,14 +492,18 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         else:
             learning_rate.apply(lr, rebuild=True)
             home = [] if learning_rate.home is None else [*learning_rate.home.paths]
-        self._applied = {
-            "batch_size": batch_size.record,
-            "accumulate_grad_batches": accumulate,
-            "lr": lr,
-            "lr_home": home,
-            "warmup_steps": result.warmup_steps,
-            "warmup_start": 1.0 if lr is None or not result.lr_before else min(1.0, result.lr_before / lr),
-        }
+        warmup_start = 1.0 if lr is None or not result.lr_before else min(1.0, result.lr_before / lr)
+        self._applied = self._check_applied(
+            "applied",
+            {
+                "batch_size": batch_size.record,
+                "accumulate_grad_batches": accumulate,
+                "lr": lr,
+                "lr_home": home,
+                "warmup_steps": result.warmup_steps,
+                "warmup_start": warmup_start,
+            },
+        )
         result = result.with_used(result.batch_size, lr)
         _SCALED[pl_module] = result.lr_used, result.effective_batch_size, own_step
         return result

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from lightning_utilities.core.rank_zero import rank_zero_info
 
+from lightning_hp.callbacks.finder_state import STATE_VERSION, check_state, naming_the_checkpoint
 from lightning_hp.callbacks.hparams_logger import HParamsLogger
 from lightning_hp.callbacks.run_record import RunRecord, used_hparams
 from lightning_hp.functional.checks import check_bool, wrong_type
@@ -61,6 +62,8 @@ class Finder(Generic[_Result]):
     #: First part of the names of what is logged.
     _tag: ClassVar[str]
     _result_type: ClassVar[Any]
+    #: The entries of the state besides its version.
+    _state_fields: ClassVar[tuple[str, ...]] = ("applied", "result")
 
     def __init__(self, may_consume_data: bool) -> None:
         super().__init__()
@@ -191,13 +194,34 @@ class Finder(Generic[_Result]):
     @refused_twice_in_setup
     def state_dict(self) -> dict[str, Any]:
         """What was found and set, in plain types."""
-        return {"applied": self._applied, "result": None if self.result is None else self.result.to_dict()}
+        result = None if self.result is None else self.result.to_dict()
+        return {"version": STATE_VERSION, "applied": self._applied, "result": result}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what was found and set."""
-        self._applied = state_dict["applied"]
-        result = state_dict["result"]
-        self.result = None if result is None else self._result_type.from_dict(result)
+        """Restores what was found and set.
+
+        Raises:
+            TypeError: If an entry is of the wrong type.
+            ValueError: If the state is of another version, or an entry has a value that no search leaves.
+
+        """
+        with naming_the_checkpoint(type(self).__name__):
+            state = self._read_state(state_dict)
+        self._applied, self.result = state["applied"], state["result"]
+
+    def _read_state(self, state: Any) -> dict[str, Any]:
+        """The checked entries of a state; ``applied`` in plain types, the results as results."""
+        entries = check_state(state, self._state_fields)
+        applied, result = entries["applied"], entries["result"]
+        if not isinstance(applied, Mapping):
+            wrong_type("state['applied']", "a dict", applied)
+        entries["applied"] = self._check_applied("state['applied']", applied) if applied else {}
+        entries["result"] = None if result is None else self._result_type.from_dict(result)
+        return entries
+
+    def _check_applied(self, name: str, applied: Any) -> dict[str, Any]:
+        """What was set and where, in plain types; raises unless a search of this callback could have set it."""
+        raise NotImplementedError
 
     def _before_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Searches, sets and reports; in a resumed run it uses what was found before."""
@@ -231,11 +255,14 @@ class Finder(Generic[_Result]):
         )
 
     def _applied_in(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-        """What was set in the run that a ``fit`` resumes from a checkpoint; empty if nothing."""
+        """What was set in the run that a ``fit`` resumes from a checkpoint, checked; empty if nothing."""
         if trainer.state.fn != "fit":
             return {}
-        state: dict[str, Any] = checkpoint.get("callbacks", {}).get(self.state_key, {})  # type: ignore[attr-defined]
-        applied: dict[str, Any] = state.get("applied", {})
+        state = checkpoint.get("callbacks", {}).get(self.state_key)  # type: ignore[attr-defined]
+        if state is None:
+            return {}
+        with naming_the_checkpoint(type(self).__name__):
+            applied: dict[str, Any] = self._read_state(state)["applied"]
         return applied
 
     def _log(self, message: str) -> None:

@@ -10,9 +10,12 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from typing_extensions import override
 
 from lightning_hp.callbacks.finder import Finder, named_hparams, refused_twice_in_setup
+from lightning_hp.callbacks.finder_state import check_results, naming_the_checkpoint
 from lightning_hp.functional.checks import (
     check_bool,
     check_choice,
+    check_factor,
+    check_fields,
     check_int,
     check_iterable,
     check_number,
@@ -20,7 +23,7 @@ from lightning_hp.functional.checks import (
 )
 from lightning_hp.functional.learning_rate.parameter_free import parameter_free_name
 from lightning_hp.functional.learning_rate.range_test import lr_range
-from lightning_hp.hyperparameters import LearningRate, write_home
+from lightning_hp.hyperparameters import LearningRate, check_home, write_home
 from lightning_hp.rehearsal import (
     HOOKS_BEFORE_EPOCH,
     HOOKS_BEFORE_FIT,
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 #: slower sweep has trained more when it reaches the same rate, which lowers the suggestion. Additional steps are better
 #: spent on repeats.
 STEPS_PER_DECADE = 14
+
+_MAX_REPEATS = 1000
 
 
 class LRFinder(Finder[LearningRateResult], Callback):
@@ -79,7 +84,7 @@ class LRFinder(Finder[LearningRateResult], Callback):
             schedule that has decayed to a tenth continues at a tenth of it.
         update_attr: Whether the rate that was found is set. ``False``: it is only reported.
         attr_name: Where your model keeps its learning rate, if not in ``lr`` or ``learning_rate``: the name of an
-            attribute or of an entry in ``hparams``; dots reach into nested ones.
+            attribute or of an entry in ``hparams``; dots reach into nested ones. A resumed run needs the same name.
         may_consume_data: Whether the search may draw from data that cannot be started again, such as an endless random
             stream: the training then gets later samples. ``False``: such data is refused.
 
@@ -155,6 +160,7 @@ class LRFinder(Finder[LearningRateResult], Callback):
     sets = "lr"
     _tag = "lr_finder"
     _result_type: ClassVar[Any] = LearningRateResult
+    _state_fields = ("applied", "result", "results")
 
     def __init__(
         self,
@@ -173,8 +179,8 @@ class LRFinder(Finder[LearningRateResult], Callback):
         may_consume_data: bool = False,
     ) -> None:
         super().__init__(may_consume_data)
-        min_lr = check_number("min_lr", min_lr, above=0)
-        max_lr = check_number("max_lr", max_lr, above=min_lr)
+        min_lr = check_factor("min_lr", min_lr, above=0)
+        max_lr = check_factor("max_lr", max_lr, above=min_lr)
         if num_training_steps is None:
             steps = max(MIN_STEPS, round(STEPS_PER_DECADE * (math.log10(max_lr) - math.log10(min_lr))))
         else:
@@ -187,7 +193,7 @@ class LRFinder(Finder[LearningRateResult], Callback):
         self._settings = LearningRateSettings(
             lrs=tuple(lr_range(min_lr, max_lr, steps, mode).tolist()),
             early_stop_threshold=early_stop_threshold,
-            num_repeats=check_int("num_repeats", num_repeats, 1),
+            num_repeats=check_int("num_repeats", num_repeats, 1, _MAX_REPEATS),
             rule=check_choice("suggestion", suggestion, get_args(Rule)),
             zoom=check_bool("zoom", zoom),
             budget=None if budget is None else check_int("budget", budget, MIN_STEPS, also="None"),
@@ -247,10 +253,24 @@ class LRFinder(Finder[LearningRateResult], Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what was found and set."""
-        super().load_state_dict(state_dict)
-        results = state_dict.get("results", {})
-        self.results = {int(epoch): LearningRateResult.from_dict(values) for epoch, values in results.items()}
+        """Restores what was found and set; arguments and errors as for every finder."""
+        with naming_the_checkpoint(type(self).__name__):
+            state = self._read_state(state_dict)
+        self._applied, self.result, self.results = state["applied"], state["result"], state["results"]
+
+    @override
+    def _read_state(self, state: Any) -> dict[str, Any]:
+        entries = super()._read_state(state)
+        entries["results"] = check_results("state['results']", entries["results"], LearningRateResult.from_dict)
+        return entries
+
+    @override
+    def _check_applied(self, name: str, applied: Any) -> dict[str, Any]:
+        fields = check_fields(name, applied, ("lr", "home"))
+        return {
+            "lr": check_number(f"{name}['lr']", fields["lr"], above=0),
+            "home": check_home(f"{name}['home']", fields["home"], self._attr_name),
+        }
 
     @override
     def on_load_checkpoint(
@@ -286,7 +306,7 @@ class LRFinder(Finder[LearningRateResult], Callback):
         """Sets the rate and notes it."""
         learning_rate.apply(lr)
         home = () if learning_rate.home is None else learning_rate.home.paths
-        self._applied = {"lr": learning_rate.built_on, "home": list(home)}
+        self._applied = self._check_applied("applied", {"lr": learning_rate.built_on, "home": home})
         return result.with_used(lr)
 
     @override

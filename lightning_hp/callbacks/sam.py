@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from lightning_hp.callbacks.sam_monitor import SAMMonitor, can_be_judged
 from lightning_hp.callbacks.sam_refusals import refuse_lazy_layers, refuse_optimizer, refuse_second_sam, refuse_setting
-from lightning_hp.functional.checks import check_bool, check_callable, check_choice, check_number, wrong_type
+from lightning_hp.functional.checks import check_bool, check_callable, check_choice, check_factor, wrong_type
 from lightning_hp.functional.gradients import is_finite
 from lightning_hp.functional.norm_layers import norm_parameters
 from lightning_hp.functional.sharpness.perturbation import Perturbation
@@ -22,6 +22,7 @@ from lightning_hp.functional.sharpness.schedule import check_schedule, perturbat
 from lightning_hp.rehearsal import is_rehearsal
 from lightning_hp.reporting import log_scalars
 from lightning_hp.second_pass import SecondPass, Writes, optimized_parameters
+from lightning_hp.snapshot import Undo
 from lightning_hp.trainer import lightning_module_of, misconfiguration
 from lightning_hp.trainer.base_classes import Callback
 
@@ -139,7 +140,7 @@ class SAM(Callback):
         super().__init__()
         self._rho, self._interval, self._start, self._warmup = check_schedule(rho, interval, start, warmup)
         self._adaptive = check_bool("adaptive", adaptive)
-        self._eta = check_number("eta", eta, minimum=0)
+        self._eta = check_factor("eta", eta, minimum=0)
         what = "a function of a parameter's name and the parameter"
         if isinstance(params, str):
             check_choice("params", params, ("all", "norm"), also=what)
@@ -248,7 +249,10 @@ class SAM(Callback):
             second_pass.discard()
             return
         perturbation = self._perturbation = self._current_perturbation(trainer, pl_module)
-        with second_pass.rewound(), perturbation.ascended(self._radius) as norm:
+        with Undo() as undo:  # not even a second Ctrl-C leaves the weights moved or a part of the second pass
+            second_pass.rewind(undo)
+            undo.callback(perturbation.restore)
+            norm = perturbation.ascend(self._radius)
             self._warn_of_16_bit_weights(trainer, perturbation)
             perturbed_loss = second_pass.repeat()
         if second_pass.loss is not None:
@@ -359,7 +363,7 @@ class SAM(Callback):
         """The radius of each parameter group of the optimizer."""
         groups = enumerate(trainer.optimizers[0].param_groups)
         return [
-            check_number(f"sam_rho of parameter group {index}", group["sam_rho"], minimum=0)
+            check_factor(f"sam_rho of parameter group {index}", group["sam_rho"], minimum=0)
             if "sam_rho" in group
             else self._rho
             for index, group in groups

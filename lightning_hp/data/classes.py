@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lightning_hp.functional.checks import MAX_INT
+
 Array = NDArray[Any]
 
 
@@ -75,13 +77,13 @@ def as_array(labels: Any) -> Array | None:
 
     """
     if isinstance(labels, torch.Tensor):
-        if labels.is_meta:
+        if labels.is_meta or labels.layout != torch.strided:
             return None
         values = labels.detach().cpu()
         labels = (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
     if hasattr(labels, "to_numpy"):  # a column of pandas, polars or pyarrow
         labels = labels.to_numpy()
-    if isinstance(labels, (str, bytes, Mapping)):
+    if isinstance(labels, (str, bytes, bytearray, memoryview, Mapping)):
         return None
     if not isinstance(labels, np.ndarray):
         try:
@@ -89,7 +91,7 @@ def as_array(labels: Any) -> Array | None:
             if rows and isinstance(rows[0], torch.Tensor):
                 return as_array(torch.stack(rows))
             labels = np.array(rows)
-        except (TypeError, ValueError, RuntimeError):  # not iterable, or rows of different lengths
+        except (TypeError, ValueError, RuntimeError, MemoryError):  # not iterable, rows of different lengths, too many
             return None
     if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.ravel()):
         labels = labels.astype(str)
@@ -188,4 +190,4 @@ def _too_many_values(num_different: int, num_labels: int) -> UnknownClasses | No
 
 
 def _all_integers(values: Array) -> bool:
-    return bool(np.isfinite(values).all() and (values % 1 == 0).all())
+    return bool((np.abs(values) <= MAX_INT).all() and (values % 1 == 0).all())

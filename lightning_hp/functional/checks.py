@@ -20,6 +20,12 @@ _Value = TypeVar("_Value")
 #: The largest integer that is accepted: float64 holds each one up to it exactly, so that no conversion fails or rounds.
 MAX_INT = 2**53
 
+#: Tensors of 32 bits are multiplied with learning rates, radii and decays. Beyond these numbers the square of such a
+#: number overflows or vanishes there.
+MIN_FACTOR, MAX_FACTOR = 1e-15, 1e15
+
+_BYTES = (bytes, bytearray, memoryview)
+
 
 def check_int(name: str, value: Any, minimum: int, maximum: int = MAX_INT, *, also: str = "") -> int:
     """An integer, not a bool.
@@ -116,6 +122,36 @@ def check_number(
     return number
 
 
+def check_factor(
+    name: str, value: Any, *, above: float | None = None, minimum: float | None = None, also: str = ""
+) -> float:
+    """A number with which tensors are multiplied: a learning rate, a radius, a weight decay.
+
+    Args:
+        name: The argument, for the message.
+        value: What came.
+        above: The value has to be larger than this.
+        minimum: The smallest allowed value.
+        also: Other allowed values, which the caller has handled, for the message (``"None"``).
+
+    Returns:
+        The value as a ``float``.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is out of range, or neither 0 nor from 1e-15 to 1e15.
+
+    Example:
+        >>> check_factor("lr", np.float64(0.1), above=0)
+        0.1
+
+    """
+    number = check_number(name, value, above=above, minimum=minimum, also=also)
+    if number and not MIN_FACTOR <= abs(number) <= MAX_FACTOR:
+        wrong_value(name, f"a number from {MIN_FACTOR:g} to 1e15, with which 32 bits can calculate", value)
+    return number
+
+
 def check_bool(name: str, value: Any, *, also: str = "") -> bool:
     """``True`` or ``False``.
 
@@ -196,15 +232,18 @@ def check_iterable(name: str, value: Any, what: str, *, also: str = "") -> list[
         The values as a list.
 
     Raises:
-        TypeError: If it cannot be iterated, or is a text.
+        TypeError: If it cannot be iterated, or is a text, bytes or a dictionary.
+        ValueError: If there is no memory for so many values.
 
     """
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    if isinstance(value, (str, Mapping, *_BYTES)) or not isinstance(value, Iterable):
         wrong_type(name, _or(what, also), value)
     try:
         return list(value)
     except TypeError:  # a tensor or array without a dimension
         wrong_type(name, _or(what, also), value)
+    except MemoryError:
+        wrong_value(name, f"{_or(what, also)}, as many as there is memory for", value)
 
 
 def check_array(name: str, value: Any, what: str) -> NDArray[np.float64]:
@@ -219,13 +258,16 @@ def check_array(name: str, value: Any, what: str) -> NDArray[np.float64]:
         The values as ``float64``.
 
     Raises:
-        TypeError: If it holds anything but numbers, or is ragged.
+        TypeError: If it holds anything but numbers, is ragged, or bytes.
+        ValueError: If there is no memory for so many numbers.
 
     Example:
         >>> check_array("losses", [1, 2.5], "numbers of shape (steps,)").tolist()
         [1.0, 2.5]
 
     """
+    if isinstance(value, _BYTES):
+        wrong_type(name, what, value)
     try:
         if isinstance(value, Tensor):
             value = value.detach().cpu()
@@ -233,6 +275,8 @@ def check_array(name: str, value: Any, what: str) -> NDArray[np.float64]:
         array = np.asarray(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         wrong_type(name, what, value)
+    except MemoryError:
+        wrong_value(name, f"{what}, as many as there is memory for", value)
     if array.dtype.kind not in "iuf":
         wrong_type(name, what, value)
     return array.astype(np.float64)
@@ -268,6 +312,29 @@ def check_options(name: str, options: Any, what: str, allowed: Collection[str] |
     if unknown:
         raise ValueError(f"Expected `{name}` to be {expected}, but got the key {unknown[0]!r}.")
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in options.items()}
+
+
+def check_fields(name: str, value: Any, fields: Collection[str]) -> dict[str, Any]:
+    """A dictionary with exactly these keys, such as a part of a checkpoint.
+
+    Returns:
+        A new dictionary.
+
+    Raises:
+        TypeError: If it is no mapping.
+        ValueError: If a key is missing or unknown.
+
+    Example:
+        >>> check_fields("state", {"lr": 0.1, "home": []}, ("home", "lr"))
+        {'lr': 0.1, 'home': []}
+
+    """
+    expected = f"a dict with the keys {', '.join(fields)}"
+    if not isinstance(value, Mapping):
+        wrong_type(name, expected, value)
+    if set(value) != set(fields):
+        wrong_value(name, expected, value)
+    return dict(value)
 
 
 def is_number(value: Any) -> bool:

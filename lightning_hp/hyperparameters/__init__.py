@@ -1,8 +1,8 @@
 """Where the learning rate and the batch size of a user's training are kept, and how they are read and written."""
 
-from lightning_hp.hyperparameters.batch_size import BatchSize, apply_record
+from lightning_hp.hyperparameters.batch_size import BatchSize, apply_record, check_record
 from lightning_hp.hyperparameters.batch_size_location import stated_batch_size
-from lightning_hp.hyperparameters.learning_rate.home import write_home
+from lightning_hp.hyperparameters.learning_rate.home import check_home, write_home
 from lightning_hp.hyperparameters.learning_rate.learning_rate import LearningRate
 from lightning_hp.hyperparameters.learning_rate.rebuild import rebuild_optimizers
 from lightning_hp.hyperparameters.learning_rate.schedule import Schedule
@@ -14,6 +14,8 @@ __all__ = [
     "Schedule",
     "Warmup",
     "apply_record",
+    "check_home",
+    "check_record",
     "rebuild_optimizers",
     "stated_batch_size",
     "write_home",

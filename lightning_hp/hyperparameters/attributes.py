@@ -16,6 +16,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
+from lightning_hp.functional.checks import check_choice
 from lightning_hp.trainer import logged_hparams
 
 _MISSING = object()
@@ -182,12 +183,42 @@ def find_attribute(name: str, **owners: Any) -> NamedAttribute:
     """
     places: dict[tuple[int, str], Place] = {}
     for owner_name, owner in owners.items():
-        for path in (name, f"hparams.{name}"):
+        for path in paths_of(name):
             found = _find_holder(owner, path) if owner is not None else None
             if found is not None:
                 holder, key = found
                 places.setdefault((id(holder), key), Place(owner_name, owner, path))  # one object, one place
     return NamedAttribute(name, tuple(places.values()))
+
+
+def paths_of(*names: str) -> tuple[str, ...]:
+    """Every path at which :func:`find_attribute` looks for one of these names.
+
+    Example:
+        >>> paths_of("lr")
+        ('lr', 'hparams.lr')
+
+    """
+    return tuple(path for name in names for path in (name, f"hparams.{name}"))
+
+
+def check_path(name: str, path: Any, names: tuple[str, ...]) -> str:
+    """A path of a record, which may come from anyone's checkpoint: only where the names themselves can be found.
+
+    Args:
+        name: The entry of the record, for the message.
+        path: What came.
+        names: The names that the value may have.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: If it is no str.
+        ValueError: If :func:`find_attribute` does not look there for one of the names.
+
+    """
+    return check_choice(name, path, paths_of(*names))
 
 
 def as_number(value: Any) -> float | None:

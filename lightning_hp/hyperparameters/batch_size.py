@@ -16,9 +16,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning_hp.functional.checks import check_int
-from lightning_hp.hyperparameters.attributes import NamedAttribute, Place
-from lightning_hp.hyperparameters.batch_size_location import BatchSizeLocation, find_location
+from lightning_hp.functional.checks import (
+    check_bool,
+    check_choice,
+    check_fields,
+    check_instance,
+    check_int,
+    wrong_value,
+)
+from lightning_hp.hyperparameters.attributes import NamedAttribute, Place, as_number, check_path
+from lightning_hp.hyperparameters.batch_size_location import BatchSizeLocation, find_location, is_batch_size
 from lightning_hp.trainer import LoopLoaders, resize_loaders
 
 if TYPE_CHECKING:
@@ -170,20 +177,56 @@ class BatchSize:
             self._attribute.write(batch_size)
 
 
+def check_record(name: str, record: Any, batch_arg_name: str) -> dict[str, Any]:
+    """A record of a batch size, which may come from anyone's checkpoint.
+
+    Args:
+        name: The entry that holds it, for the message.
+        record: What came.
+        batch_arg_name: The name that the user gives now, or ``""`` for ``batch_size``.
+
+    Returns:
+        :attr:`BatchSize.record` in plain types.
+
+    Raises:
+        TypeError: If an entry is of the wrong type.
+        ValueError: If an entry is missing or out of its range, or a batch size of this name is not looked for at one of
+            the places.
+
+    """
+    fields = check_fields(name, record, ("batch_size", "unit", "resize", "places"))
+    check_instance(f"{name}['places']", fields["places"], (list, tuple), "a list of owners and paths")
+    places = []
+    for index, place in enumerate(fields["places"]):
+        at = f"{name}['places'][{index}]"
+        check_instance(at, place, (list, tuple), "an owner and a path")
+        if len(place) != 2:
+            wrong_value(at, "an owner and a path", place)
+        owner = check_choice(f"{at}[0]", place[0], ("model", "datamodule"))
+        places.append([owner, check_path(f"{at}[1]", place[1], (batch_arg_name or "batch_size",))])
+    return {
+        "batch_size": check_int(f"{name}['batch_size']", fields["batch_size"], 1),
+        "unit": check_int(f"{name}['unit']", fields["unit"], 1),
+        "resize": check_bool(f"{name}['resize']", fields["resize"]),
+        "places": places,
+    }
+
+
 def apply_record(trainer: pl.Trainer, pl_module: pl.LightningModule, record: dict[str, Any]) -> None:
     """Applies the batch size of an earlier run, before the loaders of a resumed run are built.
 
     Args:
         trainer: The Trainer.
         pl_module: The module.
-        record: :attr:`BatchSize.record` of that run; places that do not exist now are skipped.
+        record: :attr:`BatchSize.record` of that run; places that hold no batch size now are skipped.
 
     Raises:
         ValueError: If a place cannot be written.
 
     """
     owners: dict[str, Any] = {"model": pl_module, "datamodule": getattr(trainer, "datamodule", None)}
-    places = (Place(owner, owners[owner], path) for owner, path in record["places"] if owners.get(owner) is not None)
-    NamedAttribute("batch size", tuple(filter(Place.exists, places))).write(record["batch_size"])
+    places = [Place(owner, owners[owner], path) for owner, path in record["places"] if owners.get(owner) is not None]
+    with_size = tuple(place for place in places if place.exists() and is_batch_size(as_number(place.read())))
+    NamedAttribute("batch size", with_size).write(record["batch_size"])
     if record["resize"]:
         LoopLoaders(trainer).resize(record["batch_size"], record["unit"])

@@ -86,7 +86,7 @@ def stated_batch_size(trainer: pl.Trainer) -> int | None:
         sizes = map(batch_size_of, flatten_loaders(loop_loaders.build()))
         return next((size for size in sizes if size is not None), None)
     numbers = [as_number(place.read()) for place in find_attribute("batch_size", owner=owner).places]
-    return next((int(number) for number in numbers if number is not None and _is_batch_size(number)), None)
+    return next((int(number) for number in numbers if number is not None and is_batch_size(number)), None)
 
 
 def _candidates(trainer: pl.Trainer, pl_module: pl.LightningModule, batch_arg_name: str) -> list[NamedAttribute]:
@@ -94,7 +94,7 @@ def _candidates(trainer: pl.Trainer, pl_module: pl.LightningModule, batch_arg_na
     attribute = find_attribute(
         batch_arg_name or "batch_size", model=pl_module, datamodule=getattr(trainer, "datamodule", None)
     ).writable("in the loaders")
-    with_size = tuple(place for place in attribute.places if _is_batch_size(as_number(place.read())))
+    with_size = tuple(place for place in attribute.places if is_batch_size(as_number(place.read())))
     if batch_arg_name and not with_size:
         got = (
             f"{attribute} = {attribute.places[0].read()!r}" if attribute else "no such attribute or entry of `hparams`"
@@ -110,7 +110,8 @@ def _candidates(trainer: pl.Trainer, pl_module: pl.LightningModule, batch_arg_na
     return [together] if together.agrees else [NamedAttribute(attribute.name, (place,)) for place in with_size]
 
 
-def _is_batch_size(number: float | None) -> bool:
+def is_batch_size(number: float | None) -> bool:
+    """Whether a number that was read from an attribute can be a batch size."""
     return number is not None and number >= 1 and number % 1 == 0
 
 

@@ -2,7 +2,7 @@
 
 from lightning_hp.memory.budget import Budget, Peak
 from lightning_hp.memory.meter import MemoryMeter, memory_meter
-from lightning_hp.memory.oom import is_out_of_memory
+from lightning_hp.memory.oom import is_out_of_memory, is_too_large
 from lightning_hp.memory.release import attempt, frozen_gc, release_memory, synchronize
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "attempt",
     "frozen_gc",
     "is_out_of_memory",
+    "is_too_large",
     "memory_meter",
     "release_memory",
     "synchronize",

@@ -13,17 +13,21 @@ from typing import Any, TypeVar
 
 import torch
 
-from lightning_hp.memory.oom import is_out_of_memory
+from lightning_hp.memory.oom import is_out_of_memory, is_too_large
 
 _Result = TypeVar("_Result")
 
 
-def attempt(run: Callable[[], _Result], device: torch.device | str) -> tuple[_Result, None] | tuple[None, str]:
+def attempt(
+    run: Callable[[], _Result], device: torch.device | str, smaller_ran: bool = False
+) -> tuple[_Result, None] | tuple[None, str]:
     """Calls ``run()``; if memory runs out, releases the memory and returns the message instead of raising.
 
     Args:
         run: The function to call. The variables of its own closure stay alive.
         device: Where it runs.
+        smaller_ran: Whether a smaller batch has run: an error that a batch too large for a kernel raises, and other
+            faults too, then counts as if memory had run out.
 
     Returns:
         The result of ``run`` and ``None``, or ``None`` and the first line of the error.
@@ -49,7 +53,7 @@ def attempt(run: Callable[[], _Result], device: torch.device | str) -> tuple[_Re
     try:
         return run(), None
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) and not (smaller_ran and is_too_large(error)):
             raise
         message = traceback.format_exception_only(error)[0].splitlines()[0]
         _clear_frames(error, set())

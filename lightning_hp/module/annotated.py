@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
-from lightning_hp.functional.checks import is_number, wrong_type, wrong_value
+from lightning_hp.functional.checks import check_number, is_number, wrong_type, wrong_value
 
 
 def check_annotated(argument: str, kind: type, options: Mapping[str, Any]) -> None:
@@ -22,7 +22,7 @@ def check_annotated(argument: str, kind: type, options: Mapping[str, Any]) -> No
 
     Raises:
         TypeError: If an option is of another kind than its annotation.
-        ValueError: If it is none of the named values.
+        ValueError: If it is none of the named values, or a number that is not finite.
 
     Example:
         >>> import torch
@@ -33,6 +33,8 @@ def check_annotated(argument: str, kind: type, options: Mapping[str, Any]) -> No
     names = {name: getattr(abc, name) for name in abc.__all__}
     hints = get_type_hints(kind.__init__, localns=names)  # type: ignore[misc] # of the class, not of an instance
     for key, value in options.items():
+        if is_number(value):
+            check_number(f"{argument}[{key!r}]", value)
         kinds = list(_alternatives(hints.get(key, Any)))
         if any(_fits(value, one) for one in kinds):
             continue

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_hp.callbacks import SAM, BatchSizeScaler, HParamsLogger, LRFinder
-from lightning_hp.functional.checks import check_bool, check_int, check_number, check_options, wrong_type
+from lightning_hp.functional.checks import check_bool, check_factor, check_int, check_options, wrong_type
 from lightning_hp.hyperparameters import stated_batch_size
 from lightning_hp.module.mixin import ClassifierMixin
 from lightning_hp.module.parameter_groups import check_paths
@@ -160,7 +160,7 @@ class Classifier(ClassifierMixin, LightningModule):
             "head_options", hparams["head_options"], "a dict of arguments of ClassifierHead", _HEAD_DEFAULTS
         )
         with torch.device("meta"):  # checks the options before a backbone is loaded; draws no random numbers
-            ClassifierHead(1, self.num_classes, task=self.task, **head_options)
+            head = ClassifierHead(1, self.num_classes, task=self.task, **head_options)
         options = check_options(
             "backbone_options", hparams["backbone_options"], "a dict of arguments of Backbone", _BACKBONE_OPTIONS
         )
@@ -168,9 +168,9 @@ class Classifier(ClassifierMixin, LightningModule):
             backbone = Backbone(backbone, pretrained=pretrained and not _IS_LOADING.get(), **options)
         elif options:
             raise ValueError(f"Expected no `backbone_options` for a Backbone that is built already, but got {options}.")
+        check_paths(nn.ModuleDict({"backbone": backbone, "head": head}), self._lr_ratios)
         self.backbone = backbone
         self.head = ClassifierHead(backbone.feature_dim, self.num_classes, task=self.task, **head_options)
-        check_paths(self, self._lr_ratios)
 
     @property
     def lr(self) -> float:
@@ -180,7 +180,7 @@ class Classifier(ClassifierMixin, LightningModule):
 
     @lr.setter
     def lr(self, lr: float) -> None:
-        self.hparams["lr"] = check_number("lr", lr, above=0)
+        self.hparams["lr"] = check_factor("lr", lr, above=0)
 
     @property
     def batch_size(self) -> int | None:

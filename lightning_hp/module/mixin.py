@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_hp.functional.checks import check_choice, check_int, check_number, check_options
+from lightning_hp.functional.checks import check_choice, check_factor, check_int, check_number, check_options
 from lightning_hp.module.batches import split_batch
 from lightning_hp.module.class_weights import weights_of_training
 from lightning_hp.module.losses import check_values, class_weights_tensor, classification_loss
@@ -140,9 +140,9 @@ class ClassifierMixin(_LightningModule):
         self.task: Task = check_choice("task", task, get_args(Task))
         self.num_classes = check_int("num_classes", num_classes, 1)
         num_logits(self.task, self.num_classes)  # raises if the two do not fit
-        self.lr = check_number("lr", lr, above=0)
+        self.lr = check_factor("lr", lr, above=0)
         if weight_decay is not None:
-            weight_decay = check_number("weight_decay", weight_decay, minimum=0, also="None")
+            weight_decay = check_factor("weight_decay", weight_decay, minimum=0, also="None")
         options = check_options("optimizer_options", optimizer_options, "a dict of arguments of the optimizer")
         schedule = Schedule(scheduler, {} if scheduler_options is None else scheduler_options, warmup_steps)
         schedule.check(check_optimizer(optimizer, self.lr, weight_decay, options))
@@ -297,7 +297,7 @@ class ClassifierMixin(_LightningModule):
         """
         self._refuse_long_warmup()
         name, weight_decay, options = self._optimizer
-        lr = check_number("lr", self.lr, above=0)
+        lr = check_factor("lr", self.lr, above=0)
         decay = has_weight_decay(check_optimizer(name, lr, weight_decay, options))
         groups = parameter_groups(self, lr, self._lr_ratios, decay, self._layer_decay)
         optimizer = build_optimizer(name, groups, lr, weight_decay, options)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_hp.functional.checks import check_number, check_options
+from lightning_hp.functional.checks import check_factor, check_options
 from lightning_hp.module.weight_decay import undecayed_parameters
 from lightning_hp.nn.freezing.blocks import blocks_of, children_with_parameters
 
@@ -135,6 +135,6 @@ def check_lr_ratios(lr_ratios: Any) -> dict[str, float]:
 
 def _check_ratio(path: str, ratio: Any) -> float:
     try:
-        return check_number(f"lr_ratios[{path!r}]", ratio, above=0)
+        return check_factor(f"lr_ratios[{path!r}]", ratio, above=0)
     except ValueError as error:
         raise ValueError(f"{error} To keep a part as it is, freeze it: `requires_grad_(False)`.") from error

@@ -7,12 +7,14 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from lightning_hp.functional.checks import wrong_type
+from lightning_hp.functional.checks import check_iterable, check_number, wrong_type
 from lightning_hp.nn.activations import activation_text
 
 _EXPECTED = "numbers, strings, lists and dictionaries"
+_MAX_DEPTH = 20
 
 
 def to_plain_types(name: str, value: Any) -> Any:
@@ -35,20 +37,26 @@ def to_plain_types(name: str, value: Any) -> Any:
         {'n_hidden_units': 64, 'activation_fn': 'ReLU'}
 
     """
+    return _convert(name, value, 0)
+
+
+def _convert(name: str, value: Any, depth: int) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, Tensor) and value.is_meta:
-        wrong_type(name, _EXPECTED, value)  # it has no data
+    if depth > _MAX_DEPTH or (isinstance(value, Tensor) and (value.is_meta or value.layout != torch.strided)):
+        wrong_type(name, _EXPECTED, value)  # a list in itself, or a tensor without values that can be listed
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
-        return to_plain_types(name, value.tolist())
+        return _convert(name, value.tolist(), depth + 1)
+    if isinstance(value, Integral):
+        return int(value)
     if isinstance(value, Real):
-        return int(value) if isinstance(value, Integral) else float(value)
+        return check_number(name, value, finite=False)
     if isinstance(value, nn.Module) or (isinstance(value, type) and issubclass(value, nn.Module)):
         return activation_text(value)
     if isinstance(value, Mapping):
-        return {str(key): to_plain_types(f"{name}[{key!r}]", entry) for key, entry in value.items()}
+        return {str(key): _convert(f"{name}[{key!r}]", entry, depth + 1) for key, entry in value.items()}
     if isinstance(value, str):
         return str(value)
     if not isinstance(value, Sequence) or isinstance(value, (bytes, bytearray, memoryview)):
         wrong_type(name, _EXPECTED, value)
-    return [to_plain_types(name, entry) for entry in value]
+    return [_convert(name, entry, depth + 1) for entry in check_iterable(name, value, _EXPECTED)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,8 @@ from lightning_hp.rehearsal.observation import Observed, acting_of
 from lightning_hp.rehearsal.participants import evaluation_hooks, evaluation_participants, undecided_callbacks
 from lightning_hp.rehearsal.recorder import num_samples_of
 from lightning_hp.rehearsal.refusals import refuse_started_processes
-from lightning_hp.snapshot import RandomState, Snapshot, restore_dict
-from lightning_hp.trainer import copy_loaders, loader_roots, misconfiguration, muted, request_loaders
+from lightning_hp.snapshot import RandomState, Snapshot, Undo, restore_dict, uninterrupted
+from lightning_hp.trainer import copy_loaders, end_workers, loader_roots, misconfiguration, muted, request_loaders
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -51,31 +50,24 @@ class EvaluationRehearsal:
         self._own_loop: Any = evaluation_loop(trainer)
         self._loop: Any = None
         self._batch: int | None = None
-        self._undo = ExitStack()
+        self._undo = Undo()
         # The callbacks that act, and what stands for them in the Trainer's list; `None`: not known yet.
         self._acting: list[Any] | None = None
         self._listed: list[Any] = []
 
     def __enter__(self) -> EvaluationRehearsal:
-        trainer = self.trainer
-        refuse_started_processes(trainer)
+        refuse_started_processes(self.trainer)
         if self._acting is None:
             self._acting = self._listed = self._find_acting()
-        with ExitStack() as undo:
-            undo.callback(RandomState(trainer.strategy.root_device).restore)
-            undo.callback(restore_dict, vars(trainer), dict(vars(trainer)))
-            datamodule = getattr(trainer, "datamodule", None)
-            owners = [self._module, trainer.precision_plugin, *self._acting]
-            self._state = Snapshot(*owners, data=[] if datamodule is None else [datamodule])
-            undo.callback(self._state.restore)
-            loaders = copy_loaders(request_loaders(trainer, self._own_loop._data_source))
-            undo.callback(Snapshot(data=loader_roots(loaders)).restore)
-            undo.enter_context(muted(trainer, self._listed))
-            undo.callback(self._end_workers)
-            self._begin(loaders)
-            self._undo = undo.pop_all()
+        self._undo.__enter__()
+        try:
+            self._prepare(self._undo, self._acting)
+        except BaseException:  # undo what was already done
+            self.__exit__(None, None, None)
+            raise
         return self
 
+    @uninterrupted
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -145,6 +137,21 @@ class EvaluationRehearsal:
                 raise
         return acting_of(trainer, declared, observed)
 
+    def _prepare(self, undo: Undo, acting: list[Any]) -> None:
+        """Takes the snapshots and brings the Trainer to its first batch. What is taken first is restored last."""
+        trainer = self.trainer
+        undo.callback(RandomState(trainer.strategy.root_device).restore)
+        undo.callback(restore_dict, vars(trainer), dict(vars(trainer)))
+        datamodule = getattr(trainer, "datamodule", None)
+        owners = [self._module, trainer.precision_plugin, *acting]
+        self._state = Snapshot(*owners, data=[] if datamodule is None else [datamodule])
+        undo.callback(self._state.restore)
+        loaders = copy_loaders(request_loaders(trainer, self._own_loop._data_source))
+        undo.callback(Snapshot(data=loader_roots(loaders)).restore)
+        undo.enter_context(muted(trainer, self._listed))
+        undo.callback(self._end_workers)
+        self._begin(loaders)
+
     def _begin(self, loaders: Any) -> None:
         trainer, own_loop = self.trainer, self._own_loop
         kwargs: dict[str, Any] = {"inference_mode": own_loop.inference_mode}
@@ -166,6 +173,5 @@ class EvaluationRehearsal:
         self._loop.on_run_start()
 
     def _end_workers(self) -> None:
-        if self._loop is not None and self._loop._data_fetcher is not None:
-            self._loop._data_fetcher.teardown()
-            self._loop._data_fetcher = None
+        if self._loop is not None:
+            end_workers(self._loop)

@@ -18,7 +18,7 @@ from lightning_hp.rehearsal.participants import (
 )
 from lightning_hp.rehearsal.refusals import refuse_started_processes
 from lightning_hp.rehearsal.stand_in_loop import new_loop
-from lightning_hp.snapshot import RandomState, Snapshot, restore_dict
+from lightning_hp.snapshot import RandomState, Snapshot, Undo, restore_dict
 from lightning_hp.trainer import lightning_module_of, misconfiguration, muted
 from lightning_hp.trainer.base_classes import Callback
 
@@ -70,18 +70,17 @@ def rehearse_outside_fit(
     options: dict[str, Any] = {"train_dataloaders": loaders} if is_fit else {"dataloaders": loaders}
     if function in ("validate", "test"):
         options["verbose"] = False
-    try:
+    with Undo() as undo:  # the callback that is registered last runs first
+        undo.callback(random_state.restore)
+        undo.callback(state.restore)
+        for owner, attributes in settings:
+            undo.callback(restore_dict, vars(owner), attributes)
         if is_fit:
             inside.fit_loop = new_loop(inside)
         declared = participants(inside) if is_fit else evaluation_participants(inside)
         acting = [*declared, *undecided]
         with muted(inside, [*(callback for callback in inside.callbacks if callback in acting), caller]):
             getattr(inside, function)(pl_module, datamodule=datamodule, **options)
-    finally:
-        for owner, attributes in settings:
-            restore_dict(vars(owner), attributes)
-        state.restore()
-        random_state.restore()
     result: _Result = caller.results[0]
     return result
 

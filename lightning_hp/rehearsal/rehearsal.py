@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +27,10 @@ from lightning_hp.rehearsal.participants import (
 from lightning_hp.rehearsal.recorder import LossRecorder
 from lightning_hp.rehearsal.refusals import refuse_unrestorable_data, refuse_what_cannot_be_rehearsed
 from lightning_hp.rehearsal.stand_in_loop import copy_progress, make_stand_in_loop, run_one_validation_batch
-from lightning_hp.snapshot import RandomState, Snapshot, restore_dict
+from lightning_hp.snapshot import RandomState, Snapshot, Undo, restore_dict, uninterrupted
 from lightning_hp.trainer import (
     copy_loaders,
+    end_workers,
     lightning_module_of,
     loader_roots,
     misconfiguration,
@@ -89,7 +89,7 @@ class Rehearsal:
         self._recorder = LossRecorder(needs_loss)
         self._loop: Any = None
         self._passes = 0
-        self._undo = ExitStack()
+        self._undo = Undo()
         # The callbacks that act, and what stands for them in the Trainer's list.
         self._acting: list[Any] = []
         self._listed: list[Any] = []
@@ -98,11 +98,15 @@ class Rehearsal:
         refuse_what_cannot_be_rehearsed(self.trainer, self._module)
         if not self._listed:
             self._acting = self._listed = self._find_acting()
-        with ExitStack() as undo:  # a failure here undoes what was already done
-            self._prepare(undo)
-            self._undo = undo.pop_all()
+        self._undo.__enter__()
+        try:
+            self._prepare(self._undo)
+        except BaseException:  # undo what was already done
+            self.__exit__(None, None, None)
+            raise
         return self
 
+    @uninterrupted
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -252,13 +256,13 @@ class Rehearsal:
         self._undo.callback(Snapshot(data=loader_roots(loaders)).restore)
         return run_one_validation_batch(self.trainer, type(source)(loaders, source.name), self._recorder)
 
-    def _prepare(self, undo: ExitStack) -> None:
+    def _prepare(self, undo: Undo) -> None:
         """Takes the snapshots and brings the Trainer to its first batch. What is taken first is restored last."""
         trainer, strategy = self.trainer, self.trainer.strategy
         self._random = self._random_state()
         undo.callback(self._random.restore)
         undo.callback(torch.set_grad_enabled, torch.is_grad_enabled())
-        for owner in (trainer, strategy):
+        for owner in (trainer, trainer.state, strategy):
             undo.callback(restore_dict, vars(owner), dict(vars(owner)))
         self._state = Snapshot(*self._owners_of_state(), data=[d for d in [trainer.datamodule] if d is not None])
         undo.callback(self._state.restore)
@@ -386,6 +390,5 @@ class Rehearsal:
             self._start_pass()
 
     def _end_workers(self) -> None:
-        if self._loop is not None and self._loop._data_fetcher is not None:
-            self._loop._data_fetcher.teardown()
-            self._loop._data_fetcher = None
+        if self._loop is not None:
+            end_workers(self._loop)

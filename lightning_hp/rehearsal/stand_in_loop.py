@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from lightning_hp.rehearsal.recorder import LossRecorder
+from lightning_hp.trainer import end_workers
 
 
 def new_loop(trainer: Any) -> Any:
@@ -65,8 +66,7 @@ def run_one_validation_batch(trainer: Any, source: Any, recorder: LossRecorder) 
         return True
     finally:
         trainer.state.stage, recorder.on_validation_batch = stage, None
-        if loop._data_fetcher is not None:
-            loop._data_fetcher.teardown()
+        end_workers(loop)
     return False
 
 

@@ -8,8 +8,7 @@ logs is discarded, and what it writes besides gradients is undone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lightning_hp.second_pass.recorded_call import RecordedCall
 from lightning_hp.second_pass.side_effects import SideEffects
 from lightning_hp.second_pass.writes import FINGERPRINTED_STEPS, Writes
-from lightning_hp.snapshot import RandomState, restore_dict
+from lightning_hp.snapshot import RandomState, Undo, restore_dict
 from lightning_hp.trainer import misconfiguration, muted, no_op, ranks_are_independent
 
 
@@ -26,8 +25,8 @@ class SecondPass:
     """Repeats the forward and backward pass of a training step.
 
     The order of the calls: :meth:`record_next_step` before the step; :meth:`stash_gradients` in ``on_before_backward``;
-    in ``on_after_backward`` :meth:`end_first_pass`, and then, within :meth:`rewound`, move the weights, :meth:`repeat`,
-    and restore the weights; :meth:`discard` at the end of the step, however it ends.
+    in ``on_after_backward`` :meth:`end_first_pass` and :meth:`rewind`, then move the weights, :meth:`repeat`, and
+    restore the weights; :meth:`discard` at the end of the step, however it ends.
 
     Args:
         trainer: The Trainer, inside ``fit``.
@@ -127,27 +126,33 @@ class SecondPass:
         self._random_after = RandomState(self._trainer.strategy.root_device)
         self._effects.end_first_pass()
 
-    @contextmanager
-    def rewound(self) -> Iterator[None]:
-        """A context in which all that the first pass has written is as before it; afterwards as the pass has left it.
+    def rewind(self, undo: Undo) -> None:
+        """Restores all that the first pass has written to its state before it.
 
         This includes random states, the batch, and parameters that the step itself writes in place, so the weights are
-        moved and restored within this context.
+        moved after this call, and restored before ``undo`` ends.
+
+        Args:
+            undo: At its end everything is as the first pass has left it.
+
         """
-        call, before, after = self._call, self._random_before, self._random_after
+        call, before = self._call, self._random_before
         assert call is not None
         assert before is not None
+        undo.callback(self._end_second_pass)
+        before.restore()
+        self._effects.rewind()
+        call.rewind()
+
+    def _end_second_pass(self) -> None:
+        """Restores what the first pass has left."""
+        call, after = self._call, self._random_after
+        assert call is not None
         assert after is not None
-        try:
-            before.restore()
-            self._effects.rewind()
-            call.rewind()
-            yield
-        finally:
-            self._effects.restore()
-            call.restore()
-            after.restore()
-            self._call = None
+        self._effects.restore()
+        call.restore()
+        after.restore()
+        self._call = None
 
     def repeat(self) -> Tensor:
         """Runs the second pass, which adds its gradient to the stashed ones.
@@ -160,7 +165,8 @@ class SecondPass:
 
         """
         assert self._call is not None
-        with _logging_discarded(self._trainer, self._module):
+        with Undo() as undo:
+            _discard_logging(self._trainer, self._module, undo)
             loss = _loss_of(self._trainer.strategy.training_step(*self._call.args, **self._call.kwargs))
             self._unstash_gradients()
             if loss is None:
@@ -233,19 +239,13 @@ def _loss_of(output: Any) -> Tensor | None:
     return loss if isinstance(loss, Tensor) else None
 
 
-@contextmanager
-def _logging_discarded(trainer: Any, module: Any) -> Iterator[None]:
-    """A context in which everything that the module logs is discarded."""
+def _discard_logging(trainer: Any, module: Any, undo: Undo) -> None:
+    """Discards everything that the module logs, until ``undo`` ends."""
     results, connector, attributes = trainer._results, trainer._logger_connector, vars(module)
     saved, hook = dict(vars(trainer)), connector._current_fx
     own = {name: attributes[name] for name in ("log", "log_dict") if name in attributes}
-    try:
-        attributes.update(log=no_op, log_dict=no_op)
-        # Calls of `super().log`, or of a method that was looked up earlier, end here.
-        vars(results).update(log=no_op, reset=no_op)
-        with muted(trainer):
-            yield
-    finally:
+
+    def restore() -> None:
         restore_dict(vars(trainer), saved)
         connector._current_fx = hook
         for name in ("log", "reset"):
@@ -253,3 +253,9 @@ def _logging_discarded(trainer: Any, module: Any) -> Iterator[None]:
         for name in ("log", "log_dict"):
             attributes.pop(name, None)
         attributes.update(own)
+
+    undo.callback(restore)
+    attributes.update(log=no_op, log_dict=no_op)
+    # Calls of `super().log`, or of a method that was looked up earlier, end here.
+    vars(results).update(log=no_op, reset=no_op)
+    undo.enter_context(muted(trainer))

@@ -13,10 +13,12 @@ from lightning_hp.snapshot.restore import (
     restore_tail,
 )
 from lightning_hp.snapshot.snapshot import Snapshot
+from lightning_hp.snapshot.undo import Undo, uninterrupted
 
 __all__ = [
     "RandomState",
     "Snapshot",
+    "Undo",
     "attributes_of",
     "has_memory",
     "is_expanded",
@@ -29,4 +31,5 @@ __all__ = [
     "restore_tail",
     "slots_of",
     "undo_of_generator",
+    "uninterrupted",
 ]

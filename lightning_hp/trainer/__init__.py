@@ -16,7 +16,7 @@ from lightning_hp.trainer.loaders import (
     resize_loaders,
     samples_of,
 )
-from lightning_hp.trainer.loop_loaders import LoopLoaders, release_loaders
+from lightning_hp.trainer.loop_loaders import LoopLoaders, end_workers, release_loaders
 from lightning_hp.trainer.muted import muted, no_op
 from lightning_hp.trainer.namespace import (
     is_resuming,
@@ -50,6 +50,7 @@ __all__ = [
     "building_without_effects",
     "copy_loaders",
     "count_seconds",
+    "end_workers",
     "flatten_loaders",
     "forms_its_batches",
     "independent_ranks",

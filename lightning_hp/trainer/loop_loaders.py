@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lightning_hp.snapshot import RandomState, Snapshot
+from lightning_hp.snapshot import RandomState, Snapshot, Undo
 from lightning_hp.trainer.loaders import loader_roots, request_loaders, resize_loaders
 
 if TYPE_CHECKING:
@@ -53,13 +53,11 @@ class LoopLoaders:
         random_state = RandomState(self._trainer.strategy.root_device)
         datamodule = getattr(self._trainer, "datamodule", None)
         state = Snapshot(pl_module, data=[] if datamodule is None else [datamodule])
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # `fit` shows the same warnings
-                yield self.build
-        finally:
-            state.restore()
-            random_state.restore()
+        with Undo() as undo, warnings.catch_warnings():
+            undo.callback(random_state.restore)
+            undo.callback(state.restore)
+            warnings.simplefilter("ignore")  # `fit` shows the same warnings
+            yield self.build
 
     def resize(self, batch_size: int, unit: int) -> None:
         """Makes the source return resized copies of its loaders from now on.
@@ -85,8 +83,7 @@ class LoopLoaders:
             return
         random_state = RandomState(self._trainer.strategy.root_device)
         data = Snapshot(data=loader_roots(loop._combined_loader))
-        if loop._data_fetcher is not None:
-            loop._data_fetcher.teardown()
+        end_workers(loop)
         loop._combined_loader = None
         loop.setup_data()
         if loop is not self._trainer.fit_loop:  # the other loops have run `reset` with the old loaders already
@@ -97,6 +94,22 @@ class LoopLoaders:
     @property
     def _source(self) -> Any:
         return self._loop._data_source
+
+
+def end_workers(loop: Any) -> None:
+    """Ends the workers of a loop's loaders, also where a loader has failed to start.
+
+    The ``teardown`` of Lightning's fetcher reads the length first, which raises for a loader that has not started and
+    hides why.
+
+    Args:
+        loop: A loop of the Trainer.
+
+    """
+    if loop._data_fetcher is not None:
+        if loop._combined_loader is not None:
+            loop._combined_loader.reset()
+        loop._data_fetcher = None
 
 
 def release_loaders(trainer: pl.Trainer) -> None:

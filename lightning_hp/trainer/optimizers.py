@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch.optim import Optimizer
 
-from lightning_hp.snapshot import RandomState, Snapshot
+from lightning_hp.snapshot import RandomState, Snapshot, Undo
 from lightning_hp.trainer.namespace import lightning_module_of
 
 if TYPE_CHECKING:
@@ -90,12 +90,10 @@ def building_without_effects(trainer: pl.Trainer, pl_module: pl.LightningModule)
         optimizers, configs = core._init_optimizers_and_lr_schedulers(pl_module)
         return Optimizers(optimizers, [config.scheduler for config in configs])
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `fit` has shown the same warnings
-            yield build
-    finally:
-        restore()
+    with Undo() as undo, warnings.catch_warnings():
+        undo.callback(restore)
+        warnings.simplefilter("ignore")  # `fit` has shown the same warnings
+        yield build
 
 
 def num_parameter_hooks(pl_module: pl.LightningModule) -> int:

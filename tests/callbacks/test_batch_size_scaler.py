@@ -580,6 +580,7 @@ def test_a_bug_in_the_validation_is_raised_as_it_is() -> None:
         RuntimeError("XPU out of memory. Tried to allocate 20.00 MiB"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("DataLoader worker (pid 164244) is killed by signal: Killed. "),
+        RuntimeError("Expected canUse32BitIndexMath(input) && canUse32BitIndexMath(output) to be true, but got false."),
         MemoryError(),
         np._core._exceptions._ArrayMemoryError((2**40,), np.dtype("f8")),
     ],

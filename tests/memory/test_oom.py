@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import lightning_hp
-from lightning_hp.memory import is_out_of_memory
+from lightning_hp.memory import attempt, is_out_of_memory, is_too_large
 
 ROOT = Path(lightning_hp.__file__).parents[1]
 TOO_MUCH = 1 << 57  # bytes, beyond any address space: fails without a limit
@@ -66,6 +66,30 @@ OUT_OF_MEMORY = [
         "out of shared memory. Please try to raise your shared memory limit."
     ),
     "DataLoader worker (pid(s) 12, 34) exited unexpectedly",
+    "[Rank:0] FATAL ERROR :: MODULE:PT_DEVMEM Allocation failed for size::402653184 (384)MB",
+    "Graph compile failed. ZE_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",
+    "Current platform can NOT allocate memory block with size larger than 4GB! Tried to allocate 8.00 GiB",
+    'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":838, please report a bug.',
+    "Triton Error [CUDA]: out of memory",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDA error: insufficient resources when calling `cusparseCreate(handle)` (CUSPARSE_STATUS_INSUFFICIENT_RESOURCES)",
+    "NCCL error: unhandled cuda error\nLast error:\nFailed to CUDA calloc 6291456 bytes",
+    "CUDA error: rocblas_status_memory_error when calling `rocblas_create_handle`",
+    "bad allocation",
+    "std::bad_array_new_length",
+    "The following operation failed in the interpreter.\nTraceback of it:\nRuntimeError: CUDA out of memory. Tried to",
+    "torch.OutOfMemoryError: HIP out of memory. Tried to allocate 2.00 GiB",
+]
+
+#: Limits like memory where a smaller batch has run, and errors of the operation where none has.
+TOO_LARGE = [
+    "Expected canUse32BitIndexMath(input) && canUse32BitIndexMath(output) to be true, but got false.",
+    "input tensor must fit into 32-bit index math",
+    "nonzero is not supported for tensors with more than INT_MAX elements, file a support request",
+    "CUDA error: invalid configuration argument\nCUDA kernel errors might be reported at some other call.",
+    "GET was unable to find an engine to execute this computation",
+    "FIND was unable to find an engine to execute this computation",
 ]
 
 SOMETHING_ELSE = [
@@ -85,6 +109,11 @@ SOMETHING_ELSE = [
     "DataLoader worker (pid 8102) is killed by signal: Segmentation fault. ",
     "DataLoader worker (pid 8102) exited unexpectedly with exit code 3. Details are lost due to multiprocessing.",
     "mat1 and mat2 shapes cannot be multiplied (4x8 and 9x2)",
+    "The server answered: CUDA out of memory. Tried to allocate 2.00 GiB.",
+    "Expected no 'CUDA out of memory' in the log, but got one",
+    'the last run ended with "std::bad_alloc"',
+    "set `CUDA_ERROR_OUT_OF_MEMORY` to retry",
+    "a bad allocation of samples to classes",
 ]
 
 
@@ -95,10 +124,24 @@ def test_the_messages_of_every_backend_are_recognised_in_a_runtime_error_only(te
         assert not is_out_of_memory(kind(text))
 
 
+@pytest.mark.parametrize("text", TOO_LARGE)
+def test_a_size_that_a_kernel_cannot_index_is_a_limit_only_where_a_smaller_one_ran(text: str) -> None:
+    def fail() -> None:
+        raise RuntimeError(text)
+
+    assert not is_out_of_memory(RuntimeError(text))
+    assert is_too_large(RuntimeError(text))
+    assert not is_too_large(ValueError(text))
+    assert attempt(fail, "cpu", smaller_ran=True) == (None, f"RuntimeError: {text.splitlines()[0]}")
+    with pytest.raises(RuntimeError):
+        attempt(fail, "cpu")
+
+
 @pytest.mark.parametrize("text", SOMETHING_ELSE)
 def test_an_error_that_only_mentions_memory_is_the_users(text: str) -> None:
     assert not is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(OSError(text))
+    assert not is_too_large(RuntimeError(text))
 
 
 def test_types_and_numbers() -> None:

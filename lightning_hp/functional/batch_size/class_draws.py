@@ -9,7 +9,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lightning_hp.functional.checks import check_array, check_bool, check_int, is_number, wrong_type, wrong_value
+from lightning_hp.functional.checks import (
+    MAX_INT,
+    check_array,
+    check_bool,
+    check_int,
+    is_number,
+    wrong_type,
+    wrong_value,
+)
 
 Array = NDArray[np.float64]
 
@@ -88,7 +96,7 @@ def check_draws(class_counts: ArrayLike, replacement: bool) -> ClassDraws:
         wrong_type("class_counts", expected, class_counts)
     if counts.ndim != 1 or len(counts) == 0:
         wrong_value("class_counts.shape", "(classes,) with at least one class", counts.shape)
-    if not (np.all(counts >= 0) and 0 < counts.sum() < np.inf):
+    if not (np.all((counts >= 0) & (counts <= MAX_INT)) and counts.sum() > 0):
         wrong_value("class_counts", "finite numbers >= 0, not all of them 0", counts.tolist())
     if not replacement and np.any(counts % 1):
         wrong_value("class_counts", "whole numbers when drawing without replacement", counts.tolist())

@@ -252,7 +252,7 @@ def choose_rate(
     losses = _check_losses(losses)
     num_steps = check_int("num_steps", num_steps, 2)
     untrained = check_array("untrained", untrained, "two or more finite losses").tolist()
-    if np.ndim(untrained) != 1 or len(untrained) < 2 or not np.isfinite(untrained).all():
+    if np.ndim(untrained) != 1 or len(untrained) < 2 or not math.isfinite(sum(untrained)):
         wrong_value("untrained", "two or more finite losses", untrained)
     doublings = check_number("doublings", doublings, minimum=0, finite=False)
     decays = check_bool("decays", decays)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lightning_hp.functional.checks import check_bool, check_number, wrong_value
+from lightning_hp.functional.checks import check_bool, check_factor, wrong_value
 from lightning_hp.functional.gradients import check_tensors, is_sharded, local_part, total_norm
 
 _PARAMETERS = "an iterable of tensors, such as `model.parameters()` or `[model.head.weight]`"
@@ -102,9 +102,9 @@ class Perturbation:
                 " the model first."
             )
         radii = _check_radii(rho, len(self.parameters))
-        self.rho = max(radii) if radii else check_number("rho", rho, minimum=0)
+        self.rho = max(radii) if radii else check_factor("rho", rho, minimum=0)
         self.adaptive = check_bool("adaptive", adaptive)
-        self.eta = check_number("eta", eta, minimum=0)
+        self.eta = check_factor("eta", eta, minimum=0)
         self._moving = list(self.parameters)
         if only is not None:
             chosen = {id(parameter) for parameter in check_tensors("only", only, f"{_PARAMETERS}, or None")}
@@ -167,7 +167,7 @@ class Perturbation:
         """
         if self._moved[0]:
             raise RuntimeError(_ALREADY_PERTURBED)
-        rho = self.rho if rho is None else check_number("rho", rho, minimum=0, also="None")
+        rho = self.rho if rho is None else check_factor("rho", rho, minimum=0, also="None")
         moving = self._moving
         gradients = [gradient for parameter in moving if (gradient := parameter.grad) is not None]
         if len(gradients) < len(moving):
@@ -281,7 +281,7 @@ def _check_radii(rho: Any, number: int) -> list[float]:
         return []
     if len(rho) != number:
         wrong_value("rho", f"a number, or one for each of the {number} parameters", rho)
-    return [check_number(f"rho[{position}]", radius, minimum=0) for position, radius in enumerate(rho)]
+    return [check_factor(f"rho[{position}]", radius, minimum=0) for position, radius in enumerate(rho)]
 
 
 def _multiply(gradients: list[Tensor], factors: list[float], has_sparse: bool) -> None:

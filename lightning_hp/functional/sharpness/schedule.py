@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_hp.functional.checks import check_array, check_int, check_number, wrong_value
+from lightning_hp.functional.checks import check_array, check_factor, check_int, check_number, wrong_value
 
 # A loss within this share of the first loss, or of the loss at chance level, has not changed.
 _TOLERANCE = 0.03
@@ -73,7 +73,7 @@ def perturbation_radius(
 def check_schedule(rho: Any, interval: Any, start: Any, warmup: Any) -> tuple[float, int, float, float]:
     """Checks the arguments that :func:`perturbation_radius` and the callback share, and returns them."""
     return (
-        check_number("rho", rho, minimum=0),
+        check_factor("rho", rho, minimum=0),
         check_int("interval", interval, 1),
         check_number("start", start, minimum=0, below=1),
         check_number("warmup", warmup, minimum=0, maximum=1),

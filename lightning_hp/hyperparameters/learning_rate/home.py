@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lightning_hp.hyperparameters.attributes import NamedAttribute, NotWritableError, Place, as_number, find_attribute
+from lightning_hp.functional.checks import check_instance
+from lightning_hp.hyperparameters.attributes import (
+    NamedAttribute,
+    NotWritableError,
+    Place,
+    as_number,
+    check_path,
+    find_attribute,
+)
 from lightning_hp.hyperparameters.learning_rate.numbers import ConfiguredOptimizers
 from lightning_hp.hyperparameters.learning_rate.probe import ProbeResult, probe_attribute
 from lightning_hp.trainer import misconfiguration
@@ -99,17 +107,38 @@ def find_home(trainer: pl.Trainer, pl_module: pl.LightningModule, attr_name: str
     return None
 
 
+def check_home(name: str, paths: Any, attr_name: str) -> list[str]:
+    """The paths of a learning rate in a record, which may come from anyone's checkpoint.
+
+    Args:
+        name: The entry of the record, for the message.
+        paths: What came: :attr:`Home.paths` as a list.
+        attr_name: The name that the user gives now, or ``""`` for ``lr`` and ``learning_rate``.
+
+    Returns:
+        The paths.
+
+    Raises:
+        TypeError: If it is no list of str.
+        ValueError: If a learning rate of these names is not looked for at one of the paths.
+
+    """
+    check_instance(name, paths, (list, tuple), "a list of paths")
+    names = (attr_name,) if attr_name else _NAMES
+    return [check_path(f"{name}[{index}]", path, names) for index, path in enumerate(paths)]
+
+
 def write_home(pl_module: pl.LightningModule, lr: float, paths: tuple[str, ...]) -> None:
     """Writes the learning rate of an earlier run into the module, before the optimizers of a resumed run are built.
 
     Args:
         pl_module: The module.
         lr: The rate.
-        paths: :attr:`Home.paths` of that run; places that the module does not have are skipped.
+        paths: :attr:`Home.paths` of that run; places that hold no learning rate in this module are skipped.
 
     """
-    places = (Place("model", pl_module, path) for path in paths)
-    NamedAttribute("learning rate", tuple(filter(Place.exists, places))).writable(_INSTEAD).write(lr)
+    places = tuple(filter(Place.exists, (Place("model", pl_module, path) for path in paths)))
+    NamedAttribute("learning rate", tuple(filter(_holds_rate, places))).writable(_INSTEAD).write(lr)
 
 
 def base_lr(trainer: pl.Trainer, configured: ConfiguredOptimizers, home: Home | None, midway: bool) -> float:
@@ -141,14 +170,18 @@ def base_lr(trainer: pl.Trainer, configured: ConfiguredOptimizers, home: Home | 
 
 
 def _with_numbers(trainer: pl.Trainer, attribute: NamedAttribute, is_named: bool) -> NamedAttribute:
-    """Keeps the places that hold a number, or ``None``, for which ``configure_optimizers`` chooses the number."""
-    numeric = tuple(
-        place for place in attribute.places if (value := place.read()) is None or as_number(value) is not None
-    )
+    """Keeps the places that can hold a rate."""
+    numeric = tuple(filter(_holds_rate, attribute.places))
     if is_named and len(numeric) < len(attribute.places):
         other = next(place for place in attribute.places if place not in numeric)
         raise misconfiguration(trainer, f"Expected `{other}` to be a number, got {other.read()!r}.")
     return NamedAttribute(attribute.name, numeric)
+
+
+def _holds_rate(place: Place) -> bool:
+    """Whether a place holds a number, or ``None``, for which ``configure_optimizers`` chooses the number."""
+    value = place.read()
+    return value is None or as_number(value) is not None
 
 
 def _probe_home(

@@ -24,6 +24,8 @@ SPEED_GIVEN_UP = 0.3
 #: The same where a smaller batch brings no more optimizer steps, or the sizes to choose from are given.
 SPEED_GIVEN_UP_FOR_NOTHING = 0.15
 
+_MAX_STEPS_PER_TRIAL = 1000
+
 #: How the learning rate follows the batch size.
 Scaling = Literal["linear", "sqrt", "auto"]
 
@@ -110,11 +112,11 @@ class SearchSettings:
             ("min_per_class", 0),
             ("init_val", 1),
             ("max_val", 1),
-            ("steps_per_trial", 2),
             ("min_steps_per_epoch", 1),
             ("min_training_steps", 1),
         ):
             checked[name] = check_int(name, getattr(self, name), minimum)
+        checked["steps_per_trial"] = check_int("steps_per_trial", self.steps_per_trial, 2, _MAX_STEPS_PER_TRIAL)
         for name in ("num_classes", "effective_batch_size", "base_batch_size"):
             if getattr(self, name) is not None:
                 checked[name] = check_int(name, getattr(self, name), 1, also="None")

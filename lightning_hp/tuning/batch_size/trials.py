@@ -180,10 +180,11 @@ class BatchTrials:
         """The samples per second of each timed step, and the error message if memory ran out."""
         if self._communicates:
             return self._run(size, validate), None
-        speeds, error = attempt(lambda: self._run(size, False), self._trainer.strategy.root_device)
+        smaller_ran = any(fitted < size for fitted in self.fitted)
+        speeds, error = attempt(lambda: self._run(size, False), self._trainer.strategy.root_device, smaller_ran)
         if validate and self._everywhere(error is None):
             # Its loaders are set up by a collective call, so all processes have to get here.
-            _, error = attempt(self._validate, self._trainer.strategy.root_device)
+            _, error = attempt(self._validate, self._trainer.strategy.root_device, smaller_ran)
         return speeds or [], error
 
     def _run(self, size: int, validate: bool) -> list[float]:
