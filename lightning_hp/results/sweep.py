@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -239,7 +240,7 @@ class SweepResult:
         return pd.DataFrame([trial.row() for trial in self.trials])
 
     def to_yaml(self, path: str | Path | None = None, which: str = "recommended") -> str:
-        """The recommended or the best settings as YAML.
+        """The recommended or the best settings as YAML. Names such as ``model.lr`` are nested, as in a config.
 
         Args:
             path: A file to write to; ``None``: none.
@@ -253,8 +254,15 @@ class SweepResult:
 
         check_choice("which", which, ("recommended", "best"))
         settings = self.recommended if which == "recommended" else self.best
-        plain = {name: value if _is_plain(value) else short_label(value) for name, value in settings.items()}
-        text: str = yaml.safe_dump(plain, sort_keys=False)
+        nested: dict[str, Any] = {}
+        for name in sorted(settings, key=lambda name: name.count(".")):  # `optimizer` before `optimizer.init_args.lr`
+            *parts, last = name.split(".")
+            place = nested
+            for part in parts:
+                place = place.setdefault(part, {})
+            value = settings[name]
+            place[last] = copy.deepcopy(value) if _is_json(value) else short_label(value)
+        text: str = yaml.safe_dump(nested, sort_keys=False)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
@@ -403,6 +411,13 @@ class SweepResult:
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str, type(None)))
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value)) == value)
+    except (TypeError, ValueError):
+        return False
 
 
 def _none_if_nan(value: float) -> float | None:

@@ -165,7 +165,7 @@ def _start_worker(slots: str, workers: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-    devices = _visible_devices()
+    devices = visible_devices()
     if not devices:
         return
     from filelock import FileLock, Timeout
@@ -181,7 +181,7 @@ def _start_worker(slots: str, workers: int) -> None:
         return
 
 
-def _visible_devices() -> list[str]:
+def visible_devices() -> list[str]:
     """The CUDA devices that this process may use, without initialising CUDA."""
     import torch
 

@@ -25,6 +25,8 @@ _WORDS = {
     "build": "code of `build`",
     "data": "data",
     "finders": "finders",
+    "config": "config",
+    "command": "command line, or the code of its script,",
 }
 
 
@@ -47,7 +49,10 @@ def refuse_another(stored: Mapping[str, Any], present: Mapping[str, Any], where:
                 continue
         elif old == new:
             continue
-        shown = "" if name in ("build", "data") else f", {old} there and {new} here"
+        shown = "" if name in ("build", "data", "command") else f", {old} there and {new} here"
+        if name == "config" and isinstance(old, dict) and isinstance(new, dict):
+            key = next(key for key in (*old, *new) if old.get(key) != new.get(key))
+            shown = f": `{key}` is {old.get(key)} there and {new.get(key)} here"
         raise ValueError(
             f"Expected trainings of the same experiment in {where}, but the {word} is another{shown}. Continue with the"
             " same one, or give another `storage` or `name`."
@@ -65,11 +70,24 @@ def code_of(build: Callable[..., Any]) -> str:
         build = build.func
     function = build if inspect.isroutine(build) else type(build).__call__
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        text = ast.dump(_without_docstrings(tree))
+        return code_in(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):  # defined at a prompt, a lambda within an expression
         code = getattr(function, "__code__", None)
         text = repr((code.co_code, code.co_names, code.co_consts)) if code is not None else label_of(function)
+    return _hash(text)
+
+
+def code_in(source: str) -> str:
+    """A hash of the code in a text; comments, layout and docstrings do not count.
+
+    Raises:
+        SyntaxError: If it is not Python.
+
+    """
+    return _hash(ast.dump(_without_docstrings(ast.parse(source))))
+
+
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

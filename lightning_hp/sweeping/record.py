@@ -12,9 +12,9 @@ import os
 import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import psutil
 
@@ -70,6 +70,36 @@ class Claim:
     number: int
 
 
+#: Number, training, stage and outcome of a trial that ended.
+Row: TypeAlias = tuple[int, Training, str, Outcome]
+
+
+def read_rows(trials: Sequence[FrozenTrial], by_label: Mapping[str, Any]) -> list[Row]:
+    """All trials that ended; the last one of each training, in order.
+
+    Args:
+        trials: The trials of a study.
+        by_label: The values of the sweep by their labels.
+
+    """
+    rows: dict[str, Row] = {}
+    for trial in trials:
+        attrs = trial.user_attrs
+        outcome = attrs.get("outcome")
+        if trial.state.is_finished() and outcome is not None:
+            settings = {name: _value_of(stored, by_label) for name, stored in attrs["settings"].items()}
+            training = Training(settings, attrs["seed"], attrs["is_probe"])
+            rows.pop(training.key, None)
+            rows[training.key] = trial.number, training, attrs["stage"], Outcome(**outcome)
+    return list(rows.values())
+
+
+def values_by_label(space: Space) -> dict[str, Any]:
+    """All values of a space by their labels."""
+    values = [value for subject in space.subjects for row in subject.values for value in row]
+    return {label_of(value): value for value in (*values, *space.start.values())}
+
+
 class Record:
     """The study of a sweep.
 
@@ -89,8 +119,7 @@ class Record:
             for subject in space.subjects
             for place, parameter in enumerate(subject.names)
         }
-        self._by_label = {label_of(value): value for column in values.values() for value in column}
-        self._by_label |= {label_of(value): value for value in space.start.values()}
+        self._by_label = values_by_label(space)
         for parameter, value in space.start.items():
             values[parameter].append(value)
         self.study = self._open(name, values)
@@ -109,16 +138,9 @@ class Record:
         """Writes something about the whole sweep, in JSON types."""
         self.study.set_user_attr(name, value)
 
-    def rows(self) -> list[tuple[int, Training, str, Outcome]]:
-        """Number, training, stage and outcome of all trials that ended; the last one of each training, in order."""
-        rows: dict[str, tuple[int, Training, str, Outcome]] = {}
-        for trial in self._trials():
-            outcome = trial.user_attrs.get("outcome")
-            if trial.state.is_finished() and outcome is not None:
-                row = trial.number, self._training(trial), trial.user_attrs["stage"], Outcome(**outcome)
-                rows.pop(row[1].key, None)
-                rows[row[1].key] = row
-        return list(rows.values())
+    def rows(self) -> list[Row]:
+        """All trials that ended; the last one of each training, in order."""
+        return read_rows(self._trials(), self._by_label)
 
     def claim(self, training: Training, stage: str) -> Claim | None:
         """Creates a running trial; ``None`` if another live process trains the same."""
@@ -186,14 +208,8 @@ class Record:
     def _trials(self) -> list[FrozenTrial]:
         return self._storage.get_all_trials(self._study_id, deepcopy=False)
 
-    def _training(self, trial: FrozenTrial) -> Training:
-        attrs = trial.user_attrs
-        settings = {name: self._value(stored) for name, stored in attrs["settings"].items()}
-        return Training(settings, attrs["seed"], attrs["is_probe"])
-
     def _value(self, stored: Any) -> Any:
-        """The value that was stored; the label itself if it is no longer among the values."""
-        return self._by_label.get(stored["label"], stored["label"]) if isinstance(stored, dict) else stored
+        return _value_of(stored, self._by_label)
 
     def _open(self, name: str, values: dict[str, list[Any]]) -> Study:
         """Opens the study of this name, or creates it.
@@ -289,6 +305,11 @@ def _parameter(value: Any, distribution: BaseDistribution) -> Any:
 
 def _choice(value: Any) -> str:
     return value if isinstance(value, str) else label_of(value)
+
+
+def _value_of(stored: Any, by_label: Mapping[str, Any]) -> Any:
+    """The value that was stored; the label itself if it is no longer among the values."""
+    return by_label.get(stored["label"], stored["label"]) if isinstance(stored, dict) else stored
 
 
 def _stored(value: Any) -> Any:

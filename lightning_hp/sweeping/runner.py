@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,6 +44,7 @@ class Runner:
         logdir: Folder of the logs, or ``None``.
         pruning: Address of the storage and the pruner, or ``None``.
         progress: The progress bar.
+        train: The function that trains.
 
     """
 
@@ -58,6 +59,7 @@ class Runner:
     logdir: str | None
     pruning: tuple[Any, Any] | None
     progress: Progress
+    train: Callable[[Job], Outcome] = train
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     settings: dict[str, Settings] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
@@ -152,15 +154,16 @@ class Runner:
         running: dict[int, Training] = {}
         jobs = self._jobs(missing, stage, running, elsewhere)
         try:
-            for job, result in run_all(self.executor, train, jobs, self.in_flight):
+            for job, result in run_all(self.executor, self.train, jobs, self.in_flight):
                 outcome = result if isinstance(result, Outcome) else Outcome("failed", reason=one_line(result))
                 self._conclude(running.pop(job.trial_id), stage, job.trial_id, outcome)
         finally:
             for trial_id in running:  # an interrupt, or an error that ends the sweep
                 self.record.give_up(trial_id)
         for training in elsewhere:
-            self.note(training, stage, self.record.wait_for(training))
-            self.progress.advance(self._best_so_far())
+            outcome = self.record.wait_for(training)
+            self.note(training, stage, outcome)
+            self.progress.advance(self._best_so_far(), _in_words(training, outcome))
 
     def _jobs(
         self, trainings: Sequence[Training], stage: str, running: dict[int, Training], elsewhere: list[Training]
@@ -196,11 +199,11 @@ class Runner:
         """Records an outcome; raises if it ends the sweep."""
         self.record.finish(trial_id, outcome)
         self.note(training, stage, outcome)
-        self.progress.advance(self._best_so_far())
+        self.progress.advance(self._best_so_far(), _in_words(training, outcome))
         if outcome.ends_sweep:
             raise SweepError(outcome.reason)
         if outcome.status == "failed":
-            text = f"The training with {describe(training.settings)}, seed {training.seed}, failed: {outcome.reason}"
+            text = f"The training with {_in_words(training, outcome)}"
             if self.stop_on_error:
                 raise SweepError(f"{text}\n\n{outcome.traceback or ''}".rstrip())
             _log.warning(text)
@@ -213,6 +216,15 @@ class Runner:
             return ""
         score, settings = max(scored, key=lambda pair: pair[0])
         return f"best {self.sign * score:.4g} with {describe(settings)}"
+
+
+def _in_words(training: Training, outcome: Outcome) -> str:
+    """A training and how it ended, on one line."""
+    what = f"{describe(training.settings)}, seed {training.seed}"
+    if outcome.status == "failed" or outcome.score is None:
+        return f"{what}, failed: {outcome.reason}"
+    pruned = ", pruned" if outcome.status == "pruned" else ""
+    return f"{what}{', short' if training.is_probe else ''}: {outcome.score:.4g}{pruned}, {outcome.seconds:.1f} s"
 
 
 def _folder_name(number: int, training: Training) -> str:

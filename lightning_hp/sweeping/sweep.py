@@ -14,6 +14,7 @@ import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ from lightning_hp.functional.checks import (
 )
 from lightning_hp.functional.sweep.labels import key_of
 from lightning_hp.reporting import log_columns
-from lightning_hp.results.sweep import SweepResult, SweepTrial
+from lightning_hp.results.sweep import SweepResult
 from lightning_hp.sweeping.built import Built, call_build
 from lightning_hp.sweeping.executors import WorkerProcesses
 from lightning_hp.sweeping.experiment import code_of, data_of, refuse_another
@@ -43,6 +44,7 @@ from lightning_hp.sweeping.sampling import REFINE, SAMPLER, sampled
 from lightning_hp.sweeping.sampling import refine as refine_plan
 from lightning_hp.sweeping.space import Space
 from lightning_hp.sweeping.storage import open_storage, storage_address
+from lightning_hp.sweeping.stored import NOTE, note_of, result_of
 from lightning_hp.sweeping.strategies import grid, measured_order, one_at_a_time
 from lightning_hp.sweeping.summary import log_summary
 from lightning_hp.sweeping.training import Job, seeded
@@ -155,17 +157,17 @@ def sweep(
     require("scipy", "sweep")
     check_callable("build", build, what="a function of settings")
     subjects = Space(space, start)
-    all_seeds = _check_seeds(seeds)
-    options = _check_options(
+    all_seeds = check_seeds(seeds)
+    options = check_words(
         monitor=monitor, mode=mode, order=order, reduce=reduce, cost=cost, on_error=on_error, name=name
     )
     arguments = check_options("trainer", trainer, "a dict of arguments of the Trainer")
-    _check_strategy(strategy, n_trials)
+    check_strategy(strategy, n_trials)
     refine = check_int("refine", refine, 0)
     workers = check_int("workers", workers, 1)
     check_bool("enable_progress_bar", enable_progress_bar)
     finders = _finders(retune, subjects)
-    folder = None if logdir is None else _check_folder(logdir)
+    folder = None if logdir is None else check_folder(logdir)
     if executor is not None and not callable(getattr(executor, "submit", None)):
         wrong_type("executor", "an object with `submit`, as those of concurrent.futures, or None", executor)
     if pruner is not None and not callable(getattr(pruner, "prune", None)):
@@ -191,7 +193,7 @@ def sweep(
         "data": [key_of(subjects.start), data_of(built)],
         "finders": [_stated(finder) for finder in finders],
     }
-    _continue(record, experiment, "this storage" if address is None else str(address))
+    continue_record(record, experiment, "this storage" if address is None else str(address))
     job = Job(
         build,
         monitor,
@@ -211,7 +213,7 @@ def sweep(
             job=job,
             seeds=all_seeds,
             sign=1 if mode == "max" else -1,
-            probe_trainer=_probe_arguments({**arguments, **built.trainer}),
+            probe_trainer=probe_arguments({**arguments, **built.trainer}),
             executor=pool,
             in_flight=workers if workers > 1 else None,
             stop_on_error=on_error == "raise",
@@ -219,21 +221,57 @@ def sweep(
             pruning=None if pruner is None else (address if is_parallel else store, pruner),
             progress=stack.enter_context(sweep_progress(enable_progress_bar)),
         )
-        if folder is not None:
-            log_columns(folder, {**subjects.start, "seed": all_seeds[0]}, [monitor])
-        for _, training, stage, outcome in record.rows():
-            if outcome.status != "failed":
-                runner.note(training, stage, outcome)
         batch = max(1, -(-workers // len(all_seeds)))
-        swept = _follow(runner, subjects, strategy, order, n_trials, refine, batch)
-    result = _result(record, subjects, start, all_seeds, options, swept)
+        return carry_out(runner, subjects, start, options, strategy, n_trials, refine, batch)
+
+
+def carry_out(
+    runner: Runner,
+    space: Space,
+    start: Any,
+    options: Mapping[str, Any],
+    strategy: Any,
+    n_trials: int | None,
+    refine: int,
+    batch: int,
+) -> SweepResult:
+    """Trains all that is missing, and compares.
+
+    Args:
+        runner: Trains.
+        space: The subjects.
+        start: The user's start.
+        options: ``monitor``, ``mode``, ``order`` and ``cost``.
+        strategy: As in :func:`sweep`.
+        n_trials: As in :func:`sweep`.
+        refine: As in :func:`sweep`.
+        batch: Settings that a sampler is asked for at once.
+
+    Raises:
+        SweepError: If all trainings failed, or one and the runner stops on errors.
+
+    """
+    record = runner.record
+    labels = [subject.label for subject in space.subjects]
+    note = note_of(space, list(start or ()), runner.seeds, options, labels)
+    record.set_note(NOTE, note)
+    if runner.logdir is not None:
+        log_columns(runner.logdir, {**space.start, "seed": runner.seeds[0]}, [options["monitor"]])
+    stated = {name: space.start[name] for name in start or ()}  # of subjects that are new since an earlier call
+    for _, training, stage, outcome in record.rows():
+        if outcome.status != "failed":
+            runner.note(replace(training, settings={**stated, **training.settings}), stage, outcome)
+    swept = _follow(runner, space, strategy, options["order"], n_trials, refine, batch)
+    if list(swept) != labels:
+        record.set_note(NOTE, {**note, "order": list(swept)})
+    result = result_of(record.study, space)
     if result.trials and not any(trial.status == "complete" for trial in result.trials):
         raise SweepError(f"All {len(result.trials)} trainings failed; the first one: {result.trials[0].reason}")
     for effect in result.effects.values():
         if effect.is_unused:
             _log.warning(f"All values of {effect.subject} have exactly the same scores: the training does not use it.")
-    if folder is not None:
-        log_summary(result, folder)
+    if runner.logdir is not None:
+        log_summary(result, runner.logdir)
     return result
 
 
@@ -257,32 +295,7 @@ def _follow(
     return tuple(subject.label for subject in subjects)
 
 
-def _result(
-    record: Record, space: Space, start: Any, seeds: Sequence[int], options: Mapping[str, Any], order: tuple[str, ...]
-) -> SweepResult:
-    stated = {} if start is None else {name: space.start[name] for name in start}
-    trials = []
-    for number, training, stage, outcome in record.rows():
-        settings = {**stated, **training.settings}
-        if training.is_probe or set(settings) != set(space.names):
-            continue
-        shared = ("status", "score", "reason", "seconds", "parameters", "latency_ms", "found", "log_dir")
-        fields = {name: getattr(outcome, name) for name in shared}
-        ordered = {name: settings[name] for name in space.names}
-        trials.append(SweepTrial(number, ordered, training.seed, stage, **fields))
-    return SweepResult(
-        trials=tuple(trials),
-        subjects=tuple((subject.names, subject.values) for subject in space.subjects),
-        seeds=tuple(seeds),
-        monitor=options["monitor"],
-        mode=options["mode"],
-        cost=options["cost"],
-        order=order,
-        study=record.study,
-    )
-
-
-def _continue(record: Record, experiment: dict[str, Any], where: str) -> None:
+def continue_record(record: Record, experiment: dict[str, Any], where: str) -> None:
     """Refuses a storage of another experiment, and tidies up what an earlier call left."""
     stored = record.note("experiment")
     if stored is not None:
@@ -293,7 +306,8 @@ def _continue(record: Record, experiment: dict[str, Any], where: str) -> None:
     record.discard_stale()
 
 
-def _check_options(**options: Any) -> dict[str, Any]:
+def check_words(**options: Any) -> dict[str, Any]:
+    """Checks the arguments that are one of several words, or any text."""
     choices = {
         "mode": ("max", "min"),
         "order": ("given", "measured"),
@@ -309,7 +323,8 @@ def _check_options(**options: Any) -> dict[str, Any]:
     return options
 
 
-def _check_seeds(seeds: Any) -> tuple[int, ...]:
+def check_seeds(seeds: Any) -> tuple[int, ...]:
+    """The seeds that a number or a list means."""
     if is_number(seeds):
         return tuple(range(check_int("seeds", seeds, 1)))
     what = "a number of trainings, or a list of different seeds"
@@ -319,7 +334,8 @@ def _check_seeds(seeds: Any) -> tuple[int, ...]:
     return tuple(listed)
 
 
-def _check_strategy(strategy: Any, n_trials: Any) -> None:
+def check_strategy(strategy: Any, n_trials: Any) -> None:
+    """Checks a strategy and the number of settings that a sampler chooses."""
     import optuna
 
     if isinstance(strategy, (optuna.samplers.GridSampler, optuna.samplers.BruteForceSampler)):
@@ -338,7 +354,8 @@ def _check_strategy(strategy: Any, n_trials: Any) -> None:
         raise ValueError(f"Expected `n_trials` with a sampler of Optuna only, but `strategy` is {strategy!r}.")
 
 
-def _check_folder(logdir: Any) -> str:
+def check_folder(logdir: Any) -> str:
+    """A folder as a text."""
     if not isinstance(logdir, (str, PathLike)):
         wrong_type("logdir", "a path, or None", logdir)
     return fspath(logdir)
@@ -398,7 +415,7 @@ def _refuse_built(built: Built, arguments: Mapping[str, Any], monitor: str) -> N
         )
 
 
-def _probe_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def probe_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """A fifth of the epochs or steps."""
     steps = arguments.get("max_steps", -1)
     if steps > 0:

@@ -135,7 +135,7 @@ class _Training:
             score=score,
             parameters=sum(parameter.numel() for parameter in self._built.model.parameters()),
             latency_ms=None if self._latency is None else self._latency.latency_ms,
-            found={name: value for finder in self._finders for name, value in _found_by(finder).items()},
+            found={name: value for finder in self._finders for name, value in found_by(finder).items()},
             finders=[finder.state_dict() for finder in self._finders],
             log_dir=job.log_dir,
         )
@@ -158,10 +158,15 @@ class _Training:
             logged = ", ".join(sorted(self._trainer.callback_metrics)) or "nothing"
             where = "" if self._built.has_validation else "; there is no validation data"
             raise MonitorError(f"Expected the training to log `{self._job.monitor}`, but it logs {logged}{where}.")
-        if self._job.reduce == "last":
-            return values[-1]
-        finite = list(filter(math.isfinite, values)) or values
-        return max(finite) if self._job.reduce == "max" else min(finite)
+        return score_of(values, self._job.reduce)
+
+
+def score_of(values: Sequence[float], reduce: str) -> float:
+    """The ``"last"``, the largest (``"max"``) or the smallest (``"min"``) finite value of a metric in a training."""
+    if reduce == "last":
+        return values[-1]
+    finite = list(filter(math.isfinite, values)) or values
+    return max(finite) if reduce == "max" else min(finite)
 
 
 def _callbacks_in(arguments: Mapping[str, Any]) -> list[Any]:
@@ -177,7 +182,7 @@ def _copies_of(finders: Sequence[Any], states: Sequence[Any]) -> list[Any]:
     return copies
 
 
-def _found_by(finder: Any) -> dict[str, float]:
+def found_by(finder: Any) -> dict[str, float]:
     """What a finder set, by the usual names."""
     names = {"lr_used": "lr", "batch_size_used": "batch_size"}
     result = finder.result
