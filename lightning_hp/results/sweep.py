@@ -200,6 +200,11 @@ class SweepResult:
         """The mean over the seeds of what :attr:`cost` names; NaN if it is unknown."""
         return self._cost([key_of(each) for each in self._settings].index(key_of(settings)), self.cost)
 
+    def found(self, settings: Mapping[str, Any]) -> dict[str, float]:
+        """What finders found for settings and all its seeds used: ``lr``, ``batch_size``; empty without finders."""
+        key = key_of(settings)
+        return next((dict(trial.found) for trial in self.trials if trial.found and key_of(trial.settings) == key), {})
+
     def importances(self) -> dict[str, float] | None:
         """The share of the variance of the scores that each name explains (fANOVA), the largest first.
 
@@ -291,7 +296,9 @@ class SweepResult:
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Header and rows of all settings, the best first: values, mean, standard error, difference, costs."""
-        header = [*self._names, f"mean {self.monitor}", "standard error", "to the best", "±", "seeds", *_COSTS]
+        searched = list(dict.fromkeys(name for trial in self.trials for name in trial.found))
+        header = [*self._names, *(f"{name} found" for name in searched), f"mean {self.monitor}"]
+        header += ["standard error", "to the best", "±", "seeds", *_COSTS]
         rows = []
         order = sorted(range(len(self._settings)), key=lambda row: _last_if_nan(abs(self._comparison.differences[row])))
         for row in order:
@@ -300,6 +307,7 @@ class SweepResult:
             rows.append(
                 [
                     *(short_label(settings.get(name, "-")) for name in self._names),
+                    *(self.found(settings).get(name) for name in searched),
                     float(known.mean()) if len(known) else None,
                     _none_if_nan(self._comparison.standard_errors[row]),
                     _none_if_nan(self._comparison.differences[row]),

@@ -18,16 +18,22 @@ def describe_sweep(result: SweepResult) -> str:
         return lines[0]
     summary = {key_of(result.best): "best", key_of(result.recommended): "recommended"}
     names = "best, recommended" if len(summary) == 1 else "best"
-    lines.append(f"  {names}: {describe(result.best)}: {_mean(result, result.best)}")
+    lines.append(f"  {names}: {_settings(result, result.best)}: {_mean(result, result.best)}")
     if len(summary) == 2:
         lines.append(
-            f"  recommended: {describe(result.recommended)}: {_mean(result, result.recommended)}{_saving(result)}"
+            f"  recommended: {_settings(result, result.recommended)}: {_mean(result, result.recommended)}{_saving(result)}"
         )
     lines.append(_ties(result))
     if result.effects:
         lines.append("  effect of each subject (best - worst value, 95 % interval):")
         lines.extend(f"    {_effect(effect)}" for effect in result.effects.values())
     return "\n".join(lines)
+
+
+def _settings(result: SweepResult, settings: dict[str, object]) -> str:
+    """Settings, and what finders found for them."""
+    found = result.found(settings)
+    return describe(settings) + (f" (found: {describe(found)})" if found else "")
 
 
 def _counts(result: SweepResult) -> str:
