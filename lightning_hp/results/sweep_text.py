@@ -20,9 +20,8 @@ def describe_sweep(result: SweepResult) -> str:
     names = "best, recommended" if len(summary) == 1 else "best"
     lines.append(f"  {names}: {_settings(result, result.best)}: {_mean(result, result.best)}")
     if len(summary) == 2:
-        lines.append(
-            f"  recommended: {_settings(result, result.recommended)}: {_mean(result, result.recommended)}{_saving(result)}"
-        )
+        chosen = result.recommended
+        lines.append(f"  recommended: {_settings(result, chosen)}: {_mean(result, chosen)}{_saving(result)}")
     lines.append(_ties(result))
     if result.effects:
         lines.append("  effect of each subject (best - worst value, 95 % interval):")
