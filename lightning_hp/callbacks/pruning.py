@@ -8,7 +8,7 @@ import torch
 from typing_extensions import override
 
 from lightning_hp.functional.checks import check_bool, check_str, wrong_type
-from lightning_hp.trainer import misconfiguration
+from lightning_hp.trainer import logs_now, misconfiguration, start_method
 from lightning_hp.trainer.base_classes import Callback
 
 if TYPE_CHECKING:
@@ -20,17 +20,20 @@ class PruningCallback(Callback):
     """Reports a metric to an Optuna trial after each epoch, and ends the training if the trial should be pruned.
 
     The process of rank zero reports and decides; all processes stop in the same epoch. The training ends as with early
-    stopping; then ``fit`` raises ``optuna.TrialPruned``, on every process.
+    stopping; then ``fit`` raises ``optuna.TrialPruned``, on every process. Exceptions do not come back from processes
+    that the Trainer starts (``ddp_spawn``, ``ddp_fork``): use ``raises=False`` and see ``is_pruned`` after ``fit``.
 
     Args:
         trial: The trial, as an objective gets it, or one of a study on disk.
-        monitor: A metric that the module logs. It is reported once an epoch: after the validation, if it is logged
-            there, else at the end of the epoch. The step of the report is the epoch.
+        monitor: A metric that the module logs. It is reported once an epoch: after the first validation, if it is
+            logged there, else at the end of the epoch. Epochs in which it is not logged have no report. The step of the
+            report is the epoch.
         raises: Whether ``fit`` raises; otherwise ``is_pruned`` says what was decided.
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        MisconfigurationException: At the end of ``fit``, if no metric of this name was logged.
+        MisconfigurationException: At the end of ``fit``, if no metric of this name was logged. At its start, if the
+            Trainer starts processes and ``raises`` is true, or the trial is in memory, which they do not share.
 
     Note:
         Costs one write to the storage per epoch. Without Optuna's own callback, any storage works with several
@@ -54,18 +57,44 @@ class PruningCallback(Callback):
         self._monitor = check_str("monitor", monitor)
         self._raises = check_bool("raises", raises)
         self._reported = -1
-        self.is_pruned = False
+        # In shared memory: the processes of `ddp_spawn` and `ddp_fork` get copies of everything else.
+        self._is_pruned = torch.zeros((), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether the training was ended."""
+        return bool(self._is_pruned)
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuses what does not come back from processes that the Trainer starts."""
+        if stage != "fit" or (method := start_method(trainer)) is None:
+            return
+        import optuna
+
+        if isinstance(getattr(self._trial, "storage", None), optuna.storages.InMemoryStorage):
+            raise misconfiguration(
+                trainer,
+                "Expected a study with a `storage` on disk, because the processes that the Trainer starts by"
+                f" `{method}` do not share one in memory.",
+            )
+        if self._raises:
+            raise misconfiguration(
+                trainer,
+                f"Expected `raises=False`, because an exception does not come back from processes that the Trainer"
+                f" starts by `{method}`. After `fit`: `if callback.is_pruned: raise optuna.TrialPruned`.",
+            )
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reports, unless the validation is the check before training."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._monitor in trainer.callback_metrics:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and logs_now(trainer, self._monitor):
             self._report(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reports a metric that no validation of this epoch has reported."""
-        if self._reported != trainer.current_epoch and self._monitor in trainer.callback_metrics:
+        if self._reported != trainer.current_epoch and logs_now(trainer, self._monitor):
             self._report(trainer)
 
     @override
@@ -90,4 +119,5 @@ class PruningCallback(Callback):
         if trainer.world_size > 1:
             should_stop = bool(trainer.strategy.broadcast(torch.tensor(should_stop), src=0))
         if should_stop:
-            self.is_pruned = trainer.should_stop = True
+            self._is_pruned.fill_(True)
+            trainer.should_stop = True

@@ -15,6 +15,7 @@ from lightning_hp.trainer import (
     flatten_loaders,
     is_supported,
     misconfiguration,
+    start_method,
     uninitialized_parameters,
 )
 
@@ -71,9 +72,8 @@ def refuse_what_cannot_be_rehearsed(trainer: Any, module: nn.Module) -> None:
 
 def refuse_started_processes(trainer: Any) -> None:
     """Raises ``MisconfigurationException`` if the Trainer starts processes, from which only the weights come back."""
-    launcher = trainer.strategy.launcher
-    if launcher is not None and any(base.__name__ == "_MultiProcessingLauncher" for base in type(launcher).__mro__):
-        started = f"{type(trainer.strategy).__name__} that is launched by `{launcher._start_method}`"
+    if method := start_method(trainer):
+        started = f"{type(trainer.strategy).__name__} that is launched by `{method}`"
         raise misconfiguration(
             trainer,
             "Expected a strategy that runs in the processes of the script, because what is found does not come back"

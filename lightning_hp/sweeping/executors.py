@@ -8,11 +8,13 @@ same for a Ray cluster.
 from __future__ import annotations
 
 import os
-import tempfile
+import re
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import BrokenExecutor
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 from lightning_hp.functional.checks import check_options
 from lightning_hp.sweeping.extras import require
@@ -22,6 +24,11 @@ _Result = TypeVar("_Result")
 
 #: Seconds between two looks at futures that have no way to wait for them.
 _POLL = 0.02
+
+_WHY = "the system ends one with SIGKILL when memory is short"
+
+#: loky replaces a worker that has grown by 300 MB; a training may need more, and what it needs is freed after it.
+_NO_RESTARTS = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
 
 
 class Executor(Protocol):
@@ -36,7 +43,7 @@ def run_all(
     function: Callable[[_Argument], _Result],
     arguments: Iterable[_Argument],
     in_flight: int | None,
-) -> Iterator[tuple[_Argument, _Result | Exception]]:
+) -> Generator[tuple[_Argument, _Result | BaseException], None, None]:
     """Calls a function for each argument; gives each argument with its result or exception as they are ready.
 
     Args:
@@ -53,33 +60,39 @@ def run_all(
     waiting: list[tuple[_Argument, Any]] = []
     rest = iter(arguments)
     is_empty = False
-    while waiting or not is_empty:
-        while not is_empty and (in_flight is None or len(waiting) < in_flight):
-            following = next(rest, None)
-            is_empty = following is None
-            if following is not None:
-                waiting.append((following, executor.submit(function, following)))
-        ready = [(argument, _result_of(future)) for argument, future in waiting if future.done()]
-        waiting = [(argument, future) for argument, future in waiting if not future.done()]
-        if isinstance(executor, WorkerProcesses) and any(isinstance(result, BrokenExecutor) for _, result in ready):
-            # One worker died, and with it every call that was waiting. Which call it was shows when each runs alone.
-            suspects = [argument for argument, result in ready if isinstance(result, BrokenExecutor)]
-            suspects += [argument for argument, future in waiting if isinstance(_result_of(future), BrokenExecutor)]
-            ready = [pair for pair in ready if not isinstance(pair[1], BrokenExecutor)]
-            ready += ((argument, executor.run_alone(function, argument)) for argument in suspects)
-            waiting = []
-        yield from ready
-        if not ready and waiting:
-            time.sleep(_POLL)
+    try:
+        while waiting or not is_empty:
+            while not is_empty and (in_flight is None or len(waiting) < in_flight):
+                following = next(rest, None)
+                is_empty = following is None
+                if following is not None:
+                    waiting.append((following, executor.submit(function, following)))
+            finished = [future.done() for _, future in waiting]  # asked once: a future may end at any moment
+            ready = [pair for pair, is_done in zip(waiting, finished, strict=True) if is_done]
+            waiting = [pair for pair, is_done in zip(waiting, finished, strict=True) if not is_done]
+            results = [(argument, _result_of(future)) for argument, future in ready]
+            is_idle = not ready and bool(waiting)
+            ready.clear()  # an engine keeps a result, and makes it again if its node is lost, while its future exists
+            yield from results
+            if is_idle:
+                time.sleep(_POLL)
+    finally:
+        for _, future in waiting:  # an interrupt, or an error that ends the sweep
+            future.cancel()
+
+
+class WorkerEndedError(RuntimeError):
+    """The process of a worker ended before its call."""
 
 
 class WorkerProcesses:
     """Worker processes on this machine (loky). With accelerators, each worker sees one of them.
 
-    A worker that is killed, as by the system when memory ends, is replaced.
+    Each worker is a pool of its own: when it is killed, as by the system when memory ends, only its call is lost. The
+    process that replaces it has the same accelerator.
 
     Args:
-        workers: Number of processes, at least 1.
+        workers: Number of processes, at least 1. Also the most calls at once.
 
     Raises:
         ModuleNotFoundError: If loky is not installed.
@@ -87,29 +100,66 @@ class WorkerProcesses:
     """
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._slots = tempfile.TemporaryDirectory(prefix="lightning_hp_")
-        self._pool = self._new_pool()
+        import torch
+
+        require("loky", "workers")
+        devices = visible_devices()
+        threads = str(max(1, torch.get_num_threads() // workers))
+        self._workers = []
+        for index in range(workers):
+            environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_NO_RESTARTS}
+            if devices:
+                environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+            self._workers.append(_Worker(environment))
+
+    def submit(self, function: Callable[..., Any], /, *args: Any) -> Any:
+        """Starts a call in a worker that is free."""
+        return next(worker for worker in self._workers if worker.is_free).submit(function, *args)
+
+    def close(self) -> None:
+        """Ends all processes, and those that they started."""
+        for worker in self._workers:
+            worker.close()
+
+
+class _Worker:
+    """A process, which is started by the first call, and replaced by the call after its end.
+
+    Args:
+        environment: Variables that are set before the process imports anything.
+
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = dict(environment)
+        self._pool: Any = None
+        self._call: Any = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether its last call has ended."""
+        return self._call is None or bool(self._call.done())
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Any:
         """Starts a call."""
-        return self._pool.submit(function, *args)
-
-    def run_alone(self, function: Callable[[_Argument], _Result], argument: _Argument) -> _Result | Exception:
-        """Calls the function with no other call beside it; an exception is returned."""
-        self.close()
-        self._pool = self._new_pool()
-        return cast("_Result | Exception", _result_of(self.submit(function, argument)))
-
-    def close(self) -> None:
-        """Ends all processes."""
-        self._pool.shutdown(wait=True, kill_workers=True)
-
-    def _new_pool(self) -> Any:
+        if self._pool is not None:
+            try:
+                self._call = self._pool.submit(function, *args)
+            except BrokenExecutor:
+                self.close()
+            else:
+                return self._call
         import loky  # type: ignore[import-untyped]
 
-        initargs = (self._slots.name, self._workers)
-        return loky.ProcessPoolExecutor(self._workers, initializer=_start_worker, initargs=initargs)
+        self._pool = loky.ProcessPoolExecutor(1, initializer=_end_with_parent, env=self._environment)
+        self._call = self._pool.submit(function, *args)
+        return self._call
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, kill_workers=True)
+            self._pool = None
 
 
 class RayExecutor:
@@ -132,15 +182,14 @@ class RayExecutor:
     """
 
     def __init__(self, resources: Mapping[str, Any] | None = None) -> None:
-        self._resources = check_options("resources", resources, "a dict of arguments of ray.remote")
+        self._options = check_options("resources", resources, "a dict of arguments of ray.remote")
         self._ray = require("ray", "ray")
         if not self._ray.is_initialized():
             self._ray.init()
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Any:
         """Starts a call."""
-        remote = self._ray.remote(function)
-        remote = remote.options(**self._resources) if self._resources else remote
+        remote = self._ray.remote(function).options(**self._options)
         return _RayFuture(self._ray, remote.remote(*args))
 
 
@@ -159,26 +208,21 @@ class _RayFuture:
         """The result, when it is there."""
         return self._ray.get(self._reference)
 
+    def cancel(self) -> None:
+        """Ends the call, also if it runs."""
+        self._ray.cancel(self._reference, force=True)
 
-def _start_worker(slots: str, workers: int) -> None:
-    """Gives a worker its share of the cores, and one accelerator that no other living worker has."""
-    import torch
 
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-    devices = visible_devices()
-    if not devices:
-        return
-    from filelock import FileLock, Timeout
+def _end_with_parent() -> None:
+    """Ends this worker when the process that started it is gone, as after SIGKILL."""
+    parent = os.getppid()
 
-    for slot in range(workers):
-        lock = FileLock(f"{slots}/{slot}")
-        try:
-            lock.acquire(blocking=False)  # held until the process ends, also if it is killed
-        except Timeout:
-            continue
-        _HELD.append(lock)
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-        return
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        signal.raise_signal(signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def visible_devices() -> list[str]:
@@ -191,13 +235,12 @@ def visible_devices() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-#: The lock of this worker's slot; it must not be freed.
-_HELD: list[Any] = []
-
-
 def _result_of(future: Any) -> Any:
     """The result of a future, waited for, or its exception."""
     try:
         return future.result()
-    except Exception as error:  # noqa: BLE001 - of the worker, or of the executor
+    except BrokenExecutor as error:
+        code = re.search(r"exit codes of the workers are \{(.+?)\}", str(error))  # of loky
+        return error if code is None else WorkerEndedError(f"its process ended with {code[1]}; {_WHY}")
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - of the worker, or of the executor
         return error

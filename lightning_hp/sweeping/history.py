@@ -1,8 +1,13 @@
-"""Callbacks that a sweep adds to its trainings: the values of the metric, and one sample to time."""
+"""Callbacks that a sweep adds to its trainings: the values of the metric, one sample to time, and the way back."""
 
 from __future__ import annotations
 
+import os
+import pickle
 import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +46,11 @@ class History(Callback):
         """Notes the value of metrics that are logged in training."""
         self._note(trainer)
 
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes what the module itself has logged at the end of the last epoch."""
+        self._note(trainer)
+
     def _note(self, trainer: pl.Trainer) -> None:
         if (value := trainer.callback_metrics.get(self._monitor)) is not None:
             self.values.append(float(value))
@@ -77,3 +87,38 @@ class LatencyMeter(Callback):
             except Exception:  # noqa: BLE001 - the user's `forward`, which may take something else
                 return
             self.latency_ms = 1e3 * statistics.median(seconds)
+
+
+class Handover(Callback):
+    """Brings fields of callbacks back from the processes of ``ddp_fork`` and ``ddp_spawn``, which return only metrics.
+
+    A context: within it the Trainer fits; after it the fields have the values of the process of rank zero.
+
+    Args:
+        fields: Callbacks and the name of a field of each; ``None`` instead of a callback is left out.
+
+    """
+
+    def __init__(self, fields: Sequence[tuple[Any, str]]) -> None:
+        super().__init__()
+        self._fields = [(callback, name) for callback, name in fields if callback is not None]
+        self._process = os.getpid()
+        self._file = ""
+
+    def __enter__(self) -> None:
+        descriptor, self._file = tempfile.mkstemp(prefix="lightning_hp_")
+        os.close(descriptor)
+
+    def __exit__(self, *exception: object) -> None:
+        file = Path(self._file)
+        values = file.read_bytes()
+        file.unlink()
+        if values:
+            for (callback, name), value in zip(self._fields, pickle.loads(values), strict=True):
+                setattr(callback, name, value)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the fields, in another process than the first."""
+        if os.getpid() != self._process and trainer.is_global_zero:
+            Path(self._file).write_bytes(pickle.dumps([getattr(callback, name) for callback, name in self._fields]))

@@ -8,6 +8,7 @@ resume:  running trials whose process is gone, and failed ones, count as not mad
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -143,9 +144,11 @@ class Record:
         return read_rows(self._trials(), self._by_label)
 
     def claim(self, training: Training, stage: str) -> Claim | None:
-        """Creates a running trial; ``None`` if another live process trains the same."""
+        """Creates a running trial; ``None`` if another live process trains the same, or has trained it."""
         from optuna.trial import TrialState, create_trial
 
+        if self._is_taken(training.key):
+            return None
         trial = create_trial(
             state=TrialState.RUNNING,
             params={name: _parameter(value, self._distributions[name]) for name, value in training.settings.items()},
@@ -161,11 +164,21 @@ class Record:
         )
         trial_id = self._storage.create_new_trial(self._study_id, template_trial=trial)
         number = self._storage.get_trial_number_from_id(trial_id)
-        others = [other for other in self._trials() if other.user_attrs.get("key") == training.key]
-        if any(other.number < number and not other.state.is_finished() and _is_alive(other) for other in others):
+        if self._is_taken(training.key, number):  # by a process that looked at the same moment
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
             return None
         return Claim(trial_id, number)
+
+    def _is_taken(self, key: str, before: float = math.inf) -> bool:
+        """Whether a training with a lower number is running in a live process, or done."""
+        from optuna.trial import TrialState
+
+        for trial in self._trials():
+            if trial.user_attrs.get("key") == key and trial.number < before:
+                is_done = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+                if is_done or (not trial.state.is_finished() and _is_alive(trial)):
+                    return True
+        return False
 
     def finish(self, trial_id: int, outcome: Outcome) -> None:
         """Writes the outcome of a trial."""

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -154,9 +155,11 @@ class Runner:
         running: dict[int, Training] = {}
         jobs = self._jobs(missing, stage, running, elsewhere)
         try:
-            for job, result in run_all(self.executor, self.train, jobs, self.in_flight):
-                outcome = result if isinstance(result, Outcome) else Outcome("failed", reason=one_line(result))
-                self._conclude(running.pop(job.trial_id), stage, job.trial_id, outcome)
+            # Closed at once by an error: what was submitted is cancelled.
+            with closing(run_all(self.executor, self.train, jobs, self.in_flight)) as results:
+                for job, result in results:
+                    outcome = result if isinstance(result, Outcome) else Outcome("failed", reason=one_line(result))
+                    self._conclude(running.pop(job.trial_id), stage, job.trial_id, outcome)
         finally:
             for trial_id in running:  # an interrupt, or an error that ends the sweep
                 self.record.give_up(trial_id)

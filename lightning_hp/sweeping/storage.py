@@ -31,12 +31,25 @@ def storage_address(storage: Any, logdir: str | None, several_writers: bool) -> 
     if storage is None:
         return None if logdir is None else f"{logdir}/sweep{'.journal' if several_writers else '.db'}"
     if isinstance(storage, (str, PathLike)):
-        return fspath(storage)
+        path = fspath(storage)
+        return path if "://" in path else str(Path(path).absolute())  # workers may have another working directory
     import optuna
 
     if not isinstance(storage, optuna.storages.BaseStorage):
         wrong_type("storage", "a path, a URL, a storage of Optuna, or None", storage)
     return storage
+
+
+def in_memory(address: Any) -> bool:
+    """Whether other processes cannot see what is written to this storage.
+
+    Args:
+        address: What :func:`storage_address` returned.
+
+    """
+    import optuna
+
+    return address is None or isinstance(address, optuna.storages.InMemoryStorage)
 
 
 def open_storage(address: Any) -> BaseStorage:
@@ -68,7 +81,9 @@ def open_storage(address: Any) -> BaseStorage:
                 return optuna.storages.JournalStorage(backend)
             return optuna.storages.get_storage(f"sqlite:///{path.resolve()}")
     except Exception as error:
+        is_driver = isinstance(error, ImportError) and address.startswith("postgres")
+        hint = " Run: pip install 'lightning-hp[postgresql]'" if is_driver else ""
         raise ValueError(
             f"Expected `storage` to be a file or a database that can be written, but {address} cannot be opened:"
-            f" {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            f" {type(error).__name__}: {' '.join(str(error).split())[:200]}{hint}"
         ) from error

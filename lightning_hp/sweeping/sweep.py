@@ -13,9 +13,11 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning_hp.functional.checks import (
@@ -43,7 +45,7 @@ from lightning_hp.sweeping.runner import Runner, SweepError
 from lightning_hp.sweeping.sampling import REFINE, SAMPLER, sampled
 from lightning_hp.sweeping.sampling import refine as refine_plan
 from lightning_hp.sweeping.space import Space
-from lightning_hp.sweeping.storage import open_storage, storage_address
+from lightning_hp.sweeping.storage import in_memory, open_storage, storage_address
 from lightning_hp.sweeping.stored import NOTE, note_of, result_of
 from lightning_hp.sweeping.strategies import grid, measured_order, one_at_a_time
 from lightning_hp.sweeping.summary import log_summary
@@ -172,17 +174,27 @@ def sweep(
         wrong_type("executor", "an object with `submit`, as those of concurrent.futures, or None", executor)
     if pruner is not None and not callable(getattr(pruner, "prune", None)):
         wrong_type("pruner", "a pruner of Optuna, or None", pruner)
+    if isinstance(executor, ThreadPoolExecutor):
+        raise ValueError(
+            "Expected an `executor` of processes, but got a ThreadPoolExecutor: trainings seed the random generators of"
+            " their process, so threads would train one after the other. Use `workers`."
+        )
     is_parallel = executor is not None or workers > 1
     if workers > 1 and executor is None:
         require("loky", "workers")
-        _refuse_unpicklable(build)
+        _refuse_unpicklable({"build": build, "space": subjects, "trainer": arguments, "retune": finders})
     with seeded(all_seeds[0]):
         built, read = call_build(build, subjects.start)
     _refuse_unread(subjects, read)
     _refuse_built(built, arguments, monitor)
     address = storage_address(storage, folder, is_parallel)
-    if pruner is not None and is_parallel and address is None:
-        raise ValueError("Expected a `storage` with a `pruner` and workers, which report to it, but got None.")
+    started_by = str({**arguments, **built.trainer}.get("strategy")).rpartition("_")[2]
+    has_processes = is_parallel or started_by in ("spawn", "fork", "notebook")
+    if pruner is not None and has_processes and in_memory(address):
+        raise ValueError(
+            "Expected a `storage` on disk with a `pruner` and several processes, which report to it, but got"
+            f" {'None' if address is None else 'one in memory'}."
+        )
     store = open_storage(address)
     record = Record(store, name, mode, subjects)
     experiment = {
@@ -358,7 +370,8 @@ def check_folder(logdir: Any) -> str:
     """A folder as a text."""
     if not isinstance(logdir, (str, PathLike)):
         wrong_type("logdir", "a path, or None", logdir)
-    return fspath(logdir)
+    folder = fspath(logdir)
+    return folder if "://" in folder else str(Path(folder).absolute())  # workers may have another working directory
 
 
 def _finders(retune: Any, space: Space) -> tuple[Any, ...]:
@@ -381,15 +394,16 @@ def _finders(retune: Any, space: Space) -> tuple[Any, ...]:
     return finders
 
 
-def _refuse_unpicklable(build: Any) -> None:
+def _refuse_unpicklable(arguments: Mapping[str, Any]) -> None:
     cloudpickle = require("cloudpickle", "workers")
-    try:
-        cloudpickle.dumps(build)
-    except Exception as error:
-        raise TypeError(
-            "Expected a `build` that can be sent to worker processes, but it cannot be pickled:"
-            f" {type(error).__name__}: {error}. Open files and connections in the function, not outside it."
-        ) from error
+    for name, value in arguments.items():
+        try:
+            cloudpickle.dumps(value)
+        except Exception as error:  # noqa: PERF203
+            raise TypeError(
+                f"Expected a `{name}` that can be sent to worker processes, but it cannot be pickled:"
+                f" {type(error).__name__}: {error}. Open files and connections in `build`, not outside it."
+            ) from error
 
 
 def _refuse_unread(space: Space, read: set[str]) -> None:

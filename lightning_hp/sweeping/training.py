@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import random
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from lightning_hp.callbacks.hparams_logger import HParamsLogger
 from lightning_hp.callbacks.pruning import PruningCallback
 from lightning_hp.snapshot import RandomState
 from lightning_hp.sweeping.built import call_build
-from lightning_hp.sweeping.history import History, LatencyMeter
+from lightning_hp.sweeping.history import Handover, History, LatencyMeter
 from lightning_hp.sweeping.optuna_messages import quiet_optuna
 from lightning_hp.sweeping.outcome import Outcome
 from lightning_hp.sweeping.space import Settings
@@ -73,6 +74,10 @@ class Job:
     trial_id: int = -1
 
 
+#: Trainings seed the global generators, so one at a time in a process, whatever the threads of an executor are.
+_ONE_AT_A_TIME = threading.RLock()
+
+
 class MonitorError(RuntimeError):
     """The monitored metric was not logged, so no training of the sweep can be scored."""
 
@@ -87,6 +92,11 @@ def train(job: Job) -> Outcome:
         The outcome. An exception of the training is in it, as one line and as a traceback.
 
     """
+    with _ONE_AT_A_TIME:
+        return _train(job)
+
+
+def _train(job: Job) -> Outcome:
     started = time.monotonic()
     try:
         with seeded(job.seed), _fewer_messages():
@@ -108,7 +118,10 @@ def train(job: Job) -> Outcome:
 
 def one_line(error: BaseException) -> str:
     """An exception as one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    text = str(error)
+    if type(error).__name__ == "ProcessRaisedException":  # of a process that the Trainer started; ends with its error
+        return " ".join(text.strip().splitlines()[-1].split())[:500]
+    return f"{type(error).__name__}: {' '.join(text.split())}"[:500]
 
 
 class _Training:
@@ -121,12 +134,14 @@ class _Training:
         self._history = History(job.monitor)
         self._latency = LatencyMeter() if job.latency else None
         self._pruning = None if job.pruning is None else _pruning_callback(*job.pruning, job.monitor)
+        self._handover = Handover([(self._history, "values"), (self._latency, "latency_ms")])
         self._trainer = self._build_trainer()
 
     def run(self) -> Outcome:
         """Fits and scores."""
         job = self._job
-        self._trainer.fit(self._built.model, **self._built.data)
+        with self._handover:
+            self._trainer.fit(self._built.model, **self._built.data)
         score = self._score()
         if not math.isfinite(score):
             return Outcome("failed", reason=f"{job.monitor} was {score}", log_dir=job.log_dir)
@@ -147,7 +162,7 @@ class _Training:
             arguments["logger"] = False if self._job.log_dir is None else _logger(package, self._job.log_dir)
         subjects = {**self._job.settings, "seed": self._job.seed}
         record = HParamsLogger(subjects, [self._job.monitor]) if self._job.log_dir is not None else None
-        own = [*self._finders, self._history, self._latency, self._pruning, record]
+        own = [*self._finders, self._history, self._latency, self._pruning, self._handover, record]
         given = [callback for source in (self._job.trainer, self._built.trainer) for callback in _callbacks_in(source)]
         arguments["callbacks"] = [*copy.deepcopy(given), *(callback for callback in own if callback is not None)]
         return package.Trainer(**arguments)

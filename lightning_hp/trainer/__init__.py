@@ -16,6 +16,7 @@ from lightning_hp.trainer.loaders import (
     resize_loaders,
     samples_of,
 )
+from lightning_hp.trainer.logged import logs_now
 from lightning_hp.trainer.loop_loaders import LoopLoaders, end_workers, release_loaders
 from lightning_hp.trainer.muted import muted, no_op
 from lightning_hp.trainer.namespace import (
@@ -38,6 +39,7 @@ from lightning_hp.trainer.ranks import (
     ranks_are_independent,
     ranks_can_be_independent,
     reduce_over_ranks,
+    start_method,
 )
 from lightning_hp.trainer.supported import STRATEGIES_IN_WORDS, is_supported, uninitialized_parameters
 from lightning_hp.trainer.timers import count_seconds, seconds_left
@@ -63,6 +65,7 @@ __all__ = [
     "loader_roots",
     "logged_hparams",
     "logs_hparams",
+    "logs_now",
     "misconfiguration",
     "muted",
     "no_op",
@@ -79,6 +82,7 @@ __all__ = [
     "samples_of",
     "seconds_left",
     "simulated_progress",
+    "start_method",
     "training_has_begun",
     "uninitialized_parameters",
 ]

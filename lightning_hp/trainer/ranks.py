@@ -13,6 +13,22 @@ from torch.nn.parallel import DistributedDataParallel
 from lightning_hp.trainer.muted import no_op
 
 
+def start_method(trainer: Any) -> str | None:
+    """How a Trainer starts its own processes, from which only the weights come back: ``"spawn"``, ``"fork"``.
+
+    Args:
+        trainer: The Trainer.
+
+    Returns:
+        ``None`` if it runs in the processes of the script.
+
+    """
+    launcher = trainer.strategy.launcher
+    if launcher is None or all(base.__name__ != "_MultiProcessingLauncher" for base in type(launcher).__mro__):
+        return None
+    return str(launcher._start_method)
+
+
 def ranks_can_be_independent(trainer: Any, module: nn.Module) -> bool:
     """Whether each process can run a step without the others, within :func:`independent_ranks`.
 

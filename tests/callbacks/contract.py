@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import optuna
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
@@ -20,7 +21,7 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, Classifier, HParamsLogger, LRFinder
+from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, Classifier, HParamsLogger, LRFinder, PruningCallback
 from lightning_hp.rehearsal import Rehearsal
 from tests.training import BATCH_SIZE, NUM_CLASSES, NUM_FEATURES, NUM_SAMPLES, Net, Samples, Stream
 
@@ -61,6 +62,12 @@ def _scaler(**kwargs: Any) -> BatchSizeScaler:
     return BatchSizeScaler(**{"min_per_class": 8, "max_val": 24, **few, **kwargs})
 
 
+def _pruning() -> PruningCallback:
+    """Reports to a study in memory."""
+    trial = optuna.create_study(pruner=optuna.pruners.NopPruner()).ask()
+    return PruningCallback(trial, "val_loss", raises=False)
+
+
 MEMBERS = [
     Member("rehearsal", Rehearse),
     Member(
@@ -77,6 +84,7 @@ MEMBERS = [
         applied_batch_size=lambda callback: callback.optimal_batch_size,
         refuses=frozenset({"stateful_loader"}),
     ),
+    Member("pruning_that_ends_nothing", idle=_pruning),
     Member(
         "sam_of_radius_0",
         idle=lambda: SAM(rho=0.0),

@@ -254,7 +254,7 @@ def without_validation(settings: dict[str, Any]) -> Any:
         ({"trainer": {**TRAINER, "strategy": "ddp", "devices": 2}}, ValueError, "starts the script again"),
         ({"trainer": 3}, TypeError, "a dict of arguments of the Trainer"),
         ({"refine": -1}, ValueError, "an int >= 0"),
-        ({"pruner": optuna.pruners.NopPruner(), "workers": 2}, ValueError, "`storage` with a `pruner` and workers"),
+        ({"pruner": optuna.pruners.NopPruner(), "workers": 2}, ValueError, "`storage` on disk with a `pruner`"),
     ],
 )
 def test_wrong_arguments_get_one_sentence_before_any_training(options: Any, error: type[Exception], message: str):
