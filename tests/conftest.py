@@ -62,4 +62,4 @@ def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs an accelerator, and torch sees none here")
     if item.get_closest_marker("exhaustive") and "exhaustive" not in item.config.option.markexpr:
-        pytest.skip("every case of what another test samples: -m exhaustive")
+        pytest.skip("every case of what another test samples, or a slow engine: -m exhaustive")

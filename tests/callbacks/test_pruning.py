@@ -182,7 +182,7 @@ def test_what_does_not_come_back_from_forked_processes_is_refused(kind: str, wor
         fit([PruningCallback(trial, "val_loss")], **FORK)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_launched_processes_stop_in_the_same_epoch_and_all_raise(tmp_path: Path):
     for code, output in two_ranks("prune", tmp_path, timeout=240, module="tests.distributed.pruning_ranks"):
         assert code == 0, output[-3000:]

@@ -113,7 +113,7 @@ sweep(build, {"a": [1, 2, 3]}, monitor="val_score", mode="max", trainer=TRAINER,
 """
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ending", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.exhaustive)])
 def test_no_process_outlives_an_interrupted_sweep(ending: signal.Signals, tmp_path: Path):
     (tmp_path / "script.py").write_text(INTERRUPTED)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -208,7 +208,7 @@ def test_dask():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("values", [[0], pytest.param([0, 2], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("values", [[0], pytest.param([0, 2], marks=pytest.mark.exhaustive)])
 def test_submitit(values: list[int], tmp_path: Path):
     submitit = pytest.importorskip("submitit")
     executor = submitit.AutoExecutor(tmp_path, cluster="local")
@@ -227,7 +227,7 @@ def test_submitit(values: list[int], tmp_path: Path):
         assert killed.reason.startswith("UncompletedJobError: ")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore")
 def test_ray_runs_a_training_again_whose_node_is_lost(tmp_path: Path):
     ray = pytest.importorskip("ray")
