@@ -19,6 +19,8 @@ import pytorch_lightning as pl
 import yaml
 
 from lightning_hp import SweepResult, SweepTrial, cli, sweep
+from lightning_hp.cli.fit import package_for
+from lightning_hp.cli.lightning_cli import Parsed, command_of, longer_key
 from lightning_hp.sweeping.outcome_writer import OutcomeWriter
 from lightning_hp.sweeping.process import arguments_of, error_in
 from lightning_hp.sweeping.stored import load_result
@@ -229,7 +231,7 @@ def test_an_unknown_key_is_refused_by_the_users_own_cli(swept: Any, in_swept: Pa
 @pytest.mark.slow
 def test_another_config_is_refused_with_the_entry_that_differs(swept: Any, in_swept: Path, monkeypatch: Any):
     write(in_swept, {"two.yaml": BASE.replace("max_epochs: 1", "max_epochs: 2")})
-    monkeypatch.setattr(cli, "_parse", lambda command, *_, **__: cli._Parsed(command, {}, {}))
+    monkeypatch.setattr("lightning_hp.cli.sweep.parse", lambda command, *_, **__: Parsed(command, {}, {}))
 
     code, out, err = call("sweep", "--config", "two.yaml", "--sweep", "sweep.yaml")
 
@@ -396,8 +398,8 @@ def test_wrong_files_get_one_sentence(folder: Path, text: str | None, sentence: 
 
 
 def test_a_short_key_gets_a_hint():
-    assert cli._longer_key({"model": {"class_path": "a.B", "init_args": {"lr": 1}}}, "model.lr") == "model.init_args.lr"
-    assert cli._longer_key({"model": {"rate": 1}}, "model.lr") is None
+    assert longer_key({"model": {"class_path": "a.B", "init_args": {"lr": 1}}}, "model.lr") == "model.init_args.lr"
+    assert longer_key({"model": {"rate": 1}}, "model.lr") is None
 
 
 def test_report_refuses_what_is_no_sweep(tmp_path: Path):
@@ -480,7 +482,7 @@ def test_a_key_comes_before_those_within_it():
 def test_the_package_of_the_model(tmp_path: Path, package: str):
     path = tmp_path / "base.yaml"
     path.write_text(f"model: {{class_path: {package}.demos.boring_classes.BoringModel}}")
-    assert cli._package_for(["fit", "--config", str(path), "--trainer.max_epochs=1"]) == package
+    assert package_for(["fit", "--config", str(path), "--trainer.max_epochs=1"]) == package
 
 
 def test_a_training_whose_sweep_is_gone_ends(tmp_path: Path):
@@ -523,7 +525,7 @@ def test_the_outcome_of_a_training(tmp_path: Path):
 
 
 def test_the_interpreter_of_a_command():
-    command, code = cli._command("python train.py fit")
+    command, code = command_of("python train.py fit")
     assert command.command == (sys.executable, "train.py", "fit")
     assert code == ["python train.py fit"]
-    assert len(cli._command("python -m lightning_hp.cli fit")[1]) == 2
+    assert len(command_of("python -m lightning_hp.cli fit")[1]) == 2
