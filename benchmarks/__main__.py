@@ -12,6 +12,7 @@ from benchmarks import (
     batch_size_memory_limit,
     batch_size_report,
     batch_size_search,
+    batch_size_watchdog,
     cost_reports,
     ground_truth,
     lr_regret,
@@ -31,7 +32,7 @@ def main() -> None:
     """Parses the command line and runs the benchmarks that it names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--recompute", action="store_true", help="train the ground truth again (about half an hour)")
-    known = ("regret", "step_cost", "sam_cost", "batch_size", "batch_wall", "lr_scaling")
+    known = ("regret", "step_cost", "sam_cost", "batch_size", "batch_wall", "batch_watchdog", "lr_scaling")
     parser.add_argument("--only", choices=known, help="run one benchmark")
     options = parser.parse_args()
 
@@ -56,6 +57,8 @@ def main() -> None:
     if options.only == "batch_wall":  # the other parts count steps and may run on a busy machine
         searches, _, limits = batch_size_report.load(batch_size_report.PATH)
         batch_size_report.write(searches, batch_size_search.run_wall(), limits)
+    if options.only in (None, "batch_watchdog"):
+        batch_size_watchdog.write(batch_size_watchdog.run_all())
     if options.only in (None, "lr_scaling"):
         trainings = lr_scaling.run_all()
         lr_scaling.save(trainings, lr_scaling_report.FOLDER / "lr_scaling.json")

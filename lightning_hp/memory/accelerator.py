@@ -58,6 +58,13 @@ class AcceleratorMeter:
             if highest is not None and self._in_use is not None:
                 peak.bytes = max(0, highest - self._in_use) + self._taken_by_others()
 
+    def isolate(self) -> bool:
+        """Does nothing: each trial starts with an empty cache."""
+        return False
+
+    def end_isolation(self) -> None:
+        """Does nothing."""
+
     def _budget(self, share: float) -> Budget:
         """``share`` of the tightest known limit, less the memory in use."""
         limits: list[tuple[int, str]] = []

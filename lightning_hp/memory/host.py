@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -12,7 +13,8 @@ from pathlib import Path
 import psutil
 
 from lightning_hp.memory.budget import Budget, Peak
-from lightning_hp.memory.limits import Quantity, host_limits, status
+from lightning_hp.memory.limits import HostLimit, Quantity, host_limits, status
+from lightning_hp.memory.malloc import keep_large_blocks, map_large_blocks, share_one_heap
 from lightning_hp.memory.release import trim_heap
 
 _LINUX = sys.platform.startswith("linux")
@@ -39,24 +41,27 @@ class HostMeter:
     """
 
     def __init__(self, share: float) -> None:
-        # glibc gives the first thread of a process 72 MiB of address space, which later threads reuse.
+        if _tightest(share)[1].quantity == "address space":
+            share_one_heap()
+        # The stack of the first thread, which later threads reuse, is address space too, and without one heap for all
+        # threads another 64 MiB.
         with Sampler(int, _PERIOD):
             pass
         trim_heap()  # else free memory that malloc keeps counts as in use, and a trial could use it unseen
-        limits = [
-            (int(limit.free_bytes * share) if limit.kills else limit.free_bytes, limit) for limit in host_limits()
-        ]
-        budget, tightest = min(limits, key=lambda pair: pair[0])
+        budget, tightest = _tightest(share)
         self.budget = Budget(budget, tightest.source, tightest.kills)
         self.quantity = tightest.quantity
         self._read = _reader(self.quantity)
         self._at_start = self._read()
         self._children_at_start = _children_resident()
+        self._is_isolated = self._maps_blocks = False
 
     @contextmanager
     def measure(self) -> Iterator[Peak]:
         """As :meth:`MemoryMeter.measure <lightning_hp.memory.MemoryMeter.measure>`."""
         peak = Peak()
+        if self._is_isolated:
+            gc.collect()  # reference cycles of earlier trials
         trim_heap()
         kernel_peak = _start_kernel_peak(self.quantity)
         is_certain = kernel_peak is not None and self.quantity == "resident"
@@ -72,6 +77,24 @@ class HostMeter:
             highest = own.largest if highest is None else highest
             workers = max(0, children.largest - self._children_at_start)
             peak.bytes = max(0, highest - self._at_start) + workers
+
+    def isolate(self) -> bool:
+        """Keeps large blocks out of malloc's heap, which holds on to the memory of earlier trials."""
+        self._is_isolated = True
+        self._maps_blocks = map_large_blocks()
+        trim_heap()
+        return True
+
+    def end_isolation(self) -> None:
+        """Lets malloc keep large blocks again."""
+        if self._maps_blocks:
+            keep_large_blocks()
+
+
+def _tightest(share: float) -> tuple[int, HostLimit]:
+    """The budget that the tightest limit leaves, and this limit."""
+    limits = [(int(limit.free_bytes * share) if limit.kills else limit.free_bytes, limit) for limit in host_limits()]
+    return min(limits, key=lambda pair: pair[0])
 
 
 def _reader(quantity: Quantity) -> Callable[[], int]:
@@ -124,6 +147,9 @@ def _reset_resident_peak() -> bool:
     return True
 
 
+# The stack of the thread of a sampler; by default it is 8 MiB of address space.
+_STACK_BYTES = 1 << 19
+
 # A sampler pauses for at least this many times the duration of a reading: it uses a twentieth of a core at most.
 _PAUSE_PER_READING = 20.0
 
@@ -152,7 +178,11 @@ class Sampler:
 
     def __enter__(self) -> Sampler:
         self.largest = self.read()
-        self._thread.start()
+        before = threading.stack_size(_STACK_BYTES)
+        try:
+            self._thread.start()
+        finally:
+            threading.stack_size(before)
         return self
 
     def __exit__(self, *error: object) -> None:

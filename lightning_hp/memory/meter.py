@@ -23,6 +23,17 @@ class MemoryMeter(Protocol):
     def measure(self) -> AbstractContextManager[Peak]:
         """Measures the body of the ``with`` statement; read the result after it, also if it raised an error."""
 
+    def isolate(self) -> bool:
+        """Makes the peak of a trial independent of earlier ones, for as long as the process runs; may cost speed.
+
+        Returns:
+            Whether the peaks until now depended on earlier trials.
+
+        """
+
+    def end_isolation(self) -> None:
+        """Gives back the speed that :meth:`isolate` has cost."""
+
 
 def memory_meter(device: torch.device | str, share: float = 0.9) -> MemoryMeter:
     """Creates the meter of a device, before the first trial: the memory in use now counts as zero.
@@ -44,7 +55,8 @@ def memory_meter(device: torch.device | str, share: float = 0.9) -> MemoryMeter:
         error may be used completely, since a trial that exceeds it fails and is undone.
 
         Each trial starts with an empty cache of the device. The device is neither read nor synchronized during a trial.
-        On the host two threads read ``/proc``, each for at most a twentieth of a core. The peaks that torch and Linux
+        On the host two threads read ``/proc``, each for at most a twentieth of a core. Under a limit on the address
+        space, threads that start later share one heap of malloc. The peaks that torch and Linux
         record for this process (``max_memory_allocated``, ``VmHWM``) are reset and cannot be restored.
 
         Training on an accelerator also needs host memory, which is not measured. On a device whose module in torch

@@ -31,6 +31,7 @@ from lightning_hp.snapshot import RandomState, Snapshot, Undo, restore_dict, uni
 from lightning_hp.trainer import (
     copy_loaders,
     end_workers,
+    has_bucket_views,
     lightning_module_of,
     loader_roots,
     misconfiguration,
@@ -264,7 +265,12 @@ class Rehearsal:
         undo.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         for owner in (trainer, trainer.state, strategy):
             undo.callback(restore_dict, vars(owner), dict(vars(owner)))
-        self._state = Snapshot(*self._owners_of_state(), data=[d for d in [trainer.datamodule] if d is not None])
+        self._state = Snapshot(
+            *self._owners_of_state(),
+            data=[d for d in [trainer.datamodule] if d is not None],
+            # Their gradients are removed before the first step, but the buckets of DDP are written in any case.
+            set_aside=[] if has_bucket_views(trainer) else self._module.parameters(),
+        )
         undo.callback(self._state.restore)
         undo.callback(reshard, self._module)
         loop = trainer.fit_loop

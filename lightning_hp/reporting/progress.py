@@ -22,8 +22,10 @@ def progress_bar(trainer: Any, description: str, unit: str) -> Iterator[Callable
         A function without arguments that advances the bar by one.
 
     """
-    hidden = trainer.progress_bar_callback is None or not trainer.is_global_zero
-    with tqdm(desc=description, unit=f" {unit}", leave=False, disable=hidden) as bar:
+    if trainer.progress_bar_callback is None or not trainer.is_global_zero:
+        yield lambda: None  # a hidden bar of tqdm starts a thread too, which takes 72 MiB of address space
+        return
+    with tqdm(desc=description, unit=f" {unit}", leave=False) as bar:
 
         def advance() -> None:
             bar.update()

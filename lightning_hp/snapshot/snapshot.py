@@ -79,6 +79,8 @@ class Snapshot:
         *roots: Objects to save.
         data: More roots, whose arrays and tensors above 1 MiB are samples and not copied (loaders, a datamodule).
         earlier: A snapshot whose copies of tensors that have not changed since are shared.
+        set_aside: Tensors from which the caller removes ``.grad`` before anything can write to it: it is restored as
+            the same object, without a copy of its values.
 
     Attributes:
         unrestorable: Paths and types of iterators, generators and pipes, whose position cannot be restored.
@@ -96,7 +98,14 @@ class Snapshot:
 
     """
 
-    def __init__(self, *roots: Any, data: Iterable[Any] = (), earlier: Snapshot | None = None) -> None:
+    def __init__(
+        self,
+        *roots: Any,
+        data: Iterable[Any] = (),
+        earlier: Snapshot | None = None,
+        set_aside: Iterable[Tensor] = (),
+    ) -> None:
+        self._set_aside = frozenset(map(id, set_aside))
         self.unrestorable: list[str] = []
         self._values: dict[int, Tensor] = {}  # the copy of each tensor, by the tensor's id
         self._earlier = {} if earlier is None else earlier._values
@@ -168,7 +177,7 @@ class Snapshot:
             values = same
         self._values[id(tensor)] = values
         self._undo.append(partial(restore_tensor, tensor, values, tensor.requires_grad, grad))
-        if grad is not None:
+        if grad is not None and id(tensor) not in self._set_aside:
             self._queue.append((grad, f"{path}.grad", is_data))
 
     def _visit_array(self, array: np.ndarray, is_data: bool) -> None:

@@ -3,7 +3,7 @@
 Private fields of Lightning are read only here, in ``rehearsal``, ``second_pass`` and ``hyperparameters``.
 """
 
-from lightning_hp.trainer.ddp import note_trained, rebuild_ddp, reshard
+from lightning_hp.trainer.ddp import has_bucket_views, note_trained, rebuild_ddp, reshard
 from lightning_hp.trainer.loaders import (
     batch_size_of,
     copy_loaders,
@@ -55,6 +55,7 @@ __all__ = [
     "end_workers",
     "flatten_loaders",
     "forms_its_batches",
+    "has_bucket_views",
     "independent_ranks",
     "is_resizable",
     "is_resuming",

@@ -42,6 +42,12 @@ def rebuild_ddp(trainer: Any) -> None:
     setattr(trainer.strategy.model, _BUILT_FOR, _requires_grad(module))
 
 
+def has_bucket_views(trainer: Any) -> bool:
+    """Whether the gradients are views of the buckets of DDP, which every backward pass writes."""
+    ddp = trainer.strategy.model
+    return isinstance(ddp, DistributedDataParallel) and bool(ddp.gradient_as_bucket_view)
+
+
 def reshard(module: nn.Module) -> None:
     """Frees the gathered weights of FSDP2, which it holds between forward and backward."""
     for layer in module.modules():

@@ -1,9 +1,10 @@
-"""BatchSizeScaler under a real limit of the address space, in a process of its own."""
+"""BatchSizeScaler under limits of the memory, each in a process of its own: address space, control group, simulated."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def child() -> None:
-    """Finds a batch size 400 MiB below the limit, then trains at it and at sizes around it."""
+def child(limits_itself: bool) -> None:
+    """Finds a batch size, 400 MiB below a limit or in the control group that it is in, and trains at it."""
     import resource
 
     import pytorch_lightning as pl
@@ -61,33 +62,65 @@ def child() -> None:
         return True
 
     trains(2)  # what is imported and built once is no part of the limit
-    resource.setrlimit(resource.RLIMIT_AS, (status("VmSize")[0] + 400 * 2**20, resource.RLIM_INFINITY))
+    if limits_itself:
+        resource.setrlimit(resource.RLIMIT_AS, (status("VmSize")[0] + 400 * 2**20, resource.RLIM_INFINITY))
     scaler = BatchSizeScaler(
         objective="memory", min_per_class=0, limits={"min_steps_per_epoch": 1, "min_training_steps": 1}
     )
     result = scaler.find(trainer(max_steps=3), Wide(), DataLoader(Rows(), batch_size=16, shuffle=True))
     found = result.batch_size
-    tried = {size: trains(size) for size in (found, int(1.06 * found), int(1.2 * found))}
+    sizes = (found, int(found / 0.93), int(1.2 * found)) if limits_itself else (found,)
+    tried = {size: trains(size) for size in sizes}
     print(json.dumps({"found": found, "decided_by": result.decided_by, "bounds": [*map(str, result.bounds)], **tried}))
+
+
+def run_child(kind: str, *command: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [*command, sys.executable, "-m", "tests.callbacks.test_batch_size_limit", kind],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert said["decided_by"] == "memory"
+    assert said[str(said["found"])]
+    return said
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not hold a process to RLIMIT_AS")
 def test_the_size_found_is_close_to_the_limit_and_trains() -> None:
-    # A fixed threshold keeps malloc from holding on to memory of earlier sizes, which moves the limit by itself.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.callbacks.test_batch_size_limit"],
-        env=environment, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    """Also with the defaults of glibc, which holds on to the memory of earlier sizes."""
+    said = run_child("address space")
     found = said["found"]
-    assert said["decided_by"] == "memory"
     assert any("RLIMIT_AS" in bound for bound in said["bounds"])
-    assert said[str(found)]
-    assert not said[str(int(1.06 * found))], f"{found} is less than 0.95 of the limit"
+    assert not said[str(int(found / 0.93))], f"less than 0.93 of the limit: {said}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("systemd-run"), reason="a control group is made with systemd-run")
+def test_in_a_control_group_that_kills_the_search_ends_and_the_size_trains() -> None:
+    user = [] if os.geteuid() == 0 else ["--user"]
+    group = ["systemd-run", *user, "--scope", "--quiet", "-p", "MemoryMax=1600M", "-p", "MemorySwapMax=0"]
+    probe = subprocess.run([*group, "true"], capture_output=True, text=True, timeout=60, check=False)
+    if probe.returncode or not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        pytest.skip(f"This machine makes no control group of version 2: {probe.stderr.strip() or 'it has version 1'}")
+    said = run_child("control group", *group)
+    assert any("memory.max" in bound for bound in said["bounds"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the record of Linux")
+@pytest.mark.parametrize("kind", ["all pairs", "fifth step takes three times as much"])
+def test_a_simulated_watchdog_does_not_act_and_most_of_the_room_is_used(kind: str) -> None:
+    """All kinds are in the benchmark; this is a sample of it."""
+    from benchmarks.batch_size_watchdog import in_process
+
+    one = in_process(kind, "memory", 96)
+    assert not one.killed
+    assert one.error is None
+    assert max(one.search_peak, one.training_peak) >= 0.9 * one.memory_share
 
 
 if __name__ == "__main__":
-    child()
+    child(sys.argv[1] == "address space")

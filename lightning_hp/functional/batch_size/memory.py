@@ -66,7 +66,7 @@ def predict_batch_size(points: Iterable[Point], budget: float) -> int | None:
         61
 
     """
-    known = _check_points(points)
+    known = check_points(points)
     limit = check_number("budget", budget, above=0)
     if not known:
         return None
@@ -109,7 +109,7 @@ def predict_peak(points: Iterable[Point], batch_size: int) -> float | None:
         (3074.0, 1537.0)
 
     """
-    known = _check_points(points)
+    known = check_points(points)
     size = check_int("batch_size", batch_size, 1)
     if not known:
         return None
@@ -120,8 +120,8 @@ def predict_peak(points: Iterable[Point], batch_size: int) -> float | None:
     return line.peak + line.slope * (size - line.size)
 
 
-def _check_points(points: Any) -> list[Point]:
-    """One point for each size, sorted by size."""
+def check_points(points: Any) -> list[Point]:
+    """One point for each size, sorted by size; raises for anything else."""
     expected = "pairs of a batch size and its peak memory"
     known: dict[int, float] = {}
     for i, point in enumerate(check_iterable("points", points, expected)):

@@ -170,7 +170,7 @@ class _Search:
         while choice.batch_size is not None and not self.trials.fits(choice.batch_size, validate=True):
             # The validation, or the second run, took more memory than the steps did.
             self.failed = choice.batch_size
-            self.search(max(self.failed // 2, self.grid.lowest), self.failed, validate=True)
+            self.search(self.below(self.failed), self.failed, validate=True)
             choice = self.choice()
         return choice
 
@@ -286,6 +286,11 @@ class _Search:
             self.search(best, self.failed)
         elif self.needed() > best:
             self.search(best, min(filter(None, (self.needed(), self.failed))))
+
+    def below(self, failed: int) -> int:
+        """The size to try after one that had fitted before: by the memory that it took, else half of it."""
+        predicted = min(int(self.trials.predict() or 0), failed - 1)
+        return max(self.grid.down((1 - TOLERANCE) * predicted), failed // 2, self.grid.lowest)
 
     def search(self, init_val: int, highest: int, validate: bool = False) -> None:
         """Searches the largest size up to ``highest`` that fits, and keeps it as the limit if a larger one fails."""

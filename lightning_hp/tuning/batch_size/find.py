@@ -75,6 +75,7 @@ def find_batch_size(
             bounds.batches_before_one,
         )
         choice = choose_batch_size(trials, bounds.goal)
+        trials.finish(choice.batch_size)
     if choice.batch_size is None:
         if trials.fitted and not bounds.one_sample_trains:
             raise misconfiguration(trainer, only_batches_of_one(bounds, trials.fitted[-1]))

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from lightning_hp.functional.batch_size.memory import MIB, predict_batch_size, predict_peak
+from lightning_hp.functional.batch_size.memory import MIB, Point, predict_batch_size
+from lightning_hp.functional.batch_size.safe_growth import largest_peak, safe_batch_size, smallest_peak
 from lightning_hp.hyperparameters import BatchSize
 from lightning_hp.memory import MemoryMeter, Peak, attempt, synchronize
 from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal
@@ -27,9 +28,27 @@ from lightning_hp.trainer import (
 )
 from lightning_hp.tuning.batch_size.verified import VerifiedBatches
 
-#: Peak memory is convex in the batch size: predictions from the last two points were up to 10 % too low on measured
-#: networks. Where running out of memory ends the process, a prediction has to stay below this share of the budget.
+#: Where processes wait for each other in a step, what a size is expected to take stays below this share of the budget:
+#: the budget of an accelerator ends where its memory ends.
 PREDICTION_SHARE = 0.8
+
+#: From this share of the budget on a trial is thorough: the batch of a later step, or the validation, may take several
+#: times what the first steps took.
+THOROUGH_SHARE = 0.25
+
+# A thorough trial is expected to take at most this multiple of the largest before it, or this share of the budget:
+# further away, what small trials take besides the batch would decide.
+_MAX_GROWTH, _SMALL_SHARE = 3.0, 1 / 16
+
+# Steps of a thorough trial at least.
+_THOROUGH_STEPS = 6
+
+#: From this share of a limit that raises an error the allocator keeps no memory of earlier trials, which would be
+#: missing for later ones.
+_ISOLATED_SHARE = 1 / 32
+
+#: A training that takes at most this share of the limit does not need that.
+_FAR_SHARE = 0.5
 
 # Very short steps are repeated until they took this many seconds together, this many times at most.
 _MIN_SECONDS, _MAX_STEPS = 0.05, 10
@@ -44,6 +63,10 @@ class BatchTrials:
     With several processes each one steps without communication, so that one may run out of memory while the others do
     not; afterwards they agree: a size fits if it fits on all of them. Where a step has to communicate (sharded weights,
     synchronized batch norm) no process may fail, and only sizes are run whose predicted peak is well below the budget.
+
+    Where exceeding the budget ends the process, a size is run only if smaller ones show that it will fit; if they are
+    too small to show it, sizes between are run first. From a quarter of the budget on each trial is thorough: it runs
+    more steps, and a batch of the validation.
 
     Args:
         rehearsal: An open rehearsal.
@@ -96,6 +119,9 @@ class BatchTrials:
         self._communicates = not ranks_can_be_independent(self._trainer, self._trainer.lightning_module)
         # Processes may have different devices or control groups: the smallest budget counts for all.
         (self.allowed_bytes,) = reduce_over_ranks(self._trainer, [_or_infinity(self.budget.bytes)], "min")
+        self._kills = bool(reduce_over_ranks(self._trainer, [float(self.budget.kills)], "max")[0])
+        self._points: list[Point] = []  # peaks that compare with those of the next trial
+        self._is_isolated = False
         if self._communicates and self.allowed_bytes == math.inf:
             raise misconfiguration(
                 self._trainer,
@@ -117,16 +143,11 @@ class BatchTrials:
             MisconfigurationException: If the batches do not have this size.
 
         """
-        expected = predict_peak(self.peaks, size)
-        was_run = size in dict(self.peaks)  # its peak is known, not predicted
-        allowed = self.allowed_bytes if was_run else self._largest_predicted_peak
-        if self._must_not_fail and expected is not None and expected > allowed:
-            self._record(BatchTrial(size, False, reason=f"not run: {in_mib(expected)} expected, {self._bound()}"))
-            return False
-        with self._meter.measure() as peak, _with_note(f"BatchSizeScaler was trying a batch size of {size}."):
-            seconds, error = self._attempt(size, validate)
-        self._record(self._agree(size, seconds, error, peak))
-        return self.trials[-1].fitted
+        refusal = self._approach(size)
+        trial = self._run_trial(size, validate) if refusal is None else BatchTrial(size, False, reason=refusal)
+        self.trials.append(trial)
+        self._on_trial()
+        return trial.fitted
 
     @property
     def fitted(self) -> list[int]:
@@ -144,37 +165,114 @@ class BatchTrials:
         return dict(speeds)
 
     @property
-    def peaks(self) -> list[tuple[int, float]]:
+    def peaks(self) -> list[Point]:
         """Size and peak memory in bytes of each trial whose peak is known."""
         return [(trial.batch_size, float(trial.peak_bytes)) for trial in self.trials if trial.peak_bytes is not None]
 
     def predict(self) -> float | None:
         """The largest size that is expected to fit, for :func:`~lightning_hp.functional.search_batch_size`.
 
-        Along the last two that were run, or in proportion to the only one: never too large, since memory that does not
-        depend on the batch is counted as if it did.
+        Where a size must not fail, it is the largest that is not expected to exceed the budget.
         """
-        if not 0 < self._largest_predicted_peak < math.inf:
+        budget = self._largest_predicted_peak
+        if not 0 < budget < math.inf:
             return None
-        return predict_batch_size(self.peaks, self._largest_predicted_peak)
+        return (
+            safe_batch_size(self._points, budget) if self._must_not_fail else predict_batch_size(self._points, budget)
+        )
 
     def affordable(self, wanted: int, last: int) -> int:
         """The size nearest to ``wanted`` that memory allows to try after ``last``; a long way only if it will fit."""
-        peak = dict(self.peaks).get(last)
-        # The peak grows at most in proportion to the size.
-        if peak is not None and max(wanted / last, 1.0) * peak <= self._largest_predicted_peak:
+        if wanted <= last:
+            return wanted
+        if self._must_not_fail:
+            predicted = self.predict()
+            return min(wanted, 2 * last if predicted is None else max(last + 1, int(predicted)))
+        peak = dict(self._points).get(last)
+        if peak is not None and wanted / last * peak <= self._largest_predicted_peak:
             return wanted
         predicted = self.predict()
         return min(wanted, 2 * last if predicted is None else max(last + 1, min(2 * last, int(predicted))))
 
+    def finish(self, size: int | None) -> None:
+        """Ends the search: where the size that was chosen is far from the limit, the allocator is as fast as before."""
+        if self._is_isolated and dict(self._points).get(size or 0, math.inf) <= _FAR_SHARE * self.allowed_bytes:
+            self._meter.end_isolation()
+
     @property
     def _must_not_fail(self) -> bool:
-        return self._communicates or self.budget.kills
+        return self._communicates or self._kills
 
     @property
     def _largest_predicted_peak(self) -> float:
         """The largest predicted peak of a size that may be run."""
         return self.allowed_bytes * (PREDICTION_SHARE if self._communicates else 1.0)
+
+    @property
+    def _next_limit(self) -> float:
+        """The largest predicted peak of the trial after those that were run."""
+        limit = self._largest_predicted_peak
+        if not self._kills:
+            return limit
+        if not self._is_isolated:
+            return THOROUGH_SHARE * limit
+        largest = max((peak for _, peak in self._points), default=math.inf)
+        return min(limit, max(_MAX_GROWTH * largest, _SMALL_SHARE * limit))
+
+    def _approach(self, size: int) -> str | None:
+        """Makes it known whether a size may be run, by running smaller ones; returns the reason if it may not."""
+        while self._points:
+            expected = smallest_peak(self._points, size) or 0.0
+            if not self._is_isolated and expected > self.allowed_bytes * self._isolated_share:
+                self._isolate(size)
+                continue
+            if not self._must_not_fail:
+                return None
+            if size in dict(self._points):  # its peak is known, not predicted
+                return self._refusal(expected) if expected > self.allowed_bytes else None
+            between = safe_batch_size(self._points, self._next_limit)
+            if between is None or between >= size or (largest_peak(self._points, size) or 0.0) <= self._next_limit:
+                return None
+            if between > max(self._points)[0] and not self._is_over(expected):
+                if self._run_trial(between, False).peak_bytes is None:
+                    return self._refusal(expected)
+            elif self._is_isolated or not self._kills:
+                return self._refusal(expected)
+            else:
+                self._isolate(size)
+        return None
+
+    def _is_over(self, expected: float) -> bool:
+        """Whether at least two sizes show that another does not fit."""
+        return expected > self._largest_predicted_peak and len(self._points) > 1
+
+    def _isolate(self, size: int) -> None:
+        """From here on no trial depends on earlier ones, and where it matters it is thorough; other peaks are lower."""
+        self._is_isolated = True
+        last, _ = max(self._points)
+        if self._meter.isolate() or self._kills:
+            self._points.clear()
+            if self._must_not_fail and last < size:
+                self._run_trial(last, False)
+
+    def _refusal(self, expected: float) -> str:
+        return f"not run: {in_mib(expected)} expected, {self._bound()}"
+
+    @property
+    def _isolated_share(self) -> float:
+        return THOROUGH_SHARE if self._kills else _ISOLATED_SHARE
+
+    @property
+    def _is_thorough(self) -> bool:
+        return self._is_isolated and self._kills
+
+    def _run_trial(self, size: int, validate: bool) -> BatchTrial:
+        with self._meter.measure() as peak, _with_note(f"BatchSizeScaler was trying a batch size of {size}."):
+            seconds, error = self._attempt(size, validate or self._is_thorough)
+        trial = self._agree(size, seconds, error, peak)
+        if trial.peak_bytes is not None:
+            self._points.append((size, float(trial.peak_bytes)))
+        return trial
 
     def _attempt(self, size: int, validate: bool) -> tuple[list[float], str | None]:
         """The samples per second of each timed step, and the error message if memory ran out."""
@@ -198,7 +296,8 @@ class BatchTrials:
             timed = 0.0
             # Steps that communicate are counted, not timed: every process has to run the same number.
             more = 0 if self._communicates else _MAX_STEPS
-            while len(speeds) < self._steps - 1 or (timed < _MIN_SECONDS and len(speeds) < more):
+            fewest = max(self._steps, _THOROUGH_STEPS) if self._is_thorough else self._steps
+            while len(speeds) < fewest - 1 or (timed < _MIN_SECONDS and len(speeds) < more):
                 seconds = self._step()
                 timed += seconds
                 samples = rehearsal.num_samples if counted else None
@@ -255,10 +354,6 @@ class BatchTrials:
 
     def _bound(self) -> str:
         return f"{in_mib(self.allowed_bytes)} is what {self.budget.source} allows"
-
-    def _record(self, trial: BatchTrial) -> None:
-        self.trials.append(trial)
-        self._on_trial()
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class Machine:
         self.run = []
         self.accumulated = []
         self.validated = []
+        self.isolated = False
         monkeypatch.setattr("lightning_hp.tuning.batch_size.trials.time.perf_counter", lambda: self.clock)
         monkeypatch.setattr("lightning_hp.tuning.batch_size.trials.independent_ranks", lambda trainer: nullcontext())
         monkeypatch.setattr("lightning_hp.memory.release.release_memory", lambda device: None)
@@ -94,6 +95,13 @@ class Machine:
         finally:
             peak.bytes = None if self.peak is None else int(self.peak(self.size))
             peak.retries, peak.ooms = self.retries.get(self.size, 0), self.ooms.get(self.size, 0)
+
+    def isolate(self):
+        self.isolated = True
+        return self.budget.kills
+
+    def end_isolation(self):
+        self.isolated = False
 
     def trials(self, steps=3, accumulate=1, on_trial=lambda: None):
         batch_size = SimpleNamespace(loaders=lambda size: ("loaders", size), ratio=1.0, value=4)
@@ -316,25 +324,35 @@ def test_without_a_budget_nothing_is_expected(machine):
 
 
 def test_far_only_where_it_is_sure_to_fit(machine):
+    """One size says no more than that a loss over all triples grows as the cube."""
     trials = machine(peak=lambda size: (100 + size) * MIB, budget=killing(500 * MIB)).trials()
+    trials.fits(8)
+    assert trials.affordable(32, 8) == trials.predict() == math.floor(8 * (500 / 108) ** (1 / 3))
+    trials.fits(13)
+    trials.fits(23)
+    assert 23 < trials.affordable(40, 23) < 40
+    trials.fits(390)
+    assert 390 < trials.affordable(1560, 390) <= 400
+
+
+def test_far_where_an_error_is_survived(machine):
+    trials = machine(peak=lambda size: (100 + size) * MIB, budget=Budget(500 * MIB, "a device", False)).trials()
     trials.fits(8)
     assert trials.affordable(32, 8) == 32  # four times 108 is within 500
     assert trials.predict() == 8 * 500 // 108
     trials.fits(32)
     assert trials.predict() == 400
     assert trials.affordable(128, 32) == 64  # four times 132 is not, and what is expected may be too much
-    trials.fits(390)
-    assert trials.affordable(1560, 390) == 400
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_the_second_size_is_not_run_blindly(machine, world_size):
-    """One peak says at least that twice the batch takes twice the memory at most."""
     one = machine(peak=lambda size: size * MIB, budget=killing(100 * MIB), world_size=world_size)
     trials = one.trials()
     assert trials.fits(64)
     assert not trials.fits(128)
-    assert one.run == [64]
+    assert 64 < max(one.run) < 100  # a size between shows that memory goes with the batch
+    assert [trial.batch_size for trial in trials.trials] == [64, 128]
     assert trials.trials[1].reason == "not run: 128 MiB expected, 100 MiB is what a kernel that kills allows"
 
 
