@@ -194,7 +194,12 @@ class SweepResult:
             KeyError: If these settings were not trained.
 
         """
-        return tuple(self._scores[key_of(settings)].tolist())
+        key = key_of(settings)
+        if key not in self._scores:
+            raise KeyError(
+                f"Expected settings that were trained, with the names {', '.join(self._names)}; got {settings}."
+            )
+        return tuple(self._scores[key].tolist())
 
     def cost_of(self, settings: Mapping[str, Any]) -> float:
         """The mean over the seeds of what :attr:`cost` names; NaN if it is unknown."""
@@ -245,7 +250,9 @@ class SweepResult:
         return pd.DataFrame([trial.row() for trial in self.trials])
 
     def to_yaml(self, path: str | Path | None = None, which: str = "recommended") -> str:
-        """The recommended or the best settings as YAML. Names such as ``model.lr`` are nested, as in a config.
+        """The recommended or the best settings as YAML, with what finders found for them.
+
+        Names such as ``model.lr`` are nested, as in a config.
 
         Args:
             path: A file to write to; ``None``: none.
@@ -259,6 +266,7 @@ class SweepResult:
 
         check_choice("which", which, ("recommended", "best"))
         settings = self.recommended if which == "recommended" else self.best
+        settings = {**settings, **self.found(settings)}  # the scores were reached with what finders found
         nested: dict[str, Any] = {}
         for name in sorted(settings, key=lambda name: name.count(".")):  # `optimizer` before `optimizer.init_args.lr`
             *parts, last = name.split(".")
@@ -413,7 +421,8 @@ class SweepResult:
             ", ".join(names),
             tuple(compared),
             tuple(tuple(row.tolist()) for row in scores),
-            compare_settings(scores, self.mode),  # type: ignore[arg-type]
+            # With one seed the other settings alone would show the noise, of which nothing is known.
+            compare_settings(scores if len(self.seeds) > 1 else np.mean(scores, axis=1, keepdims=True), self.mode),  # type: ignore[arg-type]
         )
 
 

@@ -39,9 +39,15 @@ def _counts(result: SweepResult) -> str:
     settings = len({key_of(trial.settings) for trial in result.trials})
     others = [f"{count} {status}" for status in ("failed", "pruned") if (count := _count(result, status))]
     better = "higher" if result.mode == "max" else "lower"
-    trainings = f"{len(result.trials)} trainings" + (f" ({', '.join(others)})" if others else "")
-    seeds = f"{len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}"
-    return f"Sweep over {settings} settings with {seeds}, {trainings}; {result.monitor}, {better} is better"
+    trainings = _counted(len(result.trials), "training") + (f" ({', '.join(others)})" if others else "")
+    return (
+        f"Sweep over {_counted(settings, 'setting')} with {_counted(len(result.seeds), 'seed')}, {trainings};"
+        f" {result.monitor}, {better} is better"
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _count(result: SweepResult, status: str) -> int:
@@ -65,15 +71,15 @@ def _saving(result: SweepResult) -> str:
 
 def _ties(result: SweepResult) -> str:
     others = len(result.ties) - 1
+    left = sum(math.isnan(summary.mean) for summary in result.summaries())
+    unknown = f"; {_counted(left, 'setting')} not trained to the end with every seed" if left else ""
     if len(result.seeds) == 1:
         return "  one seed: differences between settings cannot be told from noise"
     if others == 0:
-        return "  no other settings are as good"
-    return (
-        f"  {others} other settings cannot be told from the best"
-        if others > 1
-        else (f"  one other cannot be told from the best: {describe(result.ties[1])}")
-    )
+        return f"  no other setting is as good{unknown}"
+    if others == 1:
+        return f"  one other setting cannot be told from the best: {describe(result.ties[1])}{unknown}"
+    return f"  {others} other settings cannot be told from the best{unknown}"
 
 
 def _effect(effect: SubjectEffect) -> str:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 from lightning_hp.functional.checks import check_options, wrong_type, wrong_value
 from lightning_hp.trainer.namespace import NAMESPACES
+
+#: The modules that were built in this process and still exist.
+_BUILT: WeakSet[Any] = WeakSet()
 
 _WHAT = "(model, data) or (model, data, trainer arguments)"
 
@@ -155,4 +159,11 @@ class ReadSettings(dict[str, Any]):
 def call_build(build: Callable[..., Any], settings: Mapping[str, Any]) -> tuple[Built, set[str]]:
     """Builds; returns what was built, and the names that were read."""
     noted = ReadSettings(settings)
-    return read_built(build(noted)), noted.read
+    built = read_built(build(noted))
+    if built.model in _BUILT:
+        raise ValueError(
+            "Expected `build` to return a new module each time, but it returned one that it had returned before: it"
+            " would go on training."
+        )
+    _BUILT.add(built.model)
+    return built, noted.read

@@ -6,6 +6,7 @@ import ast
 import functools
 import hashlib
 import inspect
+import json
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +23,7 @@ _WORDS = {
     "reduce": "score",
     "seeds": "seeds",
     "trainer": "Trainer arguments",
-    "build": "code of `build`",
+    "build": "code of `build`, or a value that it holds,",
     "data": "data",
     "finders": "finders",
     "config": "config",
@@ -60,15 +61,49 @@ def refuse_another(stored: Mapping[str, Any], present: Mapping[str, Any], where:
 
 
 def code_of(build: Callable[..., Any]) -> str:
-    """A hash of a function's code; comments, layout and docstrings do not count.
+    """A hash of a function's code and of the plain values that it holds; comments, layout and docstrings do not count.
+
+    Values are the arguments of a partial function, variables around the function, globals that it reads, and the
+    attributes of an object.
 
     Note:
-        Only the function itself: what it calls is not seen.
+        What it calls is not seen.
 
     """
+    return _hash(_own_code(build) + json.dumps(_held(build), sort_keys=True, default=_class_name))
+
+
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some variables that are numbers, texts or tuples; lists and other objects may change at any time."""
+    return {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str, tuple))}
+
+
+def _class_name(value: Any) -> str:
+    return type(value).__qualname__
+
+
+def _held(build: Callable[..., Any]) -> dict[str, Any]:
+    held: dict[str, Any] = {}
+    while isinstance(build, functools.partial):
+        held = {"arguments": build.args, **build.keywords, **held}
+        build = build.func
+    if not inspect.isroutine(build):
+        held |= plain_values(vars(build) if hasattr(build, "__dict__") else {})
+    try:
+        around = inspect.getclosurevars(_function_of(build))
+    except TypeError:  # a builtin
+        return held
+    return {**plain_values(around.globals), **plain_values(around.nonlocals), **held}
+
+
+def _function_of(build: Callable[..., Any]) -> Any:
     while isinstance(build, functools.partial):
         build = build.func
-    function = build if inspect.isroutine(build) else type(build).__call__
+    return build if inspect.isroutine(build) else type(build).__call__
+
+
+def _own_code(build: Callable[..., Any]) -> str:
+    function = _function_of(build)
     try:
         return code_in(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):  # defined at a prompt, a lambda within an expression

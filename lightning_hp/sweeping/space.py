@@ -79,6 +79,22 @@ class Space:
             self.start |= subject.settings()[0]
         self.start |= _start(start, self.names)
 
+    def holds(self, settings: Mapping[str, Any], may_lie_between: bool) -> bool:
+        """Whether settings are of this space: each value in its list, or its start, or between numbers of the list."""
+        return set(settings) == set(self.names) and all(
+            self._has(subject, subject.value_in(settings), may_lie_between) for subject in self.subjects
+        )
+
+    def _has(self, subject: Subject, value: tuple[Any, ...], may_lie_between: bool) -> bool:
+        label = label_of(value)
+        if label in map(label_of, (*subject.values, subject.value_in(self.start))):
+            return True
+        columns = zip(value, zip(*subject.values, strict=True), strict=True)
+        return may_lie_between and all(
+            is_number(entry) and all(map(is_number, column)) and min(column) <= entry <= max(column)
+            for entry, column in columns
+        )
+
     def grid(self) -> Iterator[Settings]:
         """All combinations; the last subject changes fastest."""
         combinations: list[Settings] = [{}]

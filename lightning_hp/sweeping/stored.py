@@ -11,6 +11,7 @@ from lightning_hp.functional.sweep.labels import label_of
 from lightning_hp.results.sweep import SweepResult, SweepTrial
 from lightning_hp.sweeping.optuna_messages import quiet_optuna
 from lightning_hp.sweeping.record import read_rows, values_by_label
+from lightning_hp.sweeping.sampling import REFINE
 from lightning_hp.sweeping.space import Space
 from lightning_hp.sweeping.storage import open_storage
 
@@ -59,8 +60,8 @@ def result_of(study: Study, space: Space | None = None) -> SweepResult:
     trials = []
     for number, training, stage, outcome in read_rows(study.get_trials(deepcopy=False), values_by_label(subjects)):
         settings = {**stated, **training.settings}
-        if training.is_probe or set(settings) != set(subjects.names):
-            continue
+        if training.is_probe or not subjects.holds(settings, may_lie_between=stage == REFINE):
+            continue  # also what an earlier call trained with values that are no longer in the lists
         shared = ("status", "score", "reason", "seconds", "parameters", "latency_ms", "found", "log_dir")
         fields = {name: getattr(outcome, name) for name in shared}
         ordered = {name: settings[name] for name in subjects.names}

@@ -11,11 +11,13 @@ compare the settings in pairs of the same seed; recommend the cheapest that is w
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib import import_module
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +39,7 @@ from lightning_hp.reporting import log_columns
 from lightning_hp.results.sweep import SweepResult
 from lightning_hp.sweeping.built import Built, call_build
 from lightning_hp.sweeping.executors import WorkerProcesses
-from lightning_hp.sweeping.experiment import code_of, data_of, refuse_another
+from lightning_hp.sweeping.experiment import code_of, data_of, plain_values, refuse_another
 from lightning_hp.sweeping.extras import require
 from lightning_hp.sweeping.progress import sweep_progress
 from lightning_hp.sweeping.record import Record
@@ -49,7 +51,7 @@ from lightning_hp.sweeping.storage import in_memory, open_storage, storage_addre
 from lightning_hp.sweeping.stored import NOTE, note_of, result_of
 from lightning_hp.sweeping.strategies import grid, measured_order, one_at_a_time
 from lightning_hp.sweeping.summary import log_summary
-from lightning_hp.sweeping.training import Job, seeded
+from lightning_hp.sweeping.training import Job, callbacks_of, seeded
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +96,7 @@ def sweep(
         order: ``"given"``: subjects are swept in the order of ``space``. ``"measured"``: in the order of their impact.
             It is measured with the first seed, a fifth of the epochs, and the first, the middle and the last value of
             each subject: at most twice as many short trainings as subjects, and one.
-        start: Values of names while other subjects are swept; the first of the list for all others.
+        start: Values of names while other subjects are swept, in the list or not; the first of the list for all others.
         n_trials: Number of settings that a sampler chooses.
         refine: After that, this many further settings between the neighbours of the best values, chosen by a sampler
             that knows all trainings: by ratio where a list is geometric, by difference elsewhere; names of one subject
@@ -187,6 +189,8 @@ def sweep(
         built, read = call_build(build, subjects.start)
     _refuse_unread(subjects, read)
     _refuse_built(built, arguments, monitor)
+    _refuse_unknown(built, arguments)
+    refuse_searched(callbacks_of(arguments, built), subjects, "the callbacks of the Trainer")
     address = storage_address(storage, folder, is_parallel)
     started_by = str({**arguments, **built.trainer}.get("strategy")).rpartition("_")[2]
     has_processes = is_parallel or started_by in ("spawn", "fork", "notebook")
@@ -384,14 +388,21 @@ def _finders(retune: Any, space: Space) -> tuple[Any, ...]:
         finders = tuple(retune) if isinstance(retune, (list, tuple)) else (retune,)
         if not all(isinstance(finder, (BatchSizeScaler, LRFinder)) for finder in finders):
             wrong_type("retune", "True, False, or BatchSizeScaler and LRFinder objects", retune)
+    refuse_searched(finders, space, "`retune`")
+    return finders
+
+
+def refuse_searched(callbacks: Iterable[Any], space: Space, where: str) -> None:
+    """Refuses finders of what is swept."""
+    from lightning_hp.callbacks import BatchSizeScaler, LRFinder
+
     searched = {BatchSizeScaler: ("batch_size",), LRFinder: ("lr", "learning_rate")}
-    for finder in finders:
-        if names := [name for name in searched[type(finder)] if name in space.names]:
+    for callback in callbacks:
+        if names := [name for name in searched.get(type(callback), ()) if name in space.names]:
             raise ValueError(
-                f"Expected {type(finder).__name__} in `retune` or {names[0]!r} in `space`, but got both: the finder"
+                f"Expected {type(callback).__name__} in {where} or {names[0]!r} in `space`, but got both: the finder"
                 " would replace the value that is swept."
             )
-    return finders
 
 
 def _refuse_unpicklable(arguments: Mapping[str, Any]) -> None:
@@ -429,6 +440,13 @@ def _refuse_built(built: Built, arguments: Mapping[str, Any], monitor: str) -> N
         )
 
 
+def _refuse_unknown(built: Built, arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments that the Trainer does not have."""
+    known = inspect.signature(import_module(built.package).Trainer.__init__).parameters
+    if unknown := [name for name in {**arguments, **built.trainer} if name not in known]:
+        raise ValueError(f"Expected arguments of the Trainer in `trainer`, but it has no {unknown[0]!r}.")
+
+
 def probe_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """A fifth of the epochs or steps."""
     steps = arguments.get("max_steps", -1)
@@ -443,7 +461,9 @@ def _stated(value: Any) -> Any:
         return {str(name): _stated(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_stated(entry) for entry in value]
-    return value if isinstance(value, (bool, int, float, str, type(None))) else type(value).__qualname__
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    return {type(value).__qualname__: plain_values(getattr(value, "__dict__", {}))}
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import torch
 from lightning_hp.callbacks.hparams_logger import HParamsLogger
 from lightning_hp.callbacks.pruning import PruningCallback
 from lightning_hp.snapshot import RandomState
-from lightning_hp.sweeping.built import call_build
+from lightning_hp.sweeping.built import Built, call_build
 from lightning_hp.sweeping.history import Handover, History, LatencyMeter
 from lightning_hp.sweeping.optuna_messages import quiet_optuna
 from lightning_hp.sweeping.outcome import Outcome
@@ -140,7 +140,7 @@ class _Training:
     def run(self) -> Outcome:
         """Fits and scores."""
         job = self._job
-        with self._handover:
+        with self._handover, _interrupts():
             self._trainer.fit(self._built.model, **self._built.data)
         score = self._score()
         if not math.isfinite(score):
@@ -163,7 +163,7 @@ class _Training:
         subjects = {**self._job.settings, "seed": self._job.seed}
         record = HParamsLogger(subjects, [self._job.monitor]) if self._job.log_dir is not None else None
         own = [*self._finders, self._history, self._latency, self._pruning, self._handover, record]
-        given = [callback for source in (self._job.trainer, self._built.trainer) for callback in _callbacks_in(source)]
+        given = callbacks_of(self._job.trainer, self._built)
         arguments["callbacks"] = [*copy.deepcopy(given), *(callback for callback in own if callback is not None)]
         return package.Trainer(**arguments)
 
@@ -182,6 +182,22 @@ def score_of(values: Sequence[float], reduce: str) -> float:
         return values[-1]
     finite = list(filter(math.isfinite, values)) or values
     return max(finite) if reduce == "max" else min(finite)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Lightning ends the process after Ctrl-C; in a sweep it is the KeyboardInterrupt that it was."""
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
+
+
+def callbacks_of(trainer: Mapping[str, Any], built: Built) -> list[Any]:
+    """The user's callbacks: those for all trainings, and those of ``build``."""
+    return [*_callbacks_in(trainer), *_callbacks_in(built.trainer)]
 
 
 def _callbacks_in(arguments: Mapping[str, Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 import os
@@ -163,14 +164,14 @@ def test_a_storage_of_another_experiment_is_refused(tmp_path: Path, changes: dic
 
 
 def test_other_data_are_refused(tmp_path: Path):
-    size = 8
+    size = [8]
 
     def sized(settings: dict[str, Any]) -> Any:
-        data = torch.utils.data.TensorDataset(torch.zeros(size, 2))
+        data = torch.utils.data.TensorDataset(torch.zeros(size[0], 2))
         return Scored(settings["a"]), (torch.utils.data.DataLoader(data), torch.utils.data.DataLoader(data))
 
     run(build=sized, space={"a": [1]}, storage=tmp_path / "sweep.db")
-    size = 9
+    size[0] = 9
     with pytest.raises(ValueError, match="the data is another"):
         run(build=sized, space={"a": [1]}, storage=tmp_path / "sweep.db")
 
@@ -251,6 +252,16 @@ def without_validation(settings: dict[str, Any]) -> Any:
         ({"pruner": "median"}, TypeError, "a pruner of Optuna"),
         ({"retune": "yes"}, TypeError, "BatchSizeScaler and LRFinder objects"),
         ({"retune": LRFinder(), "space": {"lr": [1]}}, ValueError, "but got both"),
+        (
+            {
+                "build": lambda settings: (Scored(settings["lr"]), loaders()),
+                "trainer": {**TRAINER, "callbacks": [LRFinder()]},
+                "space": {"lr": [1]},
+            },
+            ValueError,
+            "LRFinder in the callbacks of the Trainer or 'lr' in `space`",
+        ),
+        ({"trainer": {"max_epoch": 1}}, ValueError, "it has no 'max_epoch'"),
         ({"trainer": {**TRAINER, "strategy": "ddp", "devices": 2}}, ValueError, "starts the script again"),
         ({"trainer": 3}, TypeError, "a dict of arguments of the Trainer"),
         ({"refine": -1}, ValueError, "an int >= 0"),
@@ -430,6 +441,54 @@ def test_an_interrupt_is_raised_and_its_training_made_again(tmp_path: Path):
 
     assert [trial.score for trial in result.trials] == [1, 2]
     assert [trial.number for trial in result.trials] == [0, 2]
+
+
+def test_an_interrupt_within_fit_is_raised_as_such():
+    class Interrupted(Scored):
+        def on_train_start(self) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(build=lambda settings: (Interrupted(settings["a"]), loaders()), space={"a": [1, 2]})
+
+
+def test_only_settings_of_the_space_count(tmp_path: Path):
+    storage = tmp_path / "sweep.db"
+    run(storage=storage)
+
+    narrow = run(storage=storage, space={"a": [1, 2], "b": [10]})
+
+    assert narrow.best == {"a": 2, "b": 10}
+    assert {tuple(trial.settings.values()) for trial in narrow.trials} == {(1, 10), (2, 10)}
+
+
+def test_a_value_that_build_holds_is_part_of_the_experiment(tmp_path: Path):
+    def scaled(settings: dict[str, Any], factor: float) -> Any:
+        return Scored(factor * settings["a"]), loaders()
+
+    def closure(factor: float) -> Any:
+        return lambda settings: (Scored(factor * settings["a"]), loaders())
+
+    for index, make in enumerate((lambda factor: functools.partial(scaled, factor=factor), closure)):
+        storage = tmp_path / f"{index}.db"
+        run(build=make(1.0), space={"a": [1]}, storage=storage)
+        run(build=make(1.0), space={"a": [1]}, storage=storage)
+        with pytest.raises(ValueError, match="a value that it holds"):
+            run(build=make(2.0), space={"a": [1]}, storage=storage)
+
+
+def test_a_build_that_returns_the_same_module_is_refused():
+    model = Scored(1.0)
+
+    with pytest.raises(SweepError, match="a new module each time"):
+        run(build=lambda settings: (model if settings["a"] else None, loaders()), space={"a": [1, 2]})
+
+
+def test_with_one_seed_no_effect_has_an_interval():
+    result = run(strategy="grid")
+
+    assert all(np.isnan(effect.margin) for effect in result.effects.values())
+    assert "±" not in str(result)
 
 
 def test_two_calls_at_once_share_the_trainings(tmp_path: Path):
