@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import psutil
@@ -331,7 +332,12 @@ def _stored(value: Any) -> Any:
 
 
 def _this_process() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _start_of(os.getpid())}
+
+
+@lru_cache(maxsize=1)
+def _start_of(pid: int) -> float:
+    return psutil.Process(pid).create_time()
 
 
 def _is_alive(trial: FrozenTrial) -> bool:

@@ -64,6 +64,8 @@ class Runner:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     settings: dict[str, Settings] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
+    _by_settings: dict[str, dict[int, Outcome]] = field(default_factory=dict)
+    _scored: dict[str, float] = field(default_factory=dict)
 
     def follow(self, plan: Plan) -> Any:
         """Trains all rounds of a plan; returns what the plan returns."""
@@ -79,8 +81,13 @@ class Runner:
         """Notes the outcome of a training."""
         self.outcomes[training.key] = outcome
         if not training.is_probe:
-            self.settings.setdefault(key_of(training.settings), training.settings)
-            self.stages.setdefault(key_of(training.settings), stage)
+            key = key_of(training.settings)
+            self.settings.setdefault(key, training.settings)
+            self.stages.setdefault(key, stage)
+            self._by_settings.setdefault(key, {})[training.seed] = outcome
+            self._scored.pop(key, None)
+            if (score := self._score_of(key)) is not None:
+                self._scored[key] = score
 
     def settings_of(self, stage: str) -> list[Settings]:
         """The settings that were first trained in a stage."""
@@ -92,7 +99,11 @@ class Runner:
         Settings that were left after some of their seeds have the score of the best plus their mean difference to it.
         Settings with a pruned training are at most as good as the worst that were not pruned.
         """
-        outcomes = [self.outcomes.get(Training(settings, seed).key) for seed in self.seeds]
+        return self._score_of(key_of(settings))
+
+    def _score_of(self, key: str) -> float | None:
+        by_seed = self._by_settings.get(key, {})
+        outcomes = [by_seed.get(seed) for seed in self.seeds]
         made = [outcome for outcome in outcomes if outcome is not None]
         if not made or any(outcome.score is None or outcome.status == "failed" for outcome in made):
             return None
@@ -112,8 +123,8 @@ class Runner:
     def _complete(self) -> list[Any]:
         """The scores of all settings that were trained with every seed, higher is better."""
         rows = []
-        for settings in self.settings.values():
-            outcomes = [self.outcomes.get(Training(settings, seed).key) for seed in self.seeds]
+        for by_seed in self._by_settings.values():
+            outcomes = [by_seed.get(seed) for seed in self.seeds]
             if all(outcome is not None and outcome.status == "complete" for outcome in outcomes):
                 rows.append(np.array([self.sign * float(o.score) for o in outcomes if o and o.score is not None]))
         return rows
@@ -212,12 +223,10 @@ class Runner:
             _log.warning(text)
 
     def _best_so_far(self) -> str:
-        scored = [
-            (score, settings) for settings in self.settings.values() if (score := self.score(settings)) is not None
-        ]
-        if not scored:
+        if not self._scored:
             return ""
-        score, settings = max(scored, key=lambda pair: pair[0])
+        key = max(self._scored, key=self._scored.__getitem__)
+        score, settings = self._scored[key], self.settings[key]
         return f"best {self.sign * score:.4g} with {describe(settings)}"
 
 

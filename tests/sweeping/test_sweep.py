@@ -14,6 +14,7 @@ import textwrap
 import threading
 import time
 import weakref
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ import torch
 from torch import nn
 
 from lightning_hp import LRFinder, SweepError, SweepResult, sweep
+from lightning_hp.functional.sweep import labels
+from lightning_hp.sweeping.outcome import Outcome
 from tests.sweeping.common import SPACE, TRAINER, Scored, build, folders, loaders
 
 OPTIONS: dict[str, Any] = {"monitor": "val_score", "mode": "max", "trainer": TRAINER, "logdir": None}
@@ -563,6 +566,27 @@ def test_memory_of_a_training_is_freed():
     finally:
         gc.enable()
     assert [trial.status for trial in result.trials] == ["complete"] * 3
+
+
+def test_the_work_per_training_does_not_grow_with_the_number_of_trainings(monkeypatch: pytest.MonkeyPatch):
+    class Instant:
+        def submit(self, function: Any, job: Any) -> Future:
+            future: Future = Future()
+            future.set_result(Outcome("complete", score=job.settings["a"]))
+            return future
+
+    def labels_made(count: int) -> int:
+        made = []
+        original = labels.label_of
+        monkeypatch.setattr(labels, "label_of", lambda value: made.append(value) or original(value))
+        space = {"a": list(range(count)), "b": [20]}
+        sweep(
+            build, space, monitor="val_accuracy", mode="max", executor=Instant(), trainer=TRAINER, logdir=None, seeds=2
+        )
+        monkeypatch.undo()
+        return len(made)
+
+    assert labels_made(60) < 4 * labels_made(20)
 
 
 def test_time_is_measured():
