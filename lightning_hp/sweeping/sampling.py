@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lightning_hp.functional.checks import is_number
 from lightning_hp.functional.sweep.labels import key_of
 from lightning_hp.sweeping.axes import ListAxis, RangeAxis, range_axis
 from lightning_hp.sweeping.optuna_messages import quiet_optuna
-from lightning_hp.sweeping.space import Settings, Space
+from lightning_hp.sweeping.space import Settings, Space, Subject
 from lightning_hp.sweeping.strategies import Plan, Round, Scores, best_of
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ def refine(
 ) -> Plan:
     """Searches the ranges between the neighbours of the best values, starting from all trainings that exist.
 
+    A category that was worse may have been tried with numbers that suit the other one, so all categories stay.
+
     Args:
-        space: The subjects. Those without numbers keep their best value.
+        space: The subjects. Those without numbers may take any of their values.
         known: The settings that were trained.
         asked: Those among them that an earlier call of this strategy chose. They are completed, and count as trials.
         scores: The scores.
@@ -67,8 +70,8 @@ def refine(
     best = best_of([settings for settings in known if settings not in asked], scores)
     if best is None:
         return
-    axes = [axis for subject in space.subjects if (axis := range_axis(subject, best)) is not None]
-    if not axes:
+    axes = [axis for subject in space.subjects if (axis := _refined_axis(subject, best)) is not None]
+    if not any(isinstance(axis, RangeAxis) for axis in axes):
         return
     names = {name for axis in axes for name in axis.names}
     fixed = {name: value for name, value in best.items() if name not in names}
@@ -79,6 +82,22 @@ def refine(
         if key_of({name: value for name, value in settings.items() if name not in names}) == key_of(fixed):
             _add_known(study, axes, settings, scores(settings))
     yield from _ask(REFINE, study, axes, fixed, trials - len(asked), batch, may_stop_early=True)
+
+
+def _refined_axis(subject: Subject, best: Settings) -> ListAxis | RangeAxis | None:
+    """The range around the best value, all values of a subject without numbers, or ``None`` to keep the best value."""
+    axis = range_axis(subject, best)
+    if axis is not None or len(subject.values) < 2 or any(is_number(entry) for row in subject.values for entry in row):
+        return axis
+    categories = ListAxis(subject)
+    return None if categories.parameter(best) is None else categories
+
+
+def refining_sampler() -> BaseSampler:
+    """The sampler of :func:`refine` in a sweep."""
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=0, multivariate=True)
 
 
 def _ask(

@@ -44,7 +44,7 @@ from lightning_hp.sweeping.extras import require
 from lightning_hp.sweeping.progress import sweep_progress
 from lightning_hp.sweeping.record import Record
 from lightning_hp.sweeping.runner import Runner, SweepError
-from lightning_hp.sweeping.sampling import REFINE, SAMPLER, sampled
+from lightning_hp.sweeping.sampling import REFINE, SAMPLER, refining_sampler, sampled
 from lightning_hp.sweeping.sampling import refine as refine_plan
 from lightning_hp.sweeping.space import Space
 from lightning_hp.sweeping.storage import in_memory, open_storage, storage_address
@@ -100,8 +100,8 @@ def sweep(
         n_trials: Number of settings that a sampler chooses.
         refine: After that, this many further settings between the neighbours of the best values, chosen by a sampler
             that knows all trainings: by ratio where a list is geometric, by difference elsewhere; names of one subject
-            move together; subjects without numbers keep their best value. Settings that are clearly worse with the
-            first seeds are not trained with the others.
+            move together; subjects without numbers may take any of their values. Settings that are clearly worse with
+            the first seeds are not trained with the others.
         seeds: Number of trainings per setting, with the seeds 0, 1, ..., or the seeds themselves. The same seeds for
             every setting, so that differences are paired.
         reduce: Whether the ``"last"`` or the ``"best"`` value of the metric in a training is its score.
@@ -303,11 +303,8 @@ def _follow(
     else:
         runner.follow(sampled(space, runner.settings_of(SAMPLER), strategy, n_trials or 0, batch))
     if refine:
-        import optuna
-
-        sampler = optuna.samplers.TPESampler(seed=0, multivariate=True)
-        asked = runner.settings_of(REFINE)
-        runner.follow(refine_plan(space, list(runner.settings.values()), asked, runner.score, sampler, refine, batch))
+        asked, known = runner.settings_of(REFINE), list(runner.settings.values())
+        runner.follow(refine_plan(space, known, asked, runner.score, refining_sampler(), refine, batch))
     return tuple(subject.label for subject in subjects)
 
 

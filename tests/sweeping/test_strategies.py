@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import optuna
 import pytest
 
 from lightning_hp.functional.sweep.labels import key_of
-from lightning_hp.sweeping.sampling import refine, sampled
+from lightning_hp.sweeping.sampling import refine, refining_sampler, sampled
 from lightning_hp.sweeping.space import Space
 from lightning_hp.sweeping.strategies import Plan, Round, grid, measured_order, one_at_a_time
 
@@ -93,7 +94,7 @@ def test_a_sampler_ends_when_all_settings_are_known():
     assert len({key_of(settings) for each in rounds for settings in each.settings}) <= 12
 
 
-def test_refining_stays_between_the_neighbours_and_keeps_what_has_no_numbers():
+def test_refining_stays_between_the_neighbours():
     subjects = Space({"lr": [0.001, 0.01, 0.1, 1.0], "act": ["relu", "tanh"], ("size", "width"): [(8, 16), (32, 64)]})
     known = list(subjects.grid())
 
@@ -106,10 +107,27 @@ def test_refining_stays_between_the_neighbours_and_keeps_what_has_no_numbers():
     asked = [settings for each in rounds[:-1] for settings in each.settings]
     assert len(asked) == 12
     assert all(0.001 <= settings["lr"] <= 0.1 for settings in asked)
-    assert {settings["act"] for settings in asked} == {"tanh"}
+    assert {settings["act"] for settings in asked} == {"relu", "tanh"}
     assert all(isinstance(settings["size"], int) and 8 <= settings["size"] <= 32 for settings in asked)
     assert all(settings["width"] == pytest.approx(2 * settings["size"], abs=2) for settings in asked)
     assert max(map(score, asked)) > max(map(score, known))
+
+
+def test_refining_leaves_a_category_that_one_at_a_time_was_caught_in():
+    subjects = Space({"act": ["tanh", "relu"], "lr": [0.01, 0.1, 1.0]}, start={"lr": 1.0})
+
+    def score(settings: dict[str, Any]) -> float:
+        far = abs(math.log10(settings["lr"] / (0.1 if settings["act"] == "relu" else 1.0)))
+        return (settings["act"] == "relu") - 2 * far
+
+    rounds, _ = follow(one_at_a_time(subjects, subjects.subjects), score)
+    known = [settings for each in rounds for settings in each.settings]
+    assert max(known, key=score)["act"] == "tanh"
+
+    rounds, _ = follow(refine(subjects, known, [], score, refining_sampler(), 20, 1), score)
+    found = max((settings for each in rounds for settings in each.settings), key=score)
+    assert found["act"] == "relu"
+    assert score(found) > score(max(known, key=score)) + 0.3
 
 
 def test_what_a_sampler_chose_before_counts():
