@@ -144,7 +144,7 @@ class Sizes:
         ({"limits": {"min_steps_per_epoch": 0}}, ValueError, "`min_steps_per_epoch` to be an int >= 1"),
         ({"limits": {"min_training_steps": 0}}, ValueError, "`min_training_steps` to be an int >= 1"),
         ({"limits": {"within": 0}}, ValueError, "`within` to be a number > 0 and < 1, but got 0"),
-        ({"steps_per_trial": 1}, ValueError, "`steps_per_trial` to be an int >= 2"),
+        ({"steps_per_trial": 1}, ValueError, "`steps_per_trial` to be an int from 2 to 1000"),
         ({"limits": {"memory_share": 0.0}}, ValueError, "`memory_share` to be a number > 0 and <= 1"),
         ({"margin": 1.0}, ValueError, "`margin` to be a number >= 0 and < 1"),
         ({"update_attr": "no"}, TypeError, "`update_attr` to be True or False"),
