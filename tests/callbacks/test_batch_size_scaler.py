@@ -23,7 +23,17 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.utils.rnn import pack_sequence
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, OneCycleLR, SequentialLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    MultiStepLR,
+    OneCycleLR,
+    SequentialLR,
+    StepLR,
+)
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, default_collate
 
 from lightning_hp import BatchSizeResult, BatchSizeScaler, ClassBalancedBatchSampler, LRFinder
@@ -1218,14 +1228,64 @@ def test_a_schedule_that_follows_the_steps_is_not(kind: str) -> None:
     run = fit([callback], net(Schedules, kind=kind, where="hook"), max_epochs=2, num_sanity_val_steps=0)
     assert callback.optimal_batch_size == 128
     assert run.global_step == 20
-    assert "lengths of" not in str(callback.result)
+    assert "do not follow" not in str(callback.result)
 
 
 def test_a_length_that_was_typed_is_named() -> None:
     callback = largest(max_val=128)
     fit([callback], net(scheduler="cosine"), max_epochs=2)
-    words = "20 optimizer steps instead of 80: the lengths of CosineAnnealingLR stay what they are"
+    words = "20 optimizer steps instead of 80: the rates of CosineAnnealingLR do not follow the number of steps"
     assert words in str(callback.result)
+
+
+STEP_SCHEDULES = {
+    "decay past the end": lambda optimizer: LambdaLR(optimizer, lambda step: max(0.0, 1 - step / 120)),
+    "warm-up": lambda optimizer: LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 40)),
+    "MultiStepLR": lambda optimizer: MultiStepLR(optimizer, [60, 90]),
+    "StepLR": lambda optimizer: StepLR(optimizer, 40),
+    "restarts": lambda optimizer: CosineAnnealingWarmRestarts(optimizer, 40),
+    "ExponentialLR": lambda optimizer: ExponentialLR(optimizer, 0.97),
+}
+OTHER_SCHEDULES = {
+    "half": lambda optimizer: LambdaLR(optimizer, lambda _: 0.5),
+    "constant": lambda optimizer: StepLR(optimizer, 200),
+    "as long as the training": lambda optimizer: LambdaLR(optimizer, lambda step: max(0.0, 1 - step / 80)),
+}
+
+
+class Typed(Net):
+    """A schedule of the steps whose numbers are typed."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.lr)
+        scheduler = {**STEP_SCHEDULES, **OTHER_SCHEDULES}[self.kind](optimizer)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+@pytest.mark.parametrize("kind", STEP_SCHEDULES)
+def test_a_schedule_that_does_not_follow_the_steps_is_named(kind: str) -> None:
+    """The training ended in the middle of it, and the result did not say so."""
+    callback = largest(max_val=128)
+    run = fit([callback], net(Typed, kind=kind), max_epochs=2)
+    assert run.global_step == 20
+    words = r"20 optimizer steps instead of 80: the rates of (\w+) do not follow the number of steps\."
+    assert re.search(words, str(callback.result))
+
+
+@pytest.mark.parametrize("kind", ["half", "constant"])
+def test_a_constant_rate_is_not_named(kind: str) -> None:
+    callback = largest(max_val=128)
+    fit([callback], net(Typed, kind=kind), max_epochs=2)
+    assert "do not follow" not in str(callback.result)
+
+
+def test_a_schedule_with_the_length_of_the_training_as_a_constant_is_refused() -> None:
+    with pytest.raises(MisconfigurationException, match="LambdaLR has 80 steps at any"):
+        fit([largest(max_val=128)], net(Typed, kind="as long as the training"), max_epochs=2)
 
 
 # a share of the batches

@@ -214,6 +214,31 @@ class Schedule:
         return tuple(factor * ratio for factor, ratio in zip(shape, self.ratios.tolist(), strict=True))
 
 
+def rates_of_one(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, position: int, num_steps: int, steps_per_epoch: int
+) -> Array | None:
+    """The rates that one scheduler gives over a training, while the others stand still; nothing is changed.
+
+    Args:
+        trainer: A Trainer inside ``fit`` whose loaders exist.
+        pl_module: Its module.
+        position: Which of the schedulers.
+        num_steps: Optimizer steps from the start of the schedule.
+        steps_per_epoch: Optimizer steps of an epoch.
+
+    Returns:
+        Rates at equidistant moments, divided by those that the groups are built on, shape (points, groups); floors in
+        absolute terms are taken for zero. ``None`` if the scheduler cannot be stepped.
+
+    Note:
+        Runs ``configure_optimizers`` once.
+
+    """
+    plan = _Plan(trainer, pl_module, num_steps, steps_per_epoch, only=position)
+    factors = _simulate(plan, None, _SIMULATED_VALUE)
+    return None if factors is None else factors.points
+
+
 class _Plan:
     """When ``fit`` steps the schedulers.
 
@@ -221,23 +246,28 @@ class _Plan:
     """
 
     def __init__(
-        self, trainer: Any, pl_module: pl.LightningModule, num_steps: int, steps_per_epoch: int, steps_done: int
+        self,
+        trainer: Any,
+        pl_module: pl.LightningModule,
+        num_steps: int,
+        steps_per_epoch: int,
+        steps_done: int = 0,
+        only: int | None = None,
     ) -> None:
         self.trainer = trainer
         self.module = pl_module
         self.configs = list(trainer.strategy.lr_scheduler_configs)
+        self._positions = range(len(self.configs)) if only is None else (only,)
         self._steps_per_epoch = max(1, steps_per_epoch)
         # `current_epoch` goes on in a second `fit`, whose schedulers start again.
         self._first_step = max(0, trainer.global_step - steps_done)
         self._first_epoch = max(0, trainer.current_epoch - round(steps_done / self._steps_per_epoch))
-        per_step = any(config.interval == "step" for config in self._stepped())
+        stepped = self._with_schedulers(self.configs)
+        per_step = any(config.interval == "step" for config, _ in stepped)
         self._steps_per_tick = 1 if per_step else self._steps_per_epoch
         self.num_ticks = max(1, math.ceil((steps_done + num_steps) / self._steps_per_tick))
         self._ticks_done = steps_done // self._steps_per_tick
         self.first_row = self._ticks_done
-
-    def _stepped(self) -> list[Any]:
-        return [config for config in self.configs if not config.reduce_on_plateau]
 
     def sample(self, num_rows: int) -> list[int]:
         """Equidistant ticks; `first_row` then counts these."""
@@ -279,8 +309,8 @@ class _Plan:
                     self._step(scheduler, done, set_progress)
 
     def _with_schedulers(self, schedulers: Sequence[Any]) -> list[tuple[Any, Any]]:
-        pairs = zip(self.configs, schedulers, strict=True)
-        return [(config, scheduler) for config, scheduler in pairs if not config.reduce_on_plateau]
+        pairs = list(zip(self.configs, schedulers, strict=True))
+        return [pairs[i] for i in self._positions if not pairs[i][0].reduce_on_plateau]
 
     def _step(self, scheduler: Any, steps: int, set_progress: Callable[[int, int], None]) -> None:
         set_progress(self._first_step + steps, self._first_epoch + (steps - 1) // self._steps_per_epoch)

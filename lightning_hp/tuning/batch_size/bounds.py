@@ -56,7 +56,7 @@ class Bounds:
         epochs: An epoch of each loader.
         float_limit: The largest batch of which a float ``limit_*_batches`` leaves a batch, and its name.
         counts: What counts batches or steps over the whole training.
-        schedules: Names of the schedules whose lengths are numbers of steps that do not follow the batch size.
+        schedules: Names of the schedules that count steps and whose rates do not follow the number of steps.
         has_batch_norm: Whether the samples of a batch are normalised together.
         one_sample_trains: Whether a batch of one sample can be trained with.
         trains: Whether there are optimizer steps to count.

@@ -75,7 +75,8 @@ def _counts(bounds: Bounds, size: int, accumulate: int) -> list[str]:
         old, new = bounds.times(count, bounds.value), bounds.times(count, size, accumulate)
         if old != new:
             parts.append(f"{count.name} acts {new:.0f} instead of {old:.0f} times")
-    parts += [f"the lengths of {name} stay what they are" for name in bounds.schedules]
+    if bounds.schedules:
+        parts.append(f"the rates of {' and '.join(bounds.schedules)} do not follow the number of steps")
     if not parts and (before == math.inf or after > before):
         return []
     what = f": {', '.join(parts)}" if parts else ""

@@ -7,15 +7,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lightning_hp.hyperparameters import BatchSize
+from lightning_hp.hyperparameters.learning_rate.schedule import Array, rates_of_one
 from lightning_hp.rehearsal import Rehearsal
 from lightning_hp.trainer import building_without_effects, misconfiguration
 
 # Where torch's schedulers and those of others keep how long they are. Other numbers (a patience) are no lengths.
-_LENGTHS = {"total_steps", "T_max", "total_iters", "max_iters", "t_initial", "first_cycle_steps", "num_training_steps"}
+_LENGTHS = {
+    "total_steps",
+    "T_max",
+    "total_iters",
+    "max_iters",
+    "t_initial",
+    "T_0",
+    "first_cycle_steps",
+    "num_training_steps",
+}
 
 # Shorter trainings have a length that other numbers may equal by chance.
 _SHORTEST = 10
+
+# A schedule follows if its rates, as shares of the highest, differ by less on average: lengths in steps are rounded.
+_FOLLOWS = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,13 @@ def step_counts(trainer: Any) -> tuple[StepCount, ...]:
 
 
 def fixed_schedules(rehearsal: Rehearsal, batch_size: BatchSize) -> tuple[str, ...]:
-    """The schedules that count optimizer steps and are as long at another batch size.
+    """The schedules that count optimizer steps and whose rates do not follow the number of steps.
+
+    The schedules are built and simulated at the present batch size and at twice as much, which gives the training half
+    as many steps:
+
+        does not follow = same rate at each step, and not a constant one
+                          or another rate at the same progress, from 0 to 1
 
     Args:
         rehearsal: An open rehearsal; its next step needs a ``restart``.
@@ -63,7 +84,8 @@ def fixed_schedules(rehearsal: Rehearsal, batch_size: BatchSize) -> tuple[str, .
             training would end in the middle of it, or go on after its end.
 
     Note:
-        Runs ``configure_optimizers`` once, where schedules count steps.
+        Runs ``configure_optimizers`` once where schedules count steps, and three times for each of these. Where a
+        schedule cannot be simulated, the lengths that it keeps are compared.
 
     """
     trainer = rehearsal.trainer
@@ -72,8 +94,9 @@ def fixed_schedules(rehearsal: Rehearsal, batch_size: BatchSize) -> tuple[str, .
     if not positions or steps is None:
         return ()
     before = [lengths_of(trainer.strategy.lr_scheduler_configs[i].scheduler) for i in positions]
+    rates_before = [_rates(rehearsal, i, steps) for i in positions]
     rehearsal.restart(lambda: batch_size.loaders(2 * batch_size.value))
-    steps_after = rehearsal.planned_steps
+    steps_after = rehearsal.planned_steps or steps
     with building_without_effects(trainer, trainer.lightning_module) as build:
         schedulers = build().schedulers
         after = [lengths_of(schedulers[i]) for i in positions]
@@ -87,7 +110,42 @@ def fixed_schedules(rehearsal: Rehearsal, batch_size: BatchSize) -> tuple[str, .
                 " length of the training at the present one. Compute it in `configure_optimizers` from"
                 f" `self.trainer.estimated_stepping_batches`, or keep the steps with `effective_batch_size={step}`.",
             )
-    return tuple(name for name, old, new in zip(names, before, after, strict=True) if old and old == new)
+    fixed = []
+    for number, i in enumerate(positions):
+        rates = rates_before[number]
+        same_steps, same_progress = _rates(rehearsal, i, steps), _rates(rehearsal, i, steps_after)
+        if rates is None or same_steps is None or same_progress is None:
+            keeps = bool(before[number]) and before[number] == after[number]
+        else:
+            keeps = not _is_constant(rates) and (
+                _are_equal(rates, same_steps) or not _are_alike(rates, same_progress, steps_after)
+            )
+        if keeps:
+            fixed.append(names[number])
+    return tuple(dict.fromkeys(fixed))
+
+
+def _rates(rehearsal: Rehearsal, position: int, steps: int) -> Array | None:
+    """The rates of a schedule as it is built now, over a number of steps."""
+    trainer = rehearsal.trainer
+    return rates_of_one(trainer, trainer.lightning_module, position, steps, rehearsal.steps_per_epoch or steps)
+
+
+def _is_constant(rates: Array) -> bool:
+    return bool(np.allclose(rates, rates[0], rtol=1e-6, atol=0))
+
+
+def _are_equal(rates: Array, others: Array) -> bool:
+    return rates.shape == others.shape and bool(np.allclose(rates, others, rtol=1e-6, atol=1e-12))
+
+
+def _are_alike(rates: Array, others: Array, num_steps: int) -> bool:
+    """Whether two schedules have about the same rates at the same progress, as shares of their highest."""
+    if rates.shape[1] != others.shape[1]:
+        return False
+    progress = np.linspace(0, 1, 1000, endpoint=False)
+    shapes = [(one / np.maximum(one.max(axis=0), 1e-300))[(progress * len(one)).astype(int)] for one in (rates, others)]
+    return bool(np.abs(shapes[0] - shapes[1]).mean(axis=0).max() <= max(_FOLLOWS, 4 / num_steps))
 
 
 def lengths_of(scheduler: Any) -> set[int]:
@@ -103,11 +161,12 @@ def lengths_of(scheduler: Any) -> set[int]:
 
 
 def _numbers_in(function: Any) -> Iterator[int]:
-    """The integers that a function keeps: arguments that are bound, variables that are enclosed, attributes."""
+    """The integers that a function keeps: constants, arguments that are bound, enclosed variables, attributes."""
     values: list[Any] = [*vars(function).values()] if hasattr(function, "__dict__") else []
     if isinstance(function, functools.partial):
         values += [*function.args, *function.keywords.values()]
     values += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    values += getattr(getattr(function, "__code__", None), "co_consts", ())
     yield from filter(_is_int, values)
 
 
