@@ -44,9 +44,10 @@ _MARKERS = {
 def plot_learning_rate(result: LearningRateResult, ax: Axes | None = None) -> Axes:
     """Plots a range test: all losses, the smoothed curve, the suggestion, and what the other rules find.
 
-    The suggestion is a red line with a red dot on the curve that it is read from; the interval of fair choices is a red
-    band. Learning rates above the edge of the explosion are shaded. The loss axis covers the fall of the loss, so an
-    explosion is cut off. If there is no suggestion, the title gives the reason.
+    The suggestion is a red line with a red dot on the curve that it is read from; the interval is a red band, in which
+    the best rate is likely to lie if there were short trainings. Learning rates above the edge of the explosion are
+    shaded. The loss axis covers the fall of the loss, so an explosion is cut off. If there is no suggestion, the title
+    gives the reason.
 
     Args:
         result: The result of a range test.

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 #: Rules that are read from the second sweep, if there is one; the others are made for the whole range.
 _READ_FROM_ZOOM = ("fall", "one_cycle", "half")
 
+#: What lies in the interval, for the rules that it belongs to.
+_INTERVALS = {"fall": "50 to 80 % of the fall lie", "trainings": "the best rate is likely"}
+
 
 @dataclass(frozen=True, eq=False)
 class LearningRateResult:
@@ -55,8 +58,9 @@ class LearningRateResult:
         losses: Losses, shape (repeats, steps); NaN for steps that a sweep did not reach.
         smoothed: Smoothed median of the losses, shape (steps,); NaN where it is unknown.
         suggestion: The learning rate suggested by ``rule``, > 0; ``None`` if there is no suggestion.
-        interval: The lowest and the highest fair choice: rates at 50 % and at 80 % of the fall of the range test, or
-            around the short trainings that reach 90 % of the best fall; ``None`` if unknown.
+        interval: Where the best rate is likely to lie, around the short trainings that reach 90 % of the best fall; its
+            ends may be far worse than the suggestion. For the rule ``"fall"`` the rates at 50 % and at 80 % of the fall
+            of the range test. ``None`` if unknown.
         rules: Name of each rule and the learning rate it finds, or ``None``.
         rule: Name of the rule that gives the suggestion; a key of ``rules``.
         lr_before: Learning rate of the model before the range test.
@@ -96,7 +100,7 @@ class LearningRateResult:
         >>> suggestion = suggest_lr(lrs, losses)
         >>> result = LearningRateResult.from_range_test(lrs, losses, suggestion, lr_before=0.1, seconds=1.5)
         >>> print(result.with_used(result.suggestion))
-        Suggested learning rate 0.00193: two thirds of the fall; 0.000945 to 0.00382 is a fair choice
+        Suggested learning rate 0.00193: two thirds of the fall; 50 to 80 % of the fall lie between 0.000945 and 0.00382
           before 0.1, used 0.00193
           fall 0.00193 | one_cycle 0.00681 | half 0.000945 | steepest 0.00439 | valley 0.000848 | slide 0.00268 | ...
           99 steps in 1.5 s, from 1e-06 to 10; the fall is ... times the noise
@@ -377,14 +381,14 @@ class LearningRateResult:
 
     @property
     def why(self) -> str:
-        """Where the suggestion comes from and what else is a fair choice, in one line."""
+        """Where the suggestion comes from and where the best rate is likely to lie, in one line."""
         text = RULES.get(self.rule, self.rule)
         if self.rule == "trainings":
             text = f"by {len(self.trained_lrs)} short trainings of {len(self.trained_losses[0])} steps"
             if self.checked_losses:
                 text += f", checked over {len(self.checked_losses)}"
-        if self.interval is not None and self.rule in ("fall", "trainings"):
-            text += "; {:.3g} to {:.3g} is a fair choice".format(*self.interval)
+        if self.interval is not None and self.rule in _INTERVALS:
+            text += "; {} between {:.3g} and {:.3g}".format(_INTERVALS[self.rule], *self.interval)
         return text
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
@@ -395,8 +399,9 @@ class LearningRateResult:
             ["used", self.lr_used, "used for the training"],
         ]
         rows += [[name, lr, RULES.get(name, name)] for name, lr in self.rules.items()]
-        if self.interval is not None and self.rule in ("fall", "trainings"):
-            rows += [["lowest", self.interval[0], "fair choice"], ["highest", self.interval[1], "fair choice"]]
+        if self.interval is not None and self.rule in _INTERVALS:
+            what = f"{_INTERVALS[self.rule]} between the lowest and the highest"
+            rows += [["lowest", self.interval[0], what], ["highest", self.interval[1], what]]
         if self.edge is not None:
             rows.append(["edge", self.edge, "a quarter of the fall is lost again"])
         return ["", "learning rate", "what it is"], rows

@@ -44,8 +44,8 @@ FIRST, FIRST_WITHOUT_VALLEY = 0.1, 0.05
 #: The loss of a training is the mean over this share of its steps, the last ones.
 TAIL = 0.2
 
-#: Rates that reach this share of the best fall are fair choices.
-FAIR = 0.9
+#: The best rate of the planned training is likely around those that reach this share of the best fall.
+NEAR = 0.9
 
 NO_MEASURE = "it may be no measure of what is learned (policy gradient, contrastive loss with a queue)"
 
@@ -72,7 +72,7 @@ class TrainedChoice:
 
     Attributes:
         lr: The chosen rate; ``None`` if no training lowered the loss.
-        interval: The lowest and the highest fair choice, or ``None``.
+        interval: The lowest and the highest rate between which the best one is likely to lie, or ``None``.
         fall: How far the best training lowered the loss.
         reason: Why there is no choice, in one sentence, or ``None``.
 
@@ -269,9 +269,9 @@ def choose_rate(
     log_lr -= (DRIFT_OF_DECAY if decays else DRIFT) * min(doublings, MOST_DOUBLINGS)
     log_lr -= DRIFT_OF_PASSES * min(max(0.0, math.log2(passes / FEW_PASSES)), MOST_DOUBLINGS)
     lr = 10**log_lr
-    fair = [rate for rate, loss in final.items() if loss <= final[best] + (1 - FAIR) * fall]
+    near = [rate for rate, loss in final.items() if loss <= final[best] + (1 - NEAR) * fall]
     # A whole step below and half a step above: the best rate of a long training is rather lower.
-    interval = min(lr, *fair) / STEP, max(lr, max(fair) * math.sqrt(STEP))
+    interval = min(lr, *near) / STEP, max(lr, max(near) * math.sqrt(STEP))
     return TrainedChoice(lr, interval, fall)
 
 

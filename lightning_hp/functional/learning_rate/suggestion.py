@@ -54,7 +54,7 @@ class LRSuggestion:
 
     Attributes:
         lr: The suggested learning rate, where two thirds of the fall are done. ``None`` if the curve supports none.
-        interval: The rates at 50 % and at 80 % of the fall. All rates between them are fair choices.
+        interval: The rates at 50 % and at 80 % of the fall.
         one_cycle: A peak rate for a one-cycle schedule: the geometric mean of the rate at 25 % of the fall and `edge`.
         edge: The rate above the bottom where a quarter of the fall is lost again, or the last one before the losses
             stopped being finite. ``None`` if the range ended earlier; then `one_cycle` uses the end of the range, which
