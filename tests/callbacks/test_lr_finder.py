@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +212,28 @@ def test_an_error_with_finite_weights_ends_the_fit() -> None:
                 raise ValueError("the user's own")
             return super().training_step(batch, batch_idx)
 
-    with pytest.raises(ValueError, match="the user's own"):
-        fit([finder()], net(Broken))
+    callback = finder()
+    with pytest.raises(ValueError, match="the user's own") as raised:
+        fit([callback], net(Broken))
+    if sys.version_info >= (3, 11):
+        assert raised.value.__notes__ == [f"LRFinder was trying a learning rate of {callback._settings.lrs[5]:.3g}."]
+
+
+def test_an_error_in_a_short_training_names_the_rate() -> None:
+    class BrokenLater(Net):
+        steps = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            type(self).steps += 1
+            if self.steps == 90:  # the sweep has 70 steps
+                raise ValueError("the user's own")
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(ValueError, match="the user's own") as raised:
+        fit([finder(suggestion="trainings", budget=300)], net(BrokenLater))
+    if sys.version_info >= (3, 11):
+        (note,) = raised.value.__notes__
+        assert re.fullmatch(r"LRFinder was trying a learning rate of [0-9.e-]+\.", note)
 
 
 def test_find_needs_a_training() -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lightning_hp.functional.batch_size.memory import MIB, Point, predict_batch_size
@@ -27,6 +27,7 @@ from lightning_hp.trainer import (
     reduce_over_ranks,
 )
 from lightning_hp.tuning.batch_size.verified import VerifiedBatches
+from lightning_hp.tuning.notes import with_note
 
 #: Where processes wait for each other in a step, what a size is expected to take stays below this share of the budget:
 #: the budget of an accelerator ends where its memory ends.
@@ -267,7 +268,7 @@ class BatchTrials:
         return self._is_isolated and self._kills
 
     def _run_trial(self, size: int, validate: bool) -> BatchTrial:
-        with self._meter.measure() as peak, _with_note(f"BatchSizeScaler was trying a batch size of {size}."):
+        with self._meter.measure() as peak, with_note(f"BatchSizeScaler was trying a batch size of {size}."):
             seconds, error = self._attempt(size, validate or self._is_thorough)
         trial = self._agree(size, seconds, error, peak)
         if trial.peak_bytes is not None:
@@ -354,17 +355,6 @@ class BatchTrials:
 
     def _bound(self) -> str:
         return f"{in_mib(self.allowed_bytes)} is what {self.budget.source} allows"
-
-
-@contextmanager
-def _with_note(note: str) -> Iterator[None]:
-    """Adds a note to an error that passes (Python 3.11 or newer)."""
-    try:
-        yield
-    except Exception as error:
-        if hasattr(error, "add_note"):
-            error.add_note(note)
-        raise
 
 
 def _or_infinity(number: float | None) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_hp.functional.learning_rate.range_test import has_exploded
 from lightning_hp.hyperparameters import LearningRate
 from lightning_hp.rehearsal import Rehearsal
+from lightning_hp.tuning.notes import with_note
 
 # Losses are read from the device once in this number of steps, so that steps are not synchronized. Steps whose loss
 # explodes therefore go on a few steps too long.
@@ -53,7 +54,8 @@ class Stepper:
         for lr, progress in moments:
             self.learning_rate.set_for_step(lr, progress)
             try:
-                unread.append(self.rehearsal.step())
+                with with_note(f"LRFinder was trying a learning rate of {lr:.3g}."):
+                    unread.append(self.rehearsal.step())
             except Exception:
                 # With several processes the others would wait for this one.
                 if self.rehearsal.trainer.world_size > 1 or not self.rehearsal.has_diverged():
