@@ -236,6 +236,19 @@ def test_an_error_in_a_short_training_names_the_rate() -> None:
         assert re.fullmatch(r"LRFinder was trying a learning rate of [0-9.e-]+\.", note)
 
 
+@pytest.mark.filterwarnings("ignore:LRFinder. the learning rate stays")
+def test_data_with_nan_are_named_as_a_cause() -> None:
+    class Broken(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return super().training_step(batch, batch_idx) * (math.nan if self.trainer.global_step == 3 else 1.0)
+
+    callback = finder()
+    fit([callback], net(Broken))
+    assert "Only 3 of 70 steps gave a finite loss, and at least 10 are needed: look for NaN in the data" in str(
+        callback.result.reason
+    )
+
+
 def test_find_needs_a_training() -> None:
     for options in ({"fast_dev_run": True}, {"max_steps": 0, "max_epochs": 1}):
         trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options)

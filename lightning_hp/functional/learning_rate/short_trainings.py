@@ -351,7 +351,7 @@ def _reason(final: Mapping[float, float], best: float, start: float, unchanged: 
             what = f"The short training at the lowest rate, {lowest:.3g}, exploded"
         else:
             what = f"Every short training exploded, at rates from {lowest:.3g} to {highest:.3g}, also at the lowest"
-        return f"{what}: look for NaN or infinity in the data and in the model; if there is none, try lower rates."
+        return f"{what}: look for NaN in the data or the model; if there is none, try lower rates."
     if min(final.values()) > unchanged[1]:
         return (
             f"The loss rises at every rate from {min(final):.3g} to {max(final):.3g}, from {start:.4g}: {NO_MEASURE}."

@@ -245,7 +245,10 @@ def _suggest_from_one(lrs: Array, losses: Array, bandwidth: float, min_signal: f
     """The suggestion of one curve, shape (steps,), without the rules of other finders."""
     finite = np.isfinite(losses)
     if finite.sum() < MIN_POINTS:
-        reason = f"Only {finite.sum()} of {len(lrs)} steps gave a finite loss, and at least {MIN_POINTS} are needed."
+        reason = (
+            f"Only {finite.sum()} of {len(lrs)} steps gave a finite loss, and at least {MIN_POINTS} are needed: look"
+            " for NaN in the data or the model; if there is none, start at lower rates."
+        )
         if not finite[0]:
             reason = f"The loss is not finite at the first step, {lrs[0]:.3g}: look for NaN in the data or the model."
         return LRSuggestion(smoothed=np.full(len(lrs), np.nan), median=losses, reason=reason)
