@@ -137,7 +137,7 @@ def sweep(
         ModuleNotFoundError: If Optuna or SciPy is missing: ``pip install 'lightning-hp[sweep]'``.
 
     Note:
-        Costs about 0.05 s per training beyond the training itself, and one call of ``build`` at the start. The random
+        Costs 5 to 30 ms per training beyond the training itself, and one call of ``build`` at the start. The random
         state of this process is restored after each training. Strategies that start the script again, as ``"ddp"``
         does, are refused; ``lightning-hp sweep`` runs each training as a process of its own.
 

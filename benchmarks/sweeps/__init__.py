@@ -1,0 +1,1 @@
+"""What `sweep` costs, and how good the settings are that its strategies choose."""
