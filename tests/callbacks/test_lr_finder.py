@@ -54,7 +54,7 @@ def fit(callbacks: list[Callback], module: pl.LightningModule | None = None, **k
         ({"mode": "log"}, ValueError, "`mode` to be one of 'exponential', 'linear', but got 'log'"),
         ({"early_stop_threshold": 1.0}, ValueError, "to be a finite number > 1, or None, but got 1.0"),
         ({"early_stop_threshold": "4"}, TypeError, "`early_stop_threshold` to be a finite number > 1, or None"),
-        ({"num_repeats": 0}, ValueError, "`num_repeats` to be an int >= 1, but got 0"),
+        ({"num_repeats": 0}, ValueError, "`num_repeats` to be an int from 1 to 1000, but got 0"),
         ({"suggestion": "best"}, ValueError, "`suggestion` to be one of 'auto', 'trainings', 'fall', "),
         ({"milestones": (-1,)}, ValueError, "`milestones[0]` to be an int >= 0, but got -1"),
         ({"milestones": 5}, TypeError, "`milestones` to be a sequence of epochs, ints >= 0, but got 5"),
