@@ -247,7 +247,10 @@ NO_SWEEPS = [
         *[("lrs", value, ValueError) for value in (LRS[::-1], -LRS, LRS * math.inf, LRS[:1], np.stack([LRS, LRS]))],
         ("losses", np.ones((2, 3, 99)), ValueError),
         ("losses", np.ones((0, 99)), ValueError),
-        *[("interval", value, TypeError) for value in ("ab", b"x", {}, 3.0, True, object(), ["a", "b"], torch.tensor(1.0))],
+        *[
+            ("interval", value, TypeError)
+            for value in ("ab", b"x", {}, 3.0, True, object(), ["a", "b"], torch.tensor(1.0))
+        ],
         *[("interval", value, ValueError) for value in ([], [1.0], [1, 2, 3], [2, 1], [0, 1], [1, math.nan])],
         *[("rules", value, TypeError) for value in (None, "fall", [], [("fall", 1.0)], {1: 1.0}, {"fall": "1"})],
         *[("rules", value, ValueError) for value in ({}, {"fall": 0.0}, {"fall": math.nan})],
