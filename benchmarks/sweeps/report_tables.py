@@ -97,8 +97,8 @@ def samplers() -> str:
         tpe, gp = (regrets(task.name, name, last) for name in ("hybrid, TPE", "hybrid, GP"))
         pairs = [two - one for one, two in zip(tpe, gp, strict=False)]
         rows.append([f"{task.name}{' *' if task.name in SHAPED else ''}"])
-        rows[-1] += [with_margin(values) for values in (tpe, tpe[: len(gp)], gp)]
-        rows[-1] += [f"{np.mean(pairs):+.2f} ± {margin(pairs):.2f}"]
+        rows[-1] += [with_margin(values) if values else "-" for values in (tpe, tpe[: len(gp)], gp)]
+        rows[-1] += [f"{np.mean(pairs):+.2f} ± {margin(pairs):.2f}" if pairs else "-"]
     return table(rows)
 
 
@@ -166,4 +166,4 @@ def costs() -> str:
 def memory() -> str:
     """Growth per training."""
     found = json.loads(overhead.PATH.read_text())["memory"]
-    return ", ".join(f"{way} {value:.2f} MB" for way, value in found.items())
+    return "; ".join(f"{way} {value:.2f} MB" for way, value in found.items())
