@@ -102,7 +102,8 @@ def refuse_training(
     """
     names = {parameter: name for name, parameter in pl_module.named_parameters() if parameter.requires_grad}
     for other, its_schedule in others.items():
-        if shared := [names[p] for p in schedule.parameters if p in its_schedule.parameters and p in names]:
+        both = [p for p, first in schedule.parameters.items() if first > 0 and its_schedule.parameters.get(p, 0) > 0]
+        if shared := [names[p] for p in both if p in names]:
             raise misconfiguration(
                 trainer,
                 f"BackboneFreezing: expected each parameter in one of these callbacks, but {shared[0]} is in two, of"

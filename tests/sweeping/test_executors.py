@@ -94,11 +94,12 @@ def test_workers_train_as_this_process_does_and_one_that_is_killed_loses_one_tra
 
 
 INTERRUPTED = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from lightning_hp import sweep
 from tests.sweeping.common import Scored, TRAINER, loaders
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 here = Path(sys.argv[1])
 main = os.getpid()
 

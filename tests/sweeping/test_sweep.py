@@ -82,7 +82,9 @@ def test_a_sampler_and_refinement():
     assert fine.best_score > -2  # the best of the lists
 
 
-def test_the_seed_is_set_as_by_lightning_and_the_random_state_of_the_user_stays():
+def test_the_seed_is_set_as_by_lightning_and_the_random_state_of_the_user_stays(monkeypatch: pytest.MonkeyPatch):
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
