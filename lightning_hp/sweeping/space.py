@@ -78,6 +78,10 @@ class Space:
         for subject in self.subjects:
             self.start |= subject.settings()[0]
         self.start |= _start(start, self.names)
+        self._labels = {
+            subject.label: {label_of(value) for value in (*subject.values, subject.value_in(self.start))}
+            for subject in self.subjects
+        }
 
     def holds(self, settings: Mapping[str, Any], may_lie_between: bool) -> bool:
         """Whether settings are of this space: each value in its list, or its start, or between numbers of the list."""
@@ -86,8 +90,7 @@ class Space:
         )
 
     def _has(self, subject: Subject, value: tuple[Any, ...], may_lie_between: bool) -> bool:
-        label = label_of(value)
-        if label in map(label_of, (*subject.values, subject.value_in(self.start))):
+        if label_of(value) in self._labels[subject.label]:
             return True
         columns = zip(value, zip(*subject.values, strict=True), strict=True)
         return may_lie_between and all(

@@ -62,14 +62,14 @@ def measured_order(space: Space) -> Generator[Round, Scores, list[Subject]]:
     tried = {}
     for subject in space.subjects:
         last = len(subject.values) - 1
-        tried[subject] = [{**space.start, **subject.settings()[index]} for index in sorted({0, last // 2, last})]
+        tried[subject.label] = [{**space.start, **subject.settings()[index]} for index in sorted({0, last // 2, last})]
     unique = {key_of(settings): settings for group in tried.values() for settings in [space.start, *group]}
     scores = yield Round("order", list(unique.values()), is_probe=True)
     known = [score for settings in unique.values() if (score := scores(settings)) is not None]
     worst = min(known, default=0.0)
 
     def impact(subject: Subject) -> float:
-        found = [scores(settings) for settings in tried[subject]]
+        found = [scores(settings) for settings in tried[subject.label]]
         numbers = [worst if score is None else score for score in found]
         return max(numbers) - min(numbers)
 
