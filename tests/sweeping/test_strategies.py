@@ -163,3 +163,13 @@ def test_wrong_subjects_get_one_sentence(subjects: Any, error: type[Exception], 
 def test_a_start_of_unknown_names_is_refused():
     with pytest.raises(ValueError, match="names of `space`"):
         space(start={"depth": 3})
+
+
+def test_values_may_be_lists_and_dicts():
+    subjects = Space({"layers": [[8], [8, 8]], "optimizer": [{"name": "SGD"}, {"name": "Adam"}]})
+
+    _, order = follow(measured_order(subjects), lambda settings: len(settings["layers"]))
+
+    assert [subject.label for subject in order] == ["layers", "optimizer"]
+    assert subjects.holds({"layers": [8, 8], "optimizer": {"name": "Adam"}}, may_lie_between=False)
+    assert not subjects.holds({"layers": [16], "optimizer": {"name": "Adam"}}, may_lie_between=False)
