@@ -78,7 +78,7 @@ class Space:
         for subject in self.subjects:
             self.start |= subject.settings()[0]
         self.start |= _start(start, self.names)
-        self._labels = {
+        self._known = {
             subject.label: {label_of(value) for value in (*subject.values, subject.value_in(self.start))}
             for subject in self.subjects
         }
@@ -90,7 +90,7 @@ class Space:
         )
 
     def _has(self, subject: Subject, value: tuple[Any, ...], may_lie_between: bool) -> bool:
-        if label_of(value) in self._labels[subject.label]:
+        if label_of(value) in self._known[subject.label]:
             return True
         columns = zip(value, zip(*subject.values, strict=True), strict=True)
         return may_lie_between and all(

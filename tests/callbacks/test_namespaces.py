@@ -184,7 +184,7 @@ def test_cli_builds_the_classifier_by_its_class_path(package: str) -> None:
 @packages
 def test_what_was_found_is_a_config_of_cli(package: str, tmp_path: Any) -> None:
     """The run that reads the files is the run that searched."""
-    size = {"max_val": 32, "limits": {"min_steps_per_epoch": 1, "min_training_steps": 1}}
+    size = {"objective": "memory", "max_val": 32, "limits": {"min_steps_per_epoch": 1, "min_training_steps": 1}}
     rate = {"min_lr": 1e-4, "num_training_steps": 30, "num_repeats": 1, "zoom": False}
     searched = cli_of(
         package, Small, f"--scaler={json.dumps(size)}", f"--finder={json.dumps(rate)}",
