@@ -77,7 +77,8 @@ def test_what_a_trainer_takes_for_overridden_is_what_the_classifier_defines(pack
     trainer_of(package).fit(module, loader(), loader())
     assert overridden(package, module) == {
         "configure_callbacks", "configure_optimizers", "forward", "load_from_checkpoint", "on_fit_start",
-        "on_test_epoch_end", "on_train_start", "predict_step", "setup", "test_step", "training_step", "validation_step",
+        "on_test_epoch_end", "on_train_start", "predict_step", "setup", "teardown", "test_step", "training_step",
+        "validation_step",
     }  # fmt: skip
 
 
