@@ -91,7 +91,7 @@ def compare_settings(scores: Any, mode: Literal["max", "min"] = "max", confidenc
         2005, chapter 4 (blocks).
 
     Example:
-        >>> compared = compare_settings([[0.90, 0.91, 0.92], [0.94, 0.95, 0.96], [0.94, 0.96, 0.95]])
+        >>> compared = compare_settings([[0.80, 0.81, 0.82], [0.94, 0.951, 0.96], [0.94, 0.95, 0.96]])
         >>> compared.best, compared.ties
         (1, (1, 2))
 

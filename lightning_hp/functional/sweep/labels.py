@@ -21,6 +21,7 @@ def label_of(value: Any) -> str:
         ValueError: If the text would hold an address in memory.
 
     Example:
+        >>> import torch
         >>> label_of(0.1), label_of("ReLU"), label_of(torch.nn.ReLU), label_of((8, 16))
         ('0.1', "'ReLU'", 'torch.nn.modules.activation.ReLU', '(8, 16)')
 
