@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_hp.cli.errors import WrongInputError, as_wrong_input
 from lightning_hp.functional.sweep.labels import short_label
+from lightning_hp.reporting.loggers import cell_text
 
 if TYPE_CHECKING:
     from lightning_hp.results import SweepResult
@@ -57,12 +58,8 @@ def _storage_in(where: str) -> str:
 def _table(result: SweepResult) -> str:
     """All settings, the best first, in aligned columns."""
     header, rows = result.table()
-    cells = [header, *([_cell(value) for value in row] for row in rows)]
+    cells = [header, *([cell_text(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
     )
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

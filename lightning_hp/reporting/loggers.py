@@ -145,6 +145,10 @@ def _pixels(figure: Figure | SubFigure) -> NDArray[np.uint8]:
     return np.frombuffer(buffer.getvalue(), dtype=np.uint8).reshape(height, width, 4)[..., :3].copy()
 
 
+def cell_text(entry: Any) -> str:
+    """An entry of a table as text: floats with four digits, ``None`` as a dash."""
+    return "-" if entry is None else f"{entry:.4g}" if isinstance(entry, float) else str(entry)
+
+
 def _cell(entry: Any) -> str:
-    text = "-" if entry is None else f"{entry:.4g}" if isinstance(entry, float) else str(entry)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return cell_text(entry).replace("|", "\\|").replace("\n", " ")
