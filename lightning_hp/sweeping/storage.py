@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 #: Endings of a journal file; every other path is a file of SQLite.
 JOURNAL_ENDINGS = (".journal", ".log")
+
+# How databases say that another process has made the same table or row a moment ago.
+_MADE_BY_ANOTHER = ("already exists", "duplicate key", "unique constraint", "database is locked")
+_ATTEMPTS = 20
+_SECONDS_BETWEEN_ATTEMPTS = 0.1
 
 
 def storage_address(storage: Any, logdir: str | None, several_writers: bool) -> Any:
@@ -73,13 +79,13 @@ def open_storage(address: Any) -> BaseStorage:
     try:
         with quiet_optuna():
             if "://" in address:
-                return optuna.storages.get_storage(address)  # with a cache of the trials that ended
+                return _open_database(address)
             path = Path(address)
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix in JOURNAL_ENDINGS:
                 backend = JournalFileBackend(str(path))
                 return optuna.storages.JournalStorage(backend)
-            return optuna.storages.get_storage(f"sqlite:///{path.resolve()}")
+            return _open_database(f"sqlite:///{path.resolve()}")
     except Exception as error:
         is_driver = isinstance(error, ImportError) and address.startswith("postgres")
         hint = " Run: pip install 'lightning-hp[postgresql]'" if is_driver else ""
@@ -87,3 +93,22 @@ def open_storage(address: Any) -> BaseStorage:
             f"Expected `storage` to be a file or a database that can be written, but {address} cannot be opened:"
             f" {type(error).__name__}: {' '.join(str(error).split())[:200]}{hint}"
         ) from error
+
+
+def _open_database(url: str) -> BaseStorage:
+    """Opens a database, and creates its tables if there are none.
+
+    Optuna looks for the tables and then creates what is missing. Of two processes that open an empty database at the
+    same moment, both see none, and one fails when it creates what the other has created; it only has to look again.
+    """
+    import optuna
+
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return optuna.storages.get_storage(url)  # with a cache of the trials that ended
+        except Exception as error:
+            texts = f"{error} {error.__cause__} {error.__context__}".lower()
+            if not any(words in texts for words in _MADE_BY_ANOTHER):
+                raise
+        time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
+    return optuna.storages.get_storage(url)
