@@ -1,4 +1,4 @@
-"""Runs in each of two processes: `python -m tests.data.two_ranks SCENARIO`. Fails by its exit code."""
+"""Balanced batches on two processes: each function without arguments that a test names is run in both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_hp import ClassBalancedBatchSampler
-from tests.distributed.rank import run_scenario
 
 LABELS = torch.tensor([0] * 40 + [1] * 16 + [2] * 8)
 DATA = TensorDataset(torch.arange(64.0)[:, None], LABELS)
@@ -63,7 +62,3 @@ def balanced() -> None:
     with pytest.raises(TypeError, match="use_distributed_sampler=False"):
         fit()
     divided()
-
-
-if __name__ == "__main__":
-    run_scenario(balanced)

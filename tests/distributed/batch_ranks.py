@@ -1,4 +1,4 @@
-"""The batch size on two processes: `python -m tests.distributed.batch_ranks SCENARIO`. Fails by its exit code."""
+"""The batch size on two processes: each scenario is run in both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from lightning_hp import SAM, BatchSizeScaler
-from tests.distributed.rank import run_scenario
 from tests.distributed.two_ranks import DDP, Sharded, same_on_both_ranks
 from tests.training import Net, Run, Samples, assert_identical, assert_same_training, train
 
@@ -160,7 +159,3 @@ def nothing_fits() -> None:
 
     with pytest.raises(MisconfigurationException, match="Expected a batch of 2 samples to fit"):
         run([scaler()], net(None_))
-
-
-if __name__ == "__main__":
-    run_scenario(ddp, classes, with_sam, joint, fsdp2, one_rank_fails, nothing_fits)

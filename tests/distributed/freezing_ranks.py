@@ -1,4 +1,4 @@
-"""Freezing in each of two processes: `python -m tests.distributed.freezing_ranks SCENARIO`. Fails by its exit code."""
+"""Freezing on two processes: each scenario is run in both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, LRFinder
 from tests.callbacks.contract import loader
-from tests.distributed.rank import run_scenario
 from tests.training import NUM_CLASSES, NUM_FEATURES, NUM_SAMPLES, Net, Samples, assert_same_training, train
 
 EPOCHS, UNFREEZE_AT, LR = 3, 1, 0.1
@@ -188,7 +187,3 @@ def fsdp2() -> None:
             use_distributed_sampler=False, logger=False,
         )  # fmt: skip
         assert_close([parameter.full_tensor() for parameter in module.parameters()], by_hand(ramp_epochs))
-
-
-if __name__ == "__main__":
-    run_scenario(ddp, fsdp2)

@@ -1,4 +1,4 @@
-"""A callback that acts on one of two processes: `python -m tests.distributed.observation_ranks SCENARIO`."""
+"""A callback that acts on one of two processes: the scenario is run in both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_hp.rehearsal import Rehearsal
-from tests.distributed.rank import run_scenario
 from tests.distributed.two_ranks import finder, run
 from tests.training import assert_same_training
 
@@ -55,7 +54,3 @@ def one_rank_is_changed() -> None:
     searched = run([callback, finder(update_attr=False)], {}, {})
     assert_same_training(searched, without)
     assert callback.calls == 2 * 3  # two epochs of 96 samples, 16 in a batch, on two processes
-
-
-if __name__ == "__main__":
-    run_scenario(one_rank_is_changed)

@@ -10,7 +10,6 @@ import pytest
 
 from lightning_hp import PruningCallback
 from tests.callbacks.test_pruning import EndsAfter, Epochs, fit
-from tests.distributed.rank import run_scenario
 
 
 def prune() -> None:
@@ -19,7 +18,3 @@ def prune() -> None:
     callbacks = [PruningCallback(trial, "val_loss"), Epochs(Path.cwd())]
     with pytest.raises(optuna.TrialPruned, match="epoch 1"):
         fit(callbacks, strategy="ddp", devices=2)
-
-
-if __name__ == "__main__":
-    run_scenario(prune)

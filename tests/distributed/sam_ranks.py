@@ -1,4 +1,4 @@
-"""SAM in each of two processes: `python -m tests.distributed.sam_ranks SCENARIO`. Fails by its exit code."""
+"""SAM on two processes: each scenario is run in both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lightning_hp import SAM, LRFinder
 from tests.callbacks.contract import loader
 from tests.callbacks.sam_by_hand import Wrapped, make_net
-from tests.distributed.rank import run_scenario
 from tests.distributed.two_ranks import Sharded
 from tests.training import NUM_CLASSES, NUM_FEATURES, assert_identical, assert_same_training, train
 
@@ -203,7 +202,3 @@ def whole_by_hand(pieces: Any, adaptive: bool, accumulate: int, rho: float = RHO
             optimizer.step()
             optimizer.zero_grad()
     return [p.detach() for p in parameters]
-
-
-if __name__ == "__main__":
-    run_scenario(ddp, ddp_statistics, one_rank_breaks, fsdp2)

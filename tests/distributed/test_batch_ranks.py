@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.test_two_ranks import needs_streams, two_ranks
+from tests.distributed.launch import check_both, needs_streams, two_ranks
 
 
 @pytest.mark.parametrize(
     "scenario", ["ddp", "classes", "with_sam", "joint", pytest.param("fsdp2", marks=needs_streams), "nothing_fits"]
 )
 def test_processes_agree(scenario: str, tmp_path: Path) -> None:
-    for code, output in two_ranks(scenario, tmp_path, timeout=240, module="tests.distributed.batch_ranks"):
-        assert code == 0, output[-3000:]
-        assert output.rstrip().endswith("done")
+    check_both(scenario, tmp_path, timeout=240, module="tests.distributed.batch_ranks")
 
 
 def test_a_bug_on_one_process_ends_both(tmp_path: Path) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.distributed.test_two_ranks import two_ranks
+from tests.distributed.launch import check_both
 
 
 def test_a_callback_that_acts_on_one_process_acts_on_both(tmp_path: Path) -> None:
     module = "tests.distributed.observation_ranks"
-    for code, output in two_ranks("one_rank_is_changed", tmp_path, timeout=240, module=module):
-        assert code == 0, output[-3000:]
-        assert output.rstrip().endswith("done")
+    check_both("one_rank_is_changed", tmp_path, timeout=240, module=module)

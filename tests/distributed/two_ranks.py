@@ -1,4 +1,4 @@
-"""Runs in each of two processes: `python -m tests.distributed.two_ranks SCENARIO`. Fails by its exit code."""
+"""The learning rate on two processes: each scenario is run in both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import nn
 
 from lightning_hp import LRFinder
 from tests.callbacks.contract import Rehearse, loader
-from tests.distributed.rank import run_scenario
 from tests.training import NUM_CLASSES, NUM_FEATURES, Net, Run, assert_identical, assert_same_training, train
 
 DDP: dict[str, Any] = {"devices": 2, "max_epochs": 2}
@@ -133,7 +132,3 @@ def fsdp2() -> None:
     assert active.optimal_lr is not None
     assert_identical(applied, fit([], lr=active.optimal_lr), "shards")
     assert same_on_both_ranks(active.optimal_lr)
-
-
-if __name__ == "__main__":
-    run_scenario(ddp, one_rank_fails, fsdp2)

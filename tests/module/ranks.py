@@ -1,4 +1,4 @@
-"""Runs in each of two processes: `python -m tests.module.ranks SCENARIO`. Fails by its exit code."""
+"""What a classifier logs and weights on two processes: each function is run in both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 from torchmetrics.functional import classification as tmf
 
 from lightning_hp import Classifier
-from tests.distributed.rank import run_scenario
 from tests.module.models import body, loader, pairs, quiet
 from tests.training import NUM_CLASSES
 
@@ -77,7 +76,3 @@ def balanced() -> None:
     trainer = pl.Trainer(strategy=DDPStrategy(process_group_backend="gloo"), **quiet(devices=2, max_epochs=1))
     with pytest.raises(MisconfigurationException, match=r"balanced.: Expected .*Pass `class_weights` as numbers"):
         trainer.fit(model, DataLoader(unknown, 16))
-
-
-if __name__ == "__main__":
-    run_scenario(ddp, balanced)

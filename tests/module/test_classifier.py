@@ -25,7 +25,7 @@ from lightning_hp.module.classifier import _CALLBACKS
 from lightning_hp.module.plain_types import to_plain_types
 from lightning_hp.nn.activations import activation_text, new_activation
 from tests.data.wrong_values import WRONG_IDS, WRONG_VALUES
-from tests.distributed.test_two_ranks import two_ranks
+from tests.distributed.launch import check_both
 from tests.module.models import FEATURES, NN_OPTIONS_DICT, DataModule, Mappings, body, loader, pairs, quiet
 from tests.test_public_api import run_fresh
 from tests.training import NUM_CLASSES, assert_identical, assert_same_training, train
@@ -487,8 +487,7 @@ def test_other_tasks(task, count, outputs):
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["ddp", "balanced"])
 def test_two_processes_log_and_weight_the_samples_of_both(scenario, tmp_path):
-    for code, output in two_ranks(scenario, tmp_path, timeout=120, module="tests.module.ranks"):
-        assert code == 0, output
+    check_both(scenario, tmp_path, timeout=120, module="tests.module.ranks")
 
 
 def test_building_it_draws_random_numbers_for_its_layers_only():
