@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 
 from lightning_hp import sweep
+from tests.forked import Forked
 from tests.sweeping import postgres
 from tests.sweeping.common import TRAINER, Scored, loaders
 
@@ -20,8 +19,6 @@ SPACE = {"a": list(range(8))}
 
 
 def build(settings: dict[str, Any]) -> Any:
-    if folder := os.environ.get("COORDINATORS"):
-        (Path(folder) / str(os.getpid())).touch()
     time.sleep(0.3)
     return Scored(settings["a"]), loaders()
 
@@ -33,19 +30,14 @@ def coordinate(url: str) -> None:
 
 @pytest.mark.skipif(not postgres.is_installed(), reason="there is no PostgreSQL server: `initdb` is not on the path")
 def test_two_coordinators_share_the_trainings(tmp_path: Path):
+    """They begin at the same moment, with an empty database."""
     pytest.importorskip("psycopg2")
-    command = "import sys; from tests.sweeping.test_postgres import coordinate; coordinate(sys.argv[1])"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COORDINATORS": str(tmp_path)}
     with postgres.server() as url:
-        other = subprocess.Popen(
-            [sys.executable, "-c", command, url], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        while not list(tmp_path.iterdir()) and other.poll() is None:
-            time.sleep(0.05)
+        others = [Forked(coordinate, (url,), tmp_path) for _ in range(2)]
+        assert [other.wait(240) for other in others] == [0, 0], [other.output for other in others]
         result = sweep(build, SPACE, storage=url, **OPTIONS)
-        output = other.communicate(timeout=240)[0]
 
-        assert output.splitlines()[-1] == "{'a': 7} 8"
+        assert all(other.output.splitlines()[-1] == "{'a': 7} 8" for other in others)
         assert result.best == {"a": 7}
         complete = [trial.user_attrs for trial in result.study.trials if trial.state.name == "COMPLETE"]
         assert sorted(attrs["settings"]["a"] for attrs in complete) == SPACE["a"]

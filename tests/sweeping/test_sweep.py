@@ -8,9 +8,6 @@ import inspect
 import os
 import random
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 import weakref
@@ -28,6 +25,7 @@ from torch import nn
 from lightning_hp import LRFinder, SweepError, SweepResult, sweep
 from lightning_hp.functional.sweep import labels
 from lightning_hp.sweeping.outcome import Outcome
+from tests.forked import Forked
 from tests.sweeping.common import SPACE, TRAINER, Scored, build, folders, loaders
 
 OPTIONS: dict[str, Any] = {"monitor": "val_score", "mode": "max", "trainer": TRAINER, "logdir": None}
@@ -394,40 +392,37 @@ def test_the_recommended_settings_are_the_cheapest_within_one_error():
     assert [settings["width"] for settings in result.ties] == [64, 8]
 
 
+class Killing:
+    """Builds as `build` does, writes down what it is asked for, and is killed in one of its calls."""
+
+    def __init__(self, asked: Path) -> None:
+        self.asked = asked
+
+    def __call__(self, settings: dict[str, Any]) -> Any:
+        with self.asked.open("a") as file:
+            file.write(f"{settings['a']} {settings['b']}\n")
+        if len(self.asked.read_text().splitlines()) == int(os.environ["KILLED_IN"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return build(settings)
+
+
+def sweep_and_print(build: Any, space: dict[str, Any], storage: Path) -> None:
+    result = sweep(build, space, monitor="val_score", mode="max", trainer=TRAINER, storage=storage, logdir=None)
+    print(result.best, len(result.trials))
+
+
 def test_a_killed_sweep_loses_at_most_the_training_that_ran(tmp_path: Path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent(
-            f"""
-            import os, signal, sys
-            from pathlib import Path
-            from lightning_hp import sweep
-            from tests.sweeping.common import SPACE, TRAINER, build
+    asked = tmp_path / "asked"
+    arguments = (Killing(asked), SPACE, tmp_path / "sweep.db")
+    killed = Forked(sweep_and_print, arguments, tmp_path, KILLED_IN="4")
+    assert killed.wait(240) == -signal.SIGKILL
 
-            class Killing:
-                def __call__(self, settings):
-                    with open({str(tmp_path / "asked")!r}, "a") as file:
-                        file.write(f"{{settings['a']}} {{settings['b']}}\\n")
-                    if len(Path({str(tmp_path / "asked")!r}).read_text().splitlines()) == int(sys.argv[1]):
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    return build(settings)
+    done = Forked(sweep_and_print, arguments, tmp_path, KILLED_IN="-1")
+    assert done.wait(240) == 0, done.output
 
-            result = sweep(Killing(), SPACE, monitor="val_score", mode="max", trainer=TRAINER,
-                           storage={str(tmp_path / "sweep.db")!r}, logdir=None)
-            print(result.best, len(result.trials))
-            """
-        )
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    killed = subprocess.run([sys.executable, script, "4"], env=environment, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL
-
-    done = subprocess.run([sys.executable, script, "-1"], env=environment, capture_output=True, check=True, text=True)
-
-    assert done.stdout.splitlines()[-1] == "{'a': 3, 'b': 20} 6"
-    asked = (tmp_path / "asked").read_text().splitlines()
+    assert done.output.splitlines()[-1] == "{'a': 3, 'b': 20} 6"
     # In the first call one build before the trainings, two trainings, and the one that was killed.
-    assert len(asked) == 4 + 1 + 4
+    assert len(asked.read_text().splitlines()) == 4 + 1 + 4
 
 
 def test_an_interrupt_is_raised_and_its_training_made_again(tmp_path: Path):
@@ -496,33 +491,18 @@ def test_with_one_seed_no_effect_has_an_interval():
     assert "±" not in str(result)
 
 
+def slow(settings: dict[str, Any]) -> Any:
+    time.sleep(0.3)
+    return Scored(settings["a"]), loaders()
+
+
 def test_two_calls_at_once_share_the_trainings(tmp_path: Path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent(
-            f"""
-            import time
-            from lightning_hp import sweep
-            from tests.sweeping.common import Scored, TRAINER, loaders
+    arguments = (slow, {"a": list(range(6))}, tmp_path / "sweep.journal")
+    calls = [Forked(sweep_and_print, arguments, tmp_path) for _ in range(2)]
+    assert [call.wait(240) for call in calls] == [0, 0]
 
-            def slow(settings):
-                time.sleep(0.3)
-                return Scored(settings["a"]), loaders()
-
-            result = sweep(slow, {{"a": list(range(6))}}, monitor="val_score", mode="max", trainer=TRAINER,
-                           storage={str(tmp_path / "sweep.journal")!r}, logdir=None)
-            print(result.best, len(result.trials), len(result.study.trials))
-            """
-        )
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    calls = [
-        subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    outputs = [call.communicate(timeout=240)[0].splitlines()[-1] for call in calls]
-
-    for output in outputs:
-        assert output.startswith("{'a': 5} 6")
+    for call in calls:
+        assert call.output.splitlines()[-1] == "{'a': 5} 6"
     study = optuna.load_study(
         study_name="sweep",
         storage=optuna.storages.JournalStorage(

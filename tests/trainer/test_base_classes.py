@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_hp
 from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, Classifier, LRFinder
-from tests.test_public_api import run_fresh
+from tests.forked import run_forked
 from tests.training import make_samples
 
 CALLBACKS = [SAM, BackboneFreezing, BatchSizeScaler, LRFinder]
@@ -185,15 +185,15 @@ print(isinstance(finder, Callback), isinstance(module, LightningModule), rank_ze
         ("lightning.pytorch", "", "pytorch_lightning"),
     ],
 )
-def test_in_a_new_process(package, first, blocked):
+def test_in_a_new_process(package, first, blocked, tmp_path):
     """Whatever is installed and imported first: members of the package, whose logger has the messages."""
     block = f"import sys; sys.modules[{blocked!r}] = None" if blocked else ""
-    assert run_fresh("\n".join([block, first, MEMBERS.format(package=package)])) == (
+    assert run_forked("\n".join([block, first, MEMBERS.format(package=package)]), tmp_path) == (
         f"True True {package}.utilities.rank_zero"
     )
 
 
-def test_without_lightning_the_sentence_names_both():
+def test_without_lightning_the_sentence_names_both(tmp_path):
     code = """
 import sys
 sys.modules["lightning"] = sys.modules["pytorch_lightning"] = None
@@ -202,9 +202,9 @@ try:
 except ModuleNotFoundError as error:
     print(error)
 """
-    assert run_fresh(code).startswith("Expected `pytorch_lightning` or `lightning.pytorch`, but neither")
+    assert run_forked(code, tmp_path).startswith("Expected `pytorch_lightning` or `lightning.pytorch`, but neither")
 
 
-def test_the_package_alone_loads_no_lightning():
+def test_the_package_alone_loads_no_lightning(tmp_path):
     code = "import sys, lightning_hp; print({'lightning', 'pytorch_lightning'} & sys.modules.keys())"
-    assert run_fresh(code) == "set()"
+    assert run_forked(code, tmp_path) == "set()"
