@@ -1,4 +1,4 @@
-"""Two processes on one machine. Each runs a scenario, which is a function without arguments in a module of the tests."""
+"""Two processes on one machine. Each runs a scenario: a function without arguments in a module of the tests."""
 
 from __future__ import annotations
 

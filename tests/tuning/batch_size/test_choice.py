@@ -107,7 +107,7 @@ def on_grid(size, round_to):
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("margin", [0.0, 0.03, 0.2])
 def test_the_largest_that_fits_for_every_limit(margin, guided):
-    for limit in LIMITS[:: 1 if margin == 0.03 else 19]:
+    for limit in LIMITS[:: 7 if margin == 0.03 else 19]:
         device = Device(limit, guided=guided)
         choice = choose(device, objective="memory", margin=margin)
         if limit >= HIGHEST:
@@ -123,7 +123,7 @@ def test_the_largest_that_fits_for_every_limit(margin, guided):
 @pytest.mark.parametrize("bend", [1, 30, 1000])
 def test_the_smallest_that_is_as_fast_as_any_for_every_limit(bend, at_least, guided):
     """Raised to what is needed, lowered to what fits; the knee to a factor of two, by some thirteen trials at most."""
-    for limit in LIMITS[:: 1 if (bend, at_least, guided) == (30, 0, True) else 29]:
+    for limit in LIMITS[:: 7 if (bend, at_least, guided) == (30, 0, True) else 29]:
         device = Device(limit, bend, guided=guided)
         choice = choose(device, at_least=at_least, margin=0.03)
         top = min(limit, HIGHEST)
