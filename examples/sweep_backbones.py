@@ -67,9 +67,9 @@ def main() -> None:
         enable_progress_bar=sys.stderr.isatty(),
     )
 
-    print(f"{result}\n\n{'backbone':22} {'val_accuracy':>12} {'latency':>9} {'parameters':>11} {'lr found':>9}")
+    print(f"{result}\n\n{'backbone':22} {'val_accuracy':>12} {'latency':>9} {'parameters':>11} {'lr used':>9}")
     for summary in sorted(result.summaries(), key=lambda summary: summary.costs["latency"]):
-        rates = [trial.found.get("lr") for trial in result.trials if trial.settings == summary.settings]
+        rates = [trial.used.get("lr") for trial in result.trials if trial.settings == summary.settings]
         rate = f"{rates[0]:9.2g}" if rates[0] is not None else f"{'-':>9}"
         costs = f"{summary.costs['latency']:6.2f} ms {summary.costs['parameters']:11,.0f}"
         print(f"{summary.settings['backbone']:22} {summary.mean:12.1%} {costs} {rate}")

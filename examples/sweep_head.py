@@ -81,7 +81,7 @@ def main() -> None:
 
     print(f"{result}\n")
     header, rows = result.table()
-    columns = range(len(SPACE) + 3)  # the subjects, the found rate, mean and standard error
+    columns = range(len(SPACE) + 3)  # the subjects, the rate used, mean and standard error
     print("  ".join(f"{header[column]:>16}" for column in columns))
     for row in rows:
         shown = [row[column] for column in columns]

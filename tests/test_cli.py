@@ -121,7 +121,7 @@ STAND_IN = """
     if values["mode"] != "idle":
         logged = {"nan": [float("nan")], "nothing": []}.get(values["mode"], [values["lr"], values["lr"] / 2])
         outcome = {"values": logged, "logged": ["other"], "seconds": trainer["max_epochs"], "parameters": 3,
-                   "latency_ms": None, "found": {}}
+                   "latency_ms": None, "used": {}}
         open(callback["path"], "w").write(json.dumps(outcome))
     print("threads", os.environ.get("OMP_NUM_THREADS"))
     """

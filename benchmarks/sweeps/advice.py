@@ -129,7 +129,7 @@ def retuned() -> list[dict[str, Any]]:
         logdir=None,
         enable_progress_bar=False,
     )
-    rates = {str(trial.settings): (trial.found["lr"], trial.seconds) for trial in found.trials}
+    rates = {str(trial.settings): (trial.used["lr"], trial.seconds) for trial in found.trials}
     first = {name: task.start[name] for name in space}
     best_at_first = max(task.space["lr"], key=lambda lr: _validation(table, {**first, "lr": lr}))
     rows = []

@@ -63,6 +63,7 @@ def _open_record(
         **{name: options.words[name] for name in ("monitor", "mode", "reduce")},
         "seeds": list(options.seeds),
         "data": [key_of(options.space.start), None],
+        "scale_lr": None if options.rate is None else [options.rate.rule, options.rate.base],
         "command": list(code),
         "config": _config_of(configs, rest, options.space, record.note("experiment") or {}),
     }
@@ -104,6 +105,7 @@ def _train(options: Options, parsed: Parsed, record: Record) -> SweepResult:
             logdir=options.folder,
             pruning=None,
             progress=_Lines(),
+            rate=options.rate,
             train=trainer,
         )
         batch = max(1, -(-options.workers // len(options.seeds)))

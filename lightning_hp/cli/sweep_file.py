@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_hp.functional.checks import check_int, wrong_value
 
 if TYPE_CHECKING:
+    from lightning_hp.sweeping.scaled_rate import ScaledRate
     from lightning_hp.sweeping.space import Space
 
 
@@ -25,6 +26,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "start": None,
     "refine": 0,
     "seeds": 1,
+    "scale_lr": None,
     "reduce": "last",
     "storage": None,
     "logdir": "runs/sweep",
@@ -49,6 +51,7 @@ class Options:
         n_trials: Number of settings that a sampler chooses.
         refine: Number of further settings.
         workers: The most trainings at once.
+        rate: The learning rate that follows the batch size, or ``None``.
         folder: Folder of the logs.
         storage: The storage as it was given.
         cli: The command as it was given.
@@ -63,6 +66,7 @@ class Options:
     n_trials: int | None
     refine: int
     workers: int
+    rate: ScaledRate | None
     folder: str | None
     storage: Any
     cli: Any
@@ -71,6 +75,7 @@ class Options:
 def check_entries(entries: Mapping[str, Any]) -> Options:
     """Checks the entries of a sweep file."""
     from lightning_hp.sweeping.process import OWN_KEYS
+    from lightning_hp.sweeping.scaled_rate import scaled_rate
     from lightning_hp.sweeping.space import Space
     from lightning_hp.sweeping.sweep import check_folder, check_seeds, check_strategy, check_words
 
@@ -95,6 +100,7 @@ def check_entries(entries: Mapping[str, Any]) -> Options:
         n_trials=entries["n_trials"],
         refine=check_int("refine", entries["refine"], 0),
         workers=check_int("workers", entries["workers"], 1),
+        rate=scaled_rate(entries["scale_lr"], space),
         folder=None if entries["logdir"] is None else check_folder(entries["logdir"]),
         storage=entries["storage"],
         cli=entries["cli"],

@@ -39,7 +39,8 @@ class SweepTrial:
         seconds: Duration with the searches of finders.
         parameters: Number of weights.
         latency_ms: Time of one sample in milliseconds, if it was measured.
-        found: What finders found and used: ``lr``, ``batch_size``.
+        used: What it was trained with instead of the settings, by name: an ``lr`` or ``batch_size`` that finders found,
+            or a rate that follows the batch size (``scale_lr``).
         log_dir: Folder of its logs.
 
     """
@@ -54,15 +55,15 @@ class SweepTrial:
     seconds: float = 0.0
     parameters: int | None = None
     latency_ms: float | None = None
-    found: Mapping[str, float] = field(default_factory=dict)
+    used: Mapping[str, float] = field(default_factory=dict)
     log_dir: str | None = None
 
     def row(self) -> dict[str, Any]:
-        """One flat row of a table: the settings, then what was found, then the other fields."""
+        """One flat row of a table: the settings, then what was used instead, then the other fields."""
         rest = {
-            entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("settings", "found")
+            entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("settings", "used")
         }
-        return {**self.settings, **{f"{name}_found": value for name, value in self.found.items()}, **rest}
+        return {**self.settings, **{f"{name}_used": value for name, value in self.used.items()}, **rest}
 
 
 @dataclass(frozen=True)
@@ -205,10 +206,10 @@ class SweepResult:
         """The mean over the seeds of what :attr:`cost` names; NaN if it is unknown."""
         return self._cost([key_of(each) for each in self._settings].index(key_of(settings)), self.cost)
 
-    def found(self, settings: Mapping[str, Any]) -> dict[str, float]:
-        """What finders found for settings and all its seeds used: ``lr``, ``batch_size``; empty without finders."""
+    def used(self, settings: Mapping[str, Any]) -> dict[str, float]:
+        """What settings were trained with instead, by name: found by finders, or scaled with the batch size."""
         key = key_of(settings)
-        return next((dict(trial.found) for trial in self.trials if trial.found and key_of(trial.settings) == key), {})
+        return next((dict(trial.used) for trial in self.trials if trial.used and key_of(trial.settings) == key), {})
 
     def importances(self) -> dict[str, float] | None:
         """The share of the variance of the scores that each name explains (fANOVA), the largest first.
@@ -250,7 +251,7 @@ class SweepResult:
         return pd.DataFrame([trial.row() for trial in self.trials])
 
     def to_yaml(self, path: str | Path | None = None, which: str = "recommended") -> str:
-        """The recommended or the best settings as YAML, with what finders found for them.
+        """The recommended or the best settings as YAML, with what was used instead of them.
 
         Names such as ``model.lr`` are nested, as in a config.
 
@@ -266,7 +267,7 @@ class SweepResult:
 
         check_choice("which", which, ("recommended", "best"))
         settings = self.recommended if which == "recommended" else self.best
-        settings = {**settings, **self.found(settings)}  # the scores were reached with what finders found
+        settings = {**settings, **self.used(settings)}  # the scores were reached with it
         nested: dict[str, Any] = {}
         for name in sorted(settings, key=lambda name: name.count(".")):  # `optimizer` before `optimizer.init_args.lr`
             *parts, last = name.split(".")
@@ -304,8 +305,8 @@ class SweepResult:
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Header and rows of all settings, the best first: values, mean, standard error, difference, costs."""
-        searched = list(dict.fromkeys(name for trial in self.trials for name in trial.found))
-        header = [*self._names, *(f"{name} found" for name in searched), f"mean {self.monitor}"]
+        replaced = list(dict.fromkeys(name for trial in self.trials for name in trial.used))
+        header = [*self._names, *(f"{name} used" for name in replaced), f"mean {self.monitor}"]
         header += ["standard error", "to the best", "±", "seeds", *_COSTS]
         rows = []
         order = sorted(range(len(self._settings)), key=lambda row: _last_if_nan(abs(self._comparison.differences[row])))
@@ -315,7 +316,7 @@ class SweepResult:
             rows.append(
                 [
                     *(short_label(settings.get(name, "-")) for name in self._names),
-                    *(self.found(settings).get(name) for name in searched),
+                    *(self.used(settings).get(name) for name in replaced),
                     float(known.mean()) if len(known) else None,
                     _none_if_nan(self._comparison.standard_errors[row]),
                     _none_if_nan(self._comparison.differences[row]),

@@ -30,9 +30,9 @@ def describe_sweep(result: SweepResult) -> str:
 
 
 def _settings(result: SweepResult, settings: dict[str, object]) -> str:
-    """Settings, and what finders found for them."""
-    found = result.found(settings)
-    return describe(settings) + (f" (found: {describe(found)})" if found else "")
+    """Settings, and what was used instead of them."""
+    used = result.used(settings)
+    return describe(settings) + (f" (used: {describe(used)})" if used else "")
 
 
 def _counts(result: SweepResult) -> str:

@@ -27,6 +27,7 @@ _WORDS = {
     "data": "data",
     "finders": "finders",
     "config": "config",
+    "scale_lr": "rule by which the learning rate follows the batch size",
     "command": "command line, or the code of its script,",
 }
 

@@ -20,7 +20,7 @@ class Outcome:
         seconds: Duration of ``fit`` with its searches.
         parameters: Number of weights.
         latency_ms: Time of one sample, if it was asked for.
-        found: What finders used: ``lr``, ``batch_size``.
+        used: What it was trained with instead of the settings: found by finders, or scaled with the batch size.
         finders: The states of the finders, for the other seeds of the same settings.
         log_dir: Folder of its logs.
         traceback: Where it failed.
@@ -34,7 +34,7 @@ class Outcome:
     seconds: float = 0.0
     parameters: int | None = None
     latency_ms: float | None = None
-    found: Mapping[str, float] = field(default_factory=dict)
+    used: Mapping[str, float] = field(default_factory=dict)
     finders: Sequence[Any] = ()
     log_dir: str | None = None
     traceback: str | None = None

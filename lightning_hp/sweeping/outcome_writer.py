@@ -71,7 +71,7 @@ class OutcomeWriter(History):
             "seconds": time.monotonic() - self._started,
             "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
             "latency_ms": None if self._latency is None else self._latency.latency_ms,
-            "found": {name: float(value) for finder in finders for name, value in found_by(finder).items()},
+            "used": {name: float(value) for finder in finders for name, value in found_by(finder).items()},
         }
         self._path.write_text(json.dumps(outcome), encoding="utf-8")
 

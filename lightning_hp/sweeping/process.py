@@ -159,7 +159,7 @@ def _outcome(job: Job, folder: Path, code: int, seconds: float) -> Outcome:
     score = score_of(values, job.reduce)
     if not math.isfinite(score):
         return Outcome("failed", reason=f"{job.monitor} was {score}", **common)
-    rest = {name: written[name] for name in ("parameters", "latency_ms", "found")}
+    rest = {name: written[name] for name in ("parameters", "latency_ms", "used")}
     return Outcome("complete", score=score, **rest, **common)
 
 

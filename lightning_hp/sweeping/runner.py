@@ -18,6 +18,7 @@ from lightning_hp.sweeping.executors import Executor, run_all
 from lightning_hp.sweeping.outcome import Outcome
 from lightning_hp.sweeping.progress import Progress
 from lightning_hp.sweeping.record import Claim, Record, Training
+from lightning_hp.sweeping.scaled_rate import ScaledRate
 from lightning_hp.sweeping.space import Settings
 from lightning_hp.sweeping.strategies import Plan, Round
 from lightning_hp.sweeping.training import Job, one_line, train
@@ -45,6 +46,7 @@ class Runner:
         logdir: Folder of the logs, or ``None``.
         pruning: Address of the storage and the pruner, or ``None``.
         progress: The progress bar.
+        rate: The learning rate that follows the batch size, or ``None``.
         train: The function that trains.
 
     """
@@ -60,6 +62,7 @@ class Runner:
     logdir: str | None
     pruning: tuple[Any, Any] | None
     progress: Progress
+    rate: ScaledRate | None = None
     train: Callable[[Job], Outcome] = train
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     settings: dict[str, Settings] = field(default_factory=dict)
@@ -202,7 +205,7 @@ class Runner:
             changes["log_dir"] = f"{self.logdir}/{_folder_name(claim.number, training)}"
         return replace(
             self.job,
-            settings=training.settings,
+            settings=training.settings if self.rate is None else self.rate(training.settings),
             seed=training.seed,
             trial_id=claim.trial_id,
             found=tuple(found[0]) if found else (),
@@ -211,6 +214,8 @@ class Runner:
 
     def _conclude(self, training: Training, stage: str, trial_id: int, outcome: Outcome) -> None:
         """Records an outcome; raises if it ends the sweep."""
+        if self.rate is not None:
+            outcome = replace(outcome, used={**self.rate.used(training.settings), **outcome.used})
         self.record.finish(trial_id, outcome)
         self.note(training, stage, outcome)
         self.progress.advance(self._best_so_far(), _in_words(training, outcome))

@@ -62,7 +62,7 @@ def result_of(study: Study, space: Space | None = None) -> SweepResult:
         settings = {**stated, **training.settings}
         if training.is_probe or not subjects.holds(settings, may_lie_between=stage == REFINE):
             continue  # also what an earlier call trained with values that are no longer in the lists
-        shared = ("status", "score", "reason", "seconds", "parameters", "latency_ms", "found", "log_dir")
+        shared = ("status", "score", "reason", "seconds", "parameters", "latency_ms", "used", "log_dir")
         fields = {name: getattr(outcome, name) for name in shared}
         ordered = {name: settings[name] for name in subjects.names}
         trials.append(SweepTrial(number, ordered, training.seed, stage, **fields))

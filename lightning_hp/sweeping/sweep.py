@@ -46,6 +46,7 @@ from lightning_hp.sweeping.record import Record
 from lightning_hp.sweeping.runner import Runner, SweepError
 from lightning_hp.sweeping.sampling import REFINE, SAMPLER, refining_sampler, sampled
 from lightning_hp.sweeping.sampling import refine as refine_plan
+from lightning_hp.sweeping.scaled_rate import scaled_rate
 from lightning_hp.sweeping.space import Space
 from lightning_hp.sweeping.storage import in_memory, open_storage, storage_address
 from lightning_hp.sweeping.stored import NOTE, note_of, result_of
@@ -70,6 +71,7 @@ def sweep(
     seeds: int | Sequence[int] = 1,
     reduce: Literal["last", "best"] = "last",
     trainer: Mapping[str, Any] | None = None,
+    scale_lr: Literal["linear", "sqrt"] | None = None,
     retune: Any = False,
     pruner: Any = None,
     storage: Any = None,
@@ -107,6 +109,9 @@ def sweep(
         reduce: Whether the ``"last"`` or the ``"best"`` value of the metric in a training is its score.
         trainer: Arguments of the Trainer. Callbacks are copied for each training. By default there are no checkpoints,
             no progress bar, no model summary and no validation before the training.
+        scale_lr: ``"linear"`` (SGD) or ``"sqrt"`` (Adam and its variants): the ``lr`` of settings is that for the batch
+            size of the start, and ``build`` gets it scaled to the ``batch_size`` of the settings. Both have to be in
+            ``space``.
         retune: ``True``: BatchSizeScaler and LRFinder rehearse in each setting. Or the finders to use. They search with
             the first seed; the other seeds use what was found.
         pruner: A pruner of Optuna: it ends trainings that are poor, after any epoch.
@@ -171,6 +176,7 @@ def sweep(
     workers = check_int("workers", workers, 1)
     check_bool("enable_progress_bar", enable_progress_bar)
     finders = _finders(retune, subjects)
+    rate = scaled_rate(scale_lr, subjects)
     folder = None if logdir is None else check_folder(logdir)
     if executor is not None and not callable(getattr(executor, "submit", None)):
         wrong_type("executor", "an object with `submit`, as those of concurrent.futures, or None", executor)
@@ -208,6 +214,7 @@ def sweep(
         "build": code_of(build),
         "data": [key_of(subjects.start), data_of(built)],
         "finders": [_stated(finder) for finder in finders],
+        "scale_lr": None if rate is None else [rate.rule, rate.base],
     }
     continue_record(record, experiment, "this storage" if address is None else str(address))
     job = Job(
@@ -236,6 +243,7 @@ def sweep(
             logdir=folder,
             pruning=None if pruner is None else (address if is_parallel else store, pruner),
             progress=stack.enter_context(sweep_progress(enable_progress_bar)),
+            rate=rate,
         )
         batch = max(1, -(-workers // len(all_seeds)))
         return carry_out(runner, subjects, start, options, strategy, n_trials, refine, batch)

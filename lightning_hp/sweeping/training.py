@@ -150,7 +150,7 @@ class _Training:
             score=score,
             parameters=sum(parameter.numel() for parameter in self._built.model.parameters()),
             latency_ms=None if self._latency is None else self._latency.latency_ms,
-            found={name: value for finder in self._finders for name, value in found_by(finder).items()},
+            used={name: value for finder in self._finders for name, value in found_by(finder).items()},
             finders=[finder.state_dict() for finder in self._finders],
             log_dir=job.log_dir,
         )

@@ -359,7 +359,7 @@ def test_finders_rehearse_once_per_setting_and_all_seeds_use_what_was_found():
     result = run(build=tuned, space={"a": [1, 2]}, seeds=2, retune=finder, monitor="train_lr")
 
     rates = {(trial.settings["a"], trial.seed): trial.score for trial in result.trials}
-    found = {(trial.settings["a"], trial.seed): trial.found["lr"] for trial in result.trials}
+    found = {(trial.settings["a"], trial.seed): trial.used["lr"] for trial in result.trials}
     assert rates == pytest.approx(found)
     assert found[1, 0] == found[1, 1] != 0.001
     assert finder.result is None  # the user's own object is not touched
