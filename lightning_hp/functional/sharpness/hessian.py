@@ -244,7 +244,8 @@ class _Products:
             if self._gradient is not None:
                 return self._product(self._gradient, vector, keep=True)
             parts = parts_of(self._loss)
-            total: Direction | None = None
+            # torch may return one tensor for several weights, so a product is never written to.
+            total = [torch.zeros_like(weight, requires_grad=False) for weight in self._weights]
             for part in parts:
                 state.restore()
                 gradient = self._gradient_of(part)
@@ -252,11 +253,7 @@ class _Products:
                 product = self._product(gradient, vector, keep=keep)
                 if keep:
                     self._gradient = gradient
-                if total is None:
-                    total = product
-                else:
-                    torch._foreach_add_(total, product)
-            assert total is not None  # `parts_of` refuses a loss without parts
+                torch._foreach_add_(total, product)
             return total
         finally:
             state.restore()

@@ -205,18 +205,15 @@ def random_rise(
 
 
 def _value_and_gradient(loss: Loss, weights: Sequence[Tensor], state: RandomStates) -> tuple[Tensor, list[Tensor]]:
-    values, total = [], None
+    values: list[Tensor] = []
+    total = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
     for part in parts_of(loss):
         state.restore()
         torch.clear_autocast_cache()
         with torch.inference_mode(False), torch.enable_grad():
             value, gradient = gradient_of(part, weights)
         values.append(value)
-        if total is None:
-            total = gradient
-        else:
-            torch._foreach_add_(total, gradient)
-    assert total is not None  # `parts_of` refuses a loss without parts
+        torch._foreach_add_(total, gradient)  # torch may return one tensor for several weights: never write to it
     return torch.stack(values).sum(), total
 
 
