@@ -14,7 +14,10 @@ from lightning_hp.results import (
     BatchBound,
     BatchSizeResult,
     BatchTrial,
+    LandscapeComparison,
+    LandscapeResult,
     LearningRateResult,
+    Rise,
     SettingSummary,
     SubjectEffect,
     SweepResult,
@@ -22,8 +25,17 @@ from lightning_hp.results import (
 )
 
 if TYPE_CHECKING:
-    from lightning_hp.callbacks import SAM, BackboneFreezing, BatchSizeScaler, HParamsLogger, LRFinder, PruningCallback
+    from lightning_hp.callbacks import (
+        SAM,
+        BackboneFreezing,
+        BatchSizeScaler,
+        HParamsLogger,
+        LossLandscape,
+        LRFinder,
+        PruningCallback,
+    )
     from lightning_hp.data import ClassBalancedBatchSampler
+    from lightning_hp.landscape import compare_landscapes
     from lightning_hp.module import Classifier, ClassifierMixin
     from lightning_hp.nn import Backbone, ClassifierHead, InferenceSpeed
     from lightning_hp.sweeping import RayExecutor, SweepError, sweep
@@ -44,15 +56,20 @@ __all__ = [  # noqa: RUF022 - plain order; ruff takes SAM for a constant
     "HParamsLogger",
     "InferenceSpeed",
     "LRFinder",
+    "LandscapeComparison",
+    "LandscapeResult",
     "LearningRateResult",
+    "LossLandscape",
     "PruningCallback",
     "RayExecutor",
+    "Rise",
     "SAM",
     "SettingSummary",
     "SubjectEffect",
     "SweepError",
     "SweepResult",
     "SweepTrial",
+    "compare_landscapes",
     "functional",
     "sweep",
 ]
@@ -68,10 +85,12 @@ _ON_FIRST_USE = {
     "HParamsLogger": "lightning_hp.callbacks",
     "InferenceSpeed": "lightning_hp.nn",
     "LRFinder": "lightning_hp.callbacks",
+    "LossLandscape": "lightning_hp.callbacks",
     "PruningCallback": "lightning_hp.callbacks",
     "RayExecutor": "lightning_hp.sweeping",
     "SAM": "lightning_hp.callbacks",
     "SweepError": "lightning_hp.sweeping",
+    "compare_landscapes": "lightning_hp.landscape",
     "sweep": "lightning_hp.sweeping",
 }
 

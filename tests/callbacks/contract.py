@@ -21,7 +21,16 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, Classifier, HParamsLogger, LRFinder, PruningCallback
+from lightning_hp import (
+    SAM,
+    BackboneFreezing,
+    BatchSizeScaler,
+    Classifier,
+    HParamsLogger,
+    LossLandscape,
+    LRFinder,
+    PruningCallback,
+)
 from lightning_hp.rehearsal import Rehearsal
 from tests.training import BATCH_SIZE, NUM_CLASSES, NUM_FEATURES, NUM_SAMPLES, Net, Samples, Stream
 
@@ -62,6 +71,12 @@ def _scaler(**kwargs: Any) -> BatchSizeScaler:
     return BatchSizeScaler(**{"min_per_class": 8, "max_val": 24, **few, **kwargs})
 
 
+def _loss_of_batch(module: Any, batch: Any) -> torch.Tensor:
+    """The mean of the outputs, for batches of every form."""
+    batch = batch["a"] if isinstance(batch, dict) else batch
+    return module(batch[0]).square().mean()
+
+
 def _pruning() -> PruningCallback:
     """Reports to a study in memory."""
     trial = optuna.create_study(pruner=optuna.pruners.NopPruner()).ask()
@@ -91,6 +106,17 @@ MEMBERS = [
         refuses=frozenset({"sam", "sam_accumulation_fp16"}),  # there is one already
     ),
     Member("hparams_logger", idle=lambda: HParamsLogger({"seed": 5}, ["train_loss"])),
+    Member(
+        "loss_landscape",
+        idle=lambda: LossLandscape(1, resolution=3, num_samples=20, radii=[0.1]),
+        refuses=frozenset({"manual"}),  # its step changes the weights
+    ),
+    Member(
+        "loss_landscape_of_the_path",
+        idle=lambda: LossLandscape(
+            directions="trajectory", resolution=3, num_samples=20, batch_norm="batch", loss=_loss_of_batch, radii=[]
+        ),
+    ),
     Member(
         "backbone_freezing_of_0_epochs",
         idle=lambda: BackboneFreezing(unfreeze_at_epoch=0, backbone="body"),

@@ -1,0 +1,88 @@
+"""The loss of a module's ``training_step`` on some batches, as a function of its weights."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_hp.functional.sharpness.batch_loss import BatchLoss
+from lightning_hp.second_pass.module_state import ModuleState
+from lightning_hp.second_pass.saved_tensors import SavedTensors
+from lightning_hp.trainer import misconfiguration
+
+_SMALL_BYTES = 1 << 20
+
+
+def step_loss(
+    trainer: Any,
+    module: Any,
+    batches: Sequence[tuple[Any, int]],
+    batch_norm: Any,
+    loss_function: Callable[[Any, Any], Any] | None,
+) -> BatchLoss:
+    """The mean loss of the module on batches, in the precision of the Trainer, in evaluation mode.
+
+    Args:
+        trainer: The Trainer.
+        module: Its module.
+        batches: Pairs of a batch and its number of samples.
+        batch_norm: As in :class:`BatchLoss`.
+        loss_function: Gets the module and a batch and returns the loss; ``None``: the loss of ``training_step``.
+
+    """
+    step = _Step(trainer, module, loss_function)
+    pairs = [((batch, index), range(size)) for index, (batch, size) in enumerate(batches)]
+    return BatchLoss(step, pairs, lambda loss, _: loss, batch_norm=batch_norm)
+
+
+class _Step(nn.Module):
+    """A step as a module, so that its layers are those of the module. What it writes besides is restored each time."""
+
+    def __init__(self, trainer: Any, module: Any, loss_function: Callable[[Any, Any], Any] | None) -> None:
+        super().__init__()
+        self.module = module
+        self._trainer = [trainer]  # no attribute that `nn.Module` looks into
+        self._loss_function = loss_function
+        self._takes_index = loss_function is None and _num_positional(module.training_step) > 1
+        self._before = ModuleState(module).visit()
+        small = [tensor for tensor in self._before.tensors if _is_restorable(tensor)]
+        self._tensors = SavedTensors(small)
+
+    def forward(self, arguments: tuple[Any, int]) -> Tensor:
+        batch, index = arguments
+        with self._trainer[0].precision_plugin.train_step_context():
+            if self._loss_function is not None:
+                output = self._loss_function(self.module, batch)
+            elif self._takes_index:
+                output = self.module.training_step(batch, index)
+            else:
+                output = self.module.training_step(batch)
+        loss = output.get("loss") if isinstance(output, dict) else output
+        self._before.restore()
+        with torch.no_grad():
+            self._tensors.restore()
+        if not isinstance(loss, Tensor):
+            source = "training_step" if self._loss_function is None else "loss"
+            raise misconfiguration(
+                self._trainer[0],
+                f"Expected `{source}` to return a loss for each batch, but it returned {type(loss).__name__}; a"
+                " landscape needs one. Give LossLandscape a function of module and batch as `loss`.",
+            )
+        return loss
+
+
+def _num_positional(function: Callable[..., Any]) -> int:
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return 2
+    return sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+
+
+def _is_restorable(tensor: Tensor) -> bool:
+    """Whether it is small and may be written in place, as the state of a metric."""
+    is_plain = not tensor.is_inference() and tensor.grad_fn is None and not tensor.requires_grad
+    return is_plain and tensor.numel() * tensor.element_size() <= _SMALL_BYTES
