@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from importlib.util import find_spec
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from lightning_hp.functional.checks import check_bool, check_callable, check_int
@@ -20,6 +19,8 @@ from lightning_hp.functional.gradients import is_sharded
 from lightning_hp.landscape import (
     KeptBatches,
     LandscapeSettings,
+    NoPlaneError,
+    Path,
     Share,
     TrainingPath,
     measure,
@@ -36,7 +37,6 @@ from lightning_hp.trainer.base_classes import Callback
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-_log = logging.getLogger(__name__)
 _TAG = "loss_landscape"
 
 
@@ -165,7 +165,7 @@ class LossLandscape(Callback):
             steps = trainer.estimated_stepping_batches
             every = 1 if math.isinf(steps) else max(1, math.ceil(steps / (self._max_path_points - 2)))
             self._path = TrainingPath(self._max_path_points, every)
-            self._path.show(_trained(pl_module), trainer.global_step)
+            self._path.show(list(pl_module.parameters()), trainer.global_step)
 
     @override
     def on_train_batch_start(
@@ -180,7 +180,7 @@ class LossLandscape(Callback):
     ) -> None:
         """Follows the path."""
         if self._path is not None:
-            self._path.show(_trained(pl_module), trainer.global_step)
+            self._path.show(list(pl_module.parameters()), trainer.global_step)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -201,35 +201,42 @@ class LossLandscape(Callback):
         settings = self._settings
         if trainer.fast_dev_run:
             settings = replace(settings, resolution=3, coarse=False, num_pairs=1)
-        with no_trace(trainer, module), same_on_all_ranks(trainer, module, self._kept.batches) as batches:
-            path = self._common_path(trainer, module)
-            if path is not None and len(path) < 2:
-                _log.warning("LossLandscape: no landscape, because a path of one step spans no plane.")
-                return
-            with progress_bar(trainer, "LossLandscape", "points") as advance:
-                result = measure(
-                    step_loss(trainer, module, batches, settings.batch_norm, self._loss),
-                    _trained(module),
-                    settings,
-                    path=path or (),
-                    share=Share(
-                        trainer.global_rank, trainer.world_size, partial(reduce_over_ranks, trainer, operation="sum")
-                    ),
-                    advance=advance,
-                    num_samples=sum(size for _, size in batches),
-                    epoch=epoch,
-                    step=trainer.global_step,
-                )
+        try:
+            result = self._measure(trainer, module, settings, epoch)
+        except NoPlaneError as error:
+            rank_zero_warn(f"LossLandscape: no landscape, because {error}.")
+            return
         self.results[trainer.global_step] = result
         rank_zero_info(f"LossLandscape: {result}")
         self._report(trainer, result)
 
-    def _common_path(self, trainer: Any, module: Any) -> list[Any] | None:
+    def _measure(self, trainer: Any, module: Any, settings: LandscapeSettings, epoch: int) -> LandscapeResult:
+        sum_over_ranks = partial(reduce_over_ranks, trainer, operation="sum")
+        with (
+            no_trace(trainer, module),
+            same_on_all_ranks(trainer, module, self._kept.batches) as batches,
+            progress_bar(trainer, "LossLandscape", "points") as advance,
+        ):
+            return measure(
+                step_loss(trainer, module, batches, settings.batch_norm, self._loss),
+                _trained(module),
+                settings,
+                path=self._common_path(trainer, module),
+                share=Share(trainer.global_rank, trainer.world_size, sum_over_ranks),
+                advance=advance,
+                num_samples=sum(size for _, size in batches),
+                epoch=epoch,
+                step=trainer.global_step,
+            )
+
+    def _common_path(self, trainer: Any, module: Any) -> Path | None:
         """The path of the process of rank zero, without the weights at its end."""
         if self._settings.directions != "trajectory":
             return None
         points = None if self._path is None else self._path.before(trainer.global_step)
-        return points if trainer.world_size == 1 else list(trainer.strategy.broadcast(points, src=0))
+        if trainer.world_size > 1:
+            points = trainer.strategy.broadcast(points, src=0)
+        return Path(list(module.parameters()), points or [])
 
     def _report(self, trainer: pl.Trainer, result: LandscapeResult) -> None:
         step = trainer.global_step

@@ -2,7 +2,7 @@
 
 from lightning_hp.landscape.compare import compare_landscapes
 from lightning_hp.landscape.kept_batches import KeptBatches
-from lightning_hp.landscape.measure import Share, measure
+from lightning_hp.landscape.measure import NoPlaneError, Path, Share, measure
 from lightning_hp.landscape.no_trace import no_trace, same_on_all_ranks
 from lightning_hp.landscape.path import TrainingPath
 from lightning_hp.landscape.settings import LandscapeSettings
@@ -11,6 +11,8 @@ from lightning_hp.landscape.step_loss import step_loss
 __all__ = [
     "KeptBatches",
     "LandscapeSettings",
+    "NoPlaneError",
+    "Path",
     "Share",
     "TrainingPath",
     "compare_landscapes",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,10 @@ from lightning_hp.results.landscape import LandscapeResult, Rise
 _MARGIN = 0.25
 
 
+class NoPlaneError(RuntimeError):
+    """There are no two directions of the kind that was asked for."""
+
+
 @dataclass(frozen=True)
 class Share:
     """The share of this process in the points of a surface.
@@ -42,9 +46,24 @@ class Share:
 
 
 @dataclass(frozen=True)
-class _Plane:
-    """Two directions and the coordinates along them."""
+class Path:
+    """Where a training has been.
 
+    Attributes:
+        weights: The weights that may have moved, also those that are frozen now.
+        points: Their earlier values.
+
+    """
+
+    weights: Sequence[Tensor]
+    points: Sequence[Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Two directions, the weights that move along them, and the coordinates."""
+
+    weights: Sequence[Tensor]
     directions: Sequence[Sequence[Tensor]]
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -55,7 +74,7 @@ def measure(
     parameters: Iterable[Tensor],
     settings: LandscapeSettings,
     *,
-    path: Sequence[Sequence[Tensor]] = (),
+    path: Path | None = None,
     share: Share | None = None,
     advance: Callable[[], None] = lambda: None,
     **fields: Any,
@@ -64,31 +83,44 @@ def measure(
 
     Args:
         loss: The loss, such as a ``BatchLoss``.
-        parameters: The weights.
+        parameters: The weights that are trained.
         settings: What is measured.
-        path: Earlier weights; needed with ``directions="trajectory"``.
+        path: The path of the training; needed with ``directions="trajectory"``.
         share: The share of this process.
         advance: Called for each point of a surface.
         **fields: Further fields of the result.
+
+    Raises:
+        NoPlaneError: If the path spans no plane, or there is no Hessian.
 
     """
     started, share = time.monotonic(), share or Share()
     weights = list(parameters)
     notes: list[str] = []
+    with torch.no_grad():
+        is_finite = bool(torch.as_tensor(loss()).isfinite())
+    if not is_finite:
+        if settings.directions == "hessian":
+            raise NoPlaneError("the loss of the model is not finite, so its Hessian has no eigenvectors")
+        settings = replace(settings, num_eigenvalues=0, radii=())
+        notes.append("The loss of the model is not finite: it has no curvature and no rise.")
     eigenvalues, vectors = _eigenvalues(loss, weights, settings, notes)
     coordinates = explained = None
     if settings.directions == "hessian":
-        planes = [_plane(vectors, settings)]
-    elif settings.directions == "trajectory":
-        found = pca_directions([*path, [weight.detach() for weight in weights]])
+        planes = [_plane(weights, vectors, settings)]
+    elif path is not None:
+        try:
+            found = pca_directions([*path.points, [weight.detach().cpu() for weight in path.weights]])
+        except ValueError as error:
+            raise NoPlaneError(f"the path of the training spans no plane: {error}") from error
         coordinates, explained = found.coordinates, _pair(found.explained_variance_ratio)
         x, y = (_around_path(column, settings) for column in coordinates.T)
-        planes = [_Plane(found.directions, x, y)]
+        planes = [_Plane(path.weights, found.directions, x, y)]
     else:
         directions = random_directions(weights, 2 * settings.num_pairs, seed=settings.seed)
-        planes = [_plane(directions[2 * i : 2 * i + 2], settings) for i in range(settings.num_pairs)]
+        planes = [_plane(weights, directions[2 * i : 2 * i + 2], settings) for i in range(settings.num_pairs)]
     counted = _Counted(loss, advance)
-    surfaces = tuple(_surface(counted, weights, plane, settings, share, len(planes), notes) for plane in planes)
+    surfaces = tuple(_surface(counted, plane, settings, share, len(planes), notes) for plane in planes)
     return LandscapeResult(
         x=planes[0].x,
         y=planes[0].y,
@@ -137,9 +169,9 @@ def _eigenvalues(
     return tuple(map(float, found.values[: settings.num_eigenvalues])), found.vectors
 
 
-def _plane(directions: Sequence[Sequence[Tensor]], settings: LandscapeSettings) -> _Plane:
+def _plane(weights: Sequence[Tensor], directions: Sequence[Sequence[Tensor]], settings: LandscapeSettings) -> _Plane:
     axis = np.linspace(-1, 1, settings.resolution) * (settings.radius or 1.0)
-    return _Plane(directions, axis, axis)
+    return _Plane(weights, directions, axis, axis)
 
 
 def _around_path(coordinates: NDArray[np.float64], settings: LandscapeSettings) -> NDArray[np.float64]:
@@ -160,7 +192,6 @@ def _pair(shares: NDArray[np.float64]) -> tuple[float, float]:
 
 def _surface(
     loss: Any,
-    weights: list[Tensor],
     plane: _Plane,
     settings: LandscapeSettings,
     share: Share,
@@ -173,7 +204,7 @@ def _surface(
 
     def evaluate(points: Sequence[int]) -> NDArray[np.float64]:
         mine = points[share.rank :: share.world_size]
-        surface = loss_surface(loss, weights, plane.directions, plane.x, plane.y, points=mine, budget=budget)
+        surface = loss_surface(loss, plane.weights, plane.directions, plane.x, plane.y, points=mine, budget=budget)
         known = ~np.isnan(surface)
         numbers = share.add([*np.where(known, surface, 0.0).ravel().tolist(), *known.ravel().astype(float).tolist()])
         sums, counts = np.array(numbers[:size]), np.array(numbers[size:])
