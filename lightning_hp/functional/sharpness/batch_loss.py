@@ -107,12 +107,11 @@ class BatchLoss:
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
         """Evaluation mode; with ``"batch"`` training mode for normalisation layers, on copies of their buffers."""
-        flags = [(module, module.training) for module in self._modules]
+        training = [module for module in self._modules if module.training]
         buffers: list[tuple[nn.Module, str, Tensor]] = []
         try:
-            for module, is_training in flags:
-                if is_training:
-                    module.training = False
+            for module in training:
+                module.training = False
             for layer in self._norm_layers:
                 layer.training = True
             for layer in self._updated:
@@ -123,9 +122,10 @@ class BatchLoss:
         finally:
             for layer, name, buffer in buffers:
                 setattr(layer, name, buffer)
-            for module, is_training in flags:
-                if module.training != is_training:
-                    module.training = is_training
+            for layer in self._norm_layers:
+                layer.training = False
+            for module in training:
+                module.training = True
 
 
 def _check_batches(batches: Any) -> list[Any]:
