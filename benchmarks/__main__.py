@@ -15,6 +15,8 @@ from benchmarks import (
     batch_size_watchdog,
     cost_reports,
     ground_truth,
+    landscapes,
+    landscapes_report,
     lr_regret,
     lr_regret_report,
     lr_scaling,
@@ -32,7 +34,8 @@ def main() -> None:
     """Parses the command line and runs the benchmarks that it names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--recompute", action="store_true", help="train the ground truth again (about half an hour)")
-    known = ("regret", "step_cost", "sam_cost", "batch_size", "batch_wall", "batch_watchdog", "lr_scaling")
+    costs = ("step_cost", "sam_cost", "landscapes")
+    known = ("regret", *costs, "batch_size", "batch_wall", "batch_watchdog", "lr_scaling")
     parser.add_argument("--only", choices=known, help="run one benchmark")
     options = parser.parse_args()
 
@@ -59,6 +62,8 @@ def main() -> None:
         batch_size_report.write(searches, batch_size_search.run_wall(), limits)
     if options.only in (None, "batch_watchdog"):
         batch_size_watchdog.write(batch_size_watchdog.run_all())
+    if options.only in (None, "landscapes"):
+        landscapes_report.write(landscapes.run_all())
     if options.only in (None, "lr_scaling"):
         trainings = lr_scaling.run_all()
         lr_scaling.save(trainings, lr_scaling_report.FOLDER / "lr_scaling.json")

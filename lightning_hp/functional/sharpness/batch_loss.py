@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -84,10 +83,9 @@ class BatchLoss:
             ValueError: If it returns several numbers.
 
         """
-        first, *others = self.parts()
-        total = first()
-        for part in others:
-            total = total + part()
+        total = self._share(0)
+        for number in range(1, len(self.batches)):
+            total = total + self._share(number)
         return total
 
     def parts(self) -> list[Callable[[], Tensor]]:
@@ -95,37 +93,37 @@ class BatchLoss:
         return [partial(self._share, number) for number in range(len(self.batches))]
 
     def _share(self, number: int) -> Tensor:
+        """The share of one batch, in evaluation mode."""
         inputs, targets = self.batches[number]
-        with self._evaluation():
+        training = [module for module in self._modules if module.training]
+        buffers: list[tuple[nn.Module, str, Tensor]] = []
+        try:
+            for module in training:
+                module.training = False
+            if self._norm_layers:
+                self._use_batch_statistics(buffers)
             value = scalar_of(self.loss_function(self.model(inputs), targets))
+        finally:
+            for layer, name, buffer in buffers:
+                setattr(layer, name, buffer)
+            for layer in self._norm_layers:
+                layer.training = False
+            for module in training:
+                module.training = True
         if len(self.batches) == 1:
             return value
         if value.dtype in (torch.float16, torch.bfloat16):
             value = value.float()
         return value * (self._sizes[number] / self.num_samples)
 
-    @contextmanager
-    def _evaluation(self) -> Iterator[None]:
-        """Evaluation mode; with ``"batch"`` training mode for normalisation layers, on copies of their buffers."""
-        flags = [(module, module.training) for module in self._modules]
-        buffers: list[tuple[nn.Module, str, Tensor]] = []
-        try:
-            for module, is_training in flags:
-                if is_training:
-                    module.training = False
-            for layer in self._norm_layers:
-                layer.training = True
-            for layer in self._updated:
-                for name, buffer in layer.named_buffers(recurse=False):
-                    buffers.append((layer, name, buffer))
-                    setattr(layer, name, buffer.clone())
-            yield
-        finally:
-            for layer, name, buffer in buffers:
-                setattr(layer, name, buffer)
-            for module, is_training in flags:
-                if module.training != is_training:
-                    module.training = is_training
+    def _use_batch_statistics(self, buffers: list[tuple[nn.Module, str, Tensor]]) -> None:
+        """Training mode for normalisation layers, on copies of their buffers; notes the buffers."""
+        for layer in self._norm_layers:
+            layer.training = True
+        for layer in self._updated:
+            for name, buffer in layer.named_buffers(recurse=False):
+                buffers.append((layer, name, buffer))
+                setattr(layer, name, buffer.clone())
 
 
 def _check_batches(batches: Any) -> list[Any]:

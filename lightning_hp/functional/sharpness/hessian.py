@@ -36,6 +36,10 @@ _MAX_DENSE = 32
 
 _WHICH = {"largest": "LA", "smallest": "SA", "magnitude": "LM"}
 
+# Lanczos vectors before the first test of convergence. The largest eigenvalues of a Hessian stand apart and need few;
+# the smallest ones lie close together.
+_MIN_VECTORS = {"LA": 6, "SA": 20, "LM": 6}
+
 
 @dataclass(frozen=True)
 class HessianEigenvalues:
@@ -135,10 +139,11 @@ def hessian_eigenvalues(
         RuntimeError: If the eigenvalues are not accurate enough after ``max_products``.
 
     Note:
-        SciPy's Lanczos method ``eigsh`` needs about 20 products and memory for about 20 vectors on the CPU. The graph
-        of the first derivatives is kept between products if the loss has one part, and built anew for each product
-        otherwise. The state of torch's random generators is the same in each product and restored at the end. Float32
-        limits the accuracy to about 1e-5.
+        SciPy's Lanczos method ``eigsh`` needs about 10 products for the largest eigenvalue, more for several or for the
+        smallest, and memory for 2 ``count`` + 2 vectors (at least 6, for the smallest 20) on the CPU. The graph of the
+        first derivatives is kept between products if the loss has one part, and built anew for each product otherwise.
+        The state of torch's random generators is the same in each product and restored at the end. Float32 limits the
+        accuracy to about 1e-5.
 
     Example:
         >>> w = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
@@ -167,6 +172,7 @@ def hessian_eigenvalues(
                 " `tolerance`."
             )
         result = flatten(product(unflatten(vector, weights)))
+        product.is_zero &= not result.any()
         if not np.isfinite(result).all():
             raise ValueError("Expected finite second derivatives of `loss`, but got infinite or NaN ones.")
         return result
@@ -174,10 +180,18 @@ def hessian_eigenvalues(
     if size <= _MAX_DENSE or count > size // 2:
         values, vectors = _dense(matvec, size, count, kind)
     else:
-        from scipy.sparse.linalg import LinearOperator, eigsh  # type: ignore[import-untyped]
+        from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh  # type: ignore[import-untyped]
 
         operator = LinearOperator((size, size), matvec=lambda vector: matvec(vector.reshape(-1)), dtype=np.float64)
-        values, vectors = eigsh(operator, k=count, which=kind, v0=start, tol=tolerance, maxiter=max_products)
+        num_vectors = min(max(2 * count + 2, _MIN_VECTORS[kind]), size)
+        try:
+            values, vectors = eigsh(
+                operator, k=count, which=kind, v0=start, ncv=num_vectors, tol=tolerance, maxiter=max_products
+            )
+        except ArpackError:
+            if not product.is_zero:
+                raise
+            values, vectors = np.zeros(count), np.eye(size, count)  # the loss is linear: every vector is one
     order = {"LA": np.argsort(-values), "SA": np.argsort(values), "LM": np.argsort(-np.abs(values))}[kind]
     return HessianEigenvalues(values[order], [unflatten(vectors[:, k], weights) for k in order], product.count)
 
@@ -235,6 +249,7 @@ class _Products:
         self._keeps_graph = keep_graph
         self._gradient: list[Tensor] | None = None
         self.count = 0
+        self.is_zero = True
 
     def __call__(self, vector: Sequence[Tensor]) -> Direction:
         self.count += 1

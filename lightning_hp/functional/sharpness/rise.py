@@ -31,6 +31,7 @@ from lightning_hp.functional.sharpness.perturbation import adaptive_scale
 from lightning_hp.functional.sharpness.weights import (
     Direction,
     Loss,
+    Losses,
     RandomStates,
     check_loss,
     check_parameters,
@@ -38,7 +39,6 @@ from lightning_hp.functional.sharpness.weights import (
     data_of,
     losses_at,
     parts_of,
-    read,
     value_of,
 )
 
@@ -115,12 +115,12 @@ def ascent_rise(
         copies = [weight.clone() for weight in data]
         scales = [adaptive_scale(weight, eta) for weight in data] if adaptive else []
         moved = [torch.zeros_like(weight) for weight in data]  # u
-    state, values = RandomStates(weights), []
+    state, losses = RandomStates(weights), Losses(steps + 1, data[0].device)
     is_restored = False
     try:
         for _ in range(steps):
             value, gradient = _value_and_gradient(loss, weights, state)
-            values.append(value)
+            losses.append(value)
             with torch.no_grad():
                 _climb(moved, gradient, scales, radius, _REACH * radius / steps)
                 torch._foreach_copy_(data, copies)
@@ -129,7 +129,7 @@ def ascent_rise(
         state.restore()
         with torch.inference_mode():
             torch.clear_autocast_cache()
-            values.append(value_of(loss))
+            losses.append(value_of(loss))
     finally:
         try:
             copy_into(data, copies)
@@ -139,8 +139,8 @@ def ascent_rise(
                 copy_into(data, copies)
             state.restore()
             torch.clear_autocast_cache()
-    start, *losses = read(values).tolist()
-    return float(np.max(losses) - start)
+    start, *others = losses.read().tolist()
+    return float(np.max(others) - start)
 
 
 def random_rise(
@@ -189,7 +189,8 @@ def random_rise(
     num_samples, adaptive = check_int("num_samples", num_samples, 1, 100_000), check_bool("adaptive", adaptive)
     generator = torch.Generator().manual_seed(check_int("seed", seed, 0))
 
-    def write(data: list[Tensor], number: int) -> None:
+    def write(data: list[Tensor], copies: list[Tensor], number: int) -> None:
+        copy_into(data, copies)
         if not number:
             return
         direction = list(normal_numbers(data, generator))

@@ -21,8 +21,14 @@ from lightning_hp.functional.sharpness.weights import (
     check_directions,
     check_loss,
     check_parameters,
+    copy_into,
     losses_at,
+    write_along,
 )
+
+# Up to this size a second copy of the weights is kept, which saves one of the two passes over them at each point. In
+# larger networks the forward pass takes so much longer that it would not be noticed.
+_MAX_ROW_BYTES = 1 << 26
 
 
 def loss_line(
@@ -54,9 +60,9 @@ def loss_line(
 
     """
     loss, weights = check_loss(loss), check_parameters(parameters)
-    moves = [check_direction("direction", direction, weights)]
-    points = [(a,) for a in check_coordinates("coordinates", coordinates).tolist()]
-    return losses_at(loss, weights, lambda w, point: _add(w, moves, point), points)
+    weights, (move,) = _moving(weights, [check_direction("direction", direction, weights)])
+    points = check_coordinates("coordinates", coordinates).tolist()
+    return losses_at(loss, weights, lambda w, copies, a: write_along(w, copies, move, a), points)
 
 
 def loss_path(
@@ -95,8 +101,12 @@ def loss_path(
     others = [
         other.to(weight.dtype) for other, weight in zip(check_direction("end", end, weights), weights, strict=True)
     ]
-    points = check_coordinates("coordinates", coordinates).tolist()
-    return losses_at(loss, weights, lambda w, t: torch._foreach_lerp_(w, others, t), points)
+
+    def write(data: list[Tensor], copies: list[Tensor], t: float) -> None:
+        copy_into(data, copies)
+        torch._foreach_lerp_(data, others, t)
+
+    return losses_at(loss, weights, write, check_coordinates("coordinates", coordinates).tolist())
 
 
 def loss_surface(
@@ -137,11 +147,11 @@ def loss_surface(
         ValueError: If shapes do not fit, or ``loss`` returns several numbers.
 
     Note:
-        The weights move in place: one copy of them is the only further memory. Each point is written from the copy, so
-        the loss at (0, 0) is exactly the loss at w. Weights and torch's random state are restored bit for bit, also
-        after an error or Ctrl-C; a model that draws random numbers draws the same ones at every point. The losses are
-        read from the device once, at the end; with ``budget`` after each point. ``loss`` runs under
-        ``torch.inference_mode``. With weights of 16 bits the rounded points differ from those of the grid.
+        The weights move in place: one copy of those that move is the only further memory (two up to 64 MB). Each point
+        is written from the copy, so the loss at (0, 0) is exactly the loss at w. Weights and torch's random state are
+        restored bit for bit, also after an error or Ctrl-C; a model that draws random numbers draws the same ones at
+        every point. The losses are read from the device once, at the end; with ``budget`` after each point. ``loss``
+        runs under ``torch.inference_mode``. With weights of 16 bits the rounded points differ from those of the grid.
 
     References:
         Li et al., *Visualizing the Loss Landscape of Neural Nets*, 2018.
@@ -154,9 +164,9 @@ def loss_surface(
 
     """
     loss, weights = check_loss(loss), check_parameters(parameters)
-    moves = check_directions("directions", directions, weights)
-    if len(moves) != 2:
-        raise ValueError(f"Expected `directions` to hold two directions, but got {len(moves)}.")
+    both = check_directions("directions", directions, weights)
+    if len(both) != 2:
+        raise ValueError(f"Expected `directions` to hold two directions, but got {len(both)}.")
     x, y = check_coordinates("x", x), check_coordinates("y", y)
     if budget is not None:
         budget = check_number("budget", budget, above=0, also="None")
@@ -172,6 +182,8 @@ def loss_surface(
             if (np.diff(values) <= 0).any():
                 raise ValueError(f"Expected increasing `{name}` for `coarse`, but got {values.tolist()[:8]}.")
 
+    weights, both = _moving(weights, both)
+    plane = _Plane(weights, *both)
     surface = np.full((len(y), len(x)), np.nan)
     started = time.monotonic()
 
@@ -180,7 +192,7 @@ def loss_surface(
             chosen = sorted(chosen, key=lambda index: -_level(index, len(x)))
         rows, columns = np.unravel_index(np.asarray(chosen, dtype=np.int64), surface.shape)
         coordinates = list(zip(x[columns].tolist(), y[rows].tolist(), strict=True))
-        losses = losses_at(loss, weights, lambda w, point: _add(w, moves, point), coordinates, seconds)
+        losses = losses_at(loss, weights, plane.write, coordinates, seconds)
         surface.flat[list(chosen[: len(losses)])] = losses
         return len(losses) == len(chosen)
 
@@ -196,10 +208,37 @@ def loss_surface(
     return surface
 
 
-def _add(weights: list[Tensor], directions: Sequence[Direction], coordinates: Sequence[float]) -> None:
-    for direction, coordinate in zip(directions, coordinates, strict=True):
-        if coordinate:
-            torch._foreach_add_(weights, direction, alpha=coordinate)
+class _Plane:
+    """Sets weights to w + x d1 + y d2. While y stays, w + y d2 is kept, unless it takes much memory."""
+
+    def __init__(self, weights: list[Tensor], first: Direction, second: Direction) -> None:
+        self._first, self._second = first, second
+        is_small = sum(weight.nbytes for weight in weights) <= _MAX_ROW_BYTES
+        self._row = [torch.empty_like(weight, requires_grad=False) for weight in weights] if is_small else []
+        self._y: float | None = None
+
+    def write(self, weights: list[Tensor], copies: list[Tensor], point: tuple[float, float]) -> None:
+        x, y = point
+        if not y:
+            write_along(weights, copies, self._first, x)
+        elif self._row:
+            if y != self._y:
+                write_along(self._row, copies, self._second, y)
+                self._y = y
+            write_along(weights, self._row, self._first, x)
+        else:
+            write_along(weights, copies, self._second, y)
+            if x:
+                torch._foreach_add_(weights, self._first, alpha=x)
+
+
+def _moving(weights: list[Tensor], directions: list[Direction]) -> tuple[list[Tensor], list[Direction]]:
+    """Only those weights that a direction moves, with their part of it; random directions leave out most tensors."""
+    counts = [
+        torch.stack([d.count_nonzero().to(direction[0].device) for d in direction]).cpu() for direction in directions
+    ]
+    chosen = torch.stack(counts).sum(0).nonzero().flatten().tolist() or [0]
+    return [weights[k] for k in chosen], [[direction[k] for k in chosen] for direction in directions]
 
 
 def _check_points(points: Any, size: int) -> list[int]:

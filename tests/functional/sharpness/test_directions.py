@@ -77,7 +77,14 @@ def test_the_draws_are_the_same_on_an_accelerator() -> None:
             torch.testing.assert_close(a.cpu(), b)
 
 
+class Sharded(Tensor):
+    device_mesh = "a mesh"
+
+
 def test_sharded_sparse_and_lazy_weights_are_refused() -> None:
+    sharded = torch.ones(2, 2).as_subclass(Sharded)
+    with pytest.raises(TypeError, match="to be a whole tensor, but got a sharded one"):
+        hpf.random_directions([sharded])
     for bad, error in ((torch.ones(2, 2).to_sparse(), TypeError), (nn.LazyLinear(2).weight, ValueError)):
         with pytest.raises(error, match="Expected"):
             hpf.random_directions([bad])

@@ -168,6 +168,10 @@ def test_attention_has_a_second_derivative() -> None:
 def test_a_linear_loss_and_an_unused_parameter_have_zeros() -> None:
     w, unused = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
     assert not flat(hpf.hessian_product(lambda: w.sum(), [w, unused], [torch.ones(2), torch.ones(3)])).any()
+    many = torch.ones(100, requires_grad=True)
+    found = hpf.hessian_eigenvalues(lambda: many.sum(), [many], 2)
+    assert found.values.tolist() == [0, 0]
+    assert [float(vector[0].norm()) for vector in found.vectors] == [1, 1]
     product = hpf.hessian_product(lambda: (w**3).sum(), [w, unused], [torch.ones(2), torch.ones(3)])
     assert flat(product).tolist() == [6, 6, 0, 0, 0]
 

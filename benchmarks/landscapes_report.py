@@ -1,0 +1,88 @@
+"""Writes the page ``landscapes.md``."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from benchmarks.landscapes import FLOOR, LANDSCAPER, SHIFTING, SIDE, Report
+from benchmarks.pages import FOLDER, table, versions
+
+PACKAGES = ("torch", "numpy", "scipy", "mlxtend", "loss-landscapes", "landscaper", "PyHessian")
+
+PAGE = """\
+# Cost and accuracy of loss landscapes
+
+Small networks on MNIST (14x14 pixels), trained for three epochs: a CNN of two convolutions without and with BatchNorm,
+and an MLP of 84 000 weights. All times are processor times on one CPU thread.
+
+## Time of a surface
+
+{side} x {side} points in a plane of two filter-normalised directions, with the same weights, directions and samples in
+all programs. The *floor* is as many forward passes and losses without moving the weights. The programs run in turns;
+the ratio is the median of those of adjacent turns, with its 95% interval. What the programs do before the first point,
+such as drawing directions, is left out.
+
+{time}
+
+Every program has to write the weights at each point, so none can be faster than the floor. The MLP with 256 samples has
+the most weights for its forward pass: there, writing them once without anything else costs 17 % of the floor.
+`loss_surface` reads the weights at every point from the untouched copy. loss-landscapes adds steps to the weights
+instead, which is the cheapest form, and does not restore them; with its option `deepcopy_model` it works on copies.
+
+The difference column is the largest relative difference to the values of `loss_surface` at the same points. Two
+properties of the others were taken into account. loss-landscapes evaluates rows in alternating directions and shifts
+every second one by a step, so its array is not a rectangular grid. landscaper adds random noise to the largest loss and
+replaces losses that are not finite by the mean or the largest one.
+
+## Accuracy of what saves time
+
+A surface of 21 x 21 points that reaches one norm of each filter in each direction, the worst of three pairs of
+directions. `coarse=True` evaluates 121 points instead of 441. *With fewer samples* is the mean relative error with the first 64 to
+512 samples instead of 1000.
+
+{accuracy}
+
+## Hessian
+
+The largest eigenvalue on 256 samples, with the default settings of `hessian_eigenvalues` and of PyHessian. *Exact* is
+the value at a tolerance of 1e-6.
+
+{hessian}
+
+## Principal components
+
+`pca_directions` of {num} checkpoints of {weights} weights took {seconds:.1f} s ({processor:.1f} s of processor time,
+one thread). The first two components of that random walk explain {explained:.0%} of its variance, so such a share says
+nothing about a training.
+
+Measured on {date} with {versions}.
+"""
+
+
+def write(report: Report) -> None:
+    """Writes ``landscapes.md``."""
+    time = [["model", "samples", "program", "ms a surface", "ratio to the floor", "largest difference"]]
+    for cost in report.costs:
+        ratio = "1" if cost.program == FLOOR else "{:.2f} ({:.2f} to {:.2f})".format(*cost.ratio)
+        differences = report.differences[cost.model, cost.num_samples]
+        difference = f"{differences[cost.program]:.0e}" if cost.program in (SHIFTING, LANDSCAPER) else ""
+        time.append([cost.model, str(cost.num_samples), cost.program, f"{cost.ms:.0f}", ratio, difference])
+    sizes = list(report.errors[0].by_samples)
+    accuracy = [["model", "coarse, mean", "coarse, largest", *(f"{size} samples" for size in sizes)]]
+    for one in report.errors:
+        by_samples = [f"{one.by_samples[size]:.1%}" for size in sizes]
+        accuracy.append([one.model, f"{one.coarse_mean:.2%}", f"{one.coarse_largest:.1%}", *by_samples])
+    hessian = [["model", "exact", "ours", "PyHessian", "products", "ms", "time of PyHessian / ours"]]
+    for value in report.eigenvalues:
+        errors = [f"{found:.3f} ({found / value.exact - 1:+.1e})" for found in (value.ours, value.theirs)]
+        ratio = "{:.2f} ({:.2f} to {:.2f})".format(*value.ratio)
+        row = [value.model, f"{value.exact:.3f}", *errors, str(value.num_products), f"{value.ms:.0f}", ratio]
+        hessian.append(row)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    page = PAGE.format(
+        side=SIDE, time=table(time), accuracy=table(accuracy), hessian=table(hessian),
+        num=report.components.num_checkpoints, weights=f"{report.components.num_weights:,}".replace(",", " "),
+        seconds=report.components.seconds, processor=report.components.processor_seconds,
+        explained=report.components.explained, date=date.today().isoformat(), versions=versions(PACKAGES),
+    )  # fmt: skip
+    (FOLDER / "landscapes.md").write_text(page)
