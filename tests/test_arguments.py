@@ -94,8 +94,16 @@ VALID: dict[Callable[..., Any], Callable[[], dict[str, Any]]] = {
     lightning_hp.ClassifierMixin: lambda: {"num_classes": 3},
     lightning_hp.HParamsLogger: dict,
     lightning_hp.LRFinder: dict,
+    lightning_hp.LossLandscape: dict,
     lightning_hp.PruningCallback: lambda: {"trial": optuna.trial.FixedTrial({}), "monitor": "val_loss"},
     lightning_hp.SAM: dict,
+    lightning_hp.compare_landscapes: lambda: {
+        "models": {"a": network()},
+        "data": [(torch.ones(4, 4), torch.zeros(4, dtype=torch.long))],
+        "resolution": 3,
+        "num_eigenvalues": 0,
+        "radii": [0.1],
+    },
     hpf.BatchLoss: lambda: {
         "model": network(),
         "batches": [(torch.ones(4, 4), torch.zeros(4, dtype=torch.long))],

@@ -160,11 +160,14 @@ def _eigenvalues(
         return None, []
     try:
         found = hessian_eigenvalues(loss, weights, count, seed=settings.seed)
-    except RuntimeError as error:
-        if is_needed or isinstance(error, (torch.OutOfMemoryError, NotImplementedError)):
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
             raise
-        # Fused attention and the recurrent layers of cuDNN have no second derivative.
-        notes.append(f"No eigenvalues: the loss cannot be differentiated twice ({str(error).splitlines()[0][:120]}).")
+        reason = str(error).splitlines()[0]
+        if is_needed:
+            raise NoPlaneError(f"the Hessian has no eigenvectors: {reason}") from error
+        # An operation without a second derivative, or one that is not finite.
+        notes.append(f"No eigenvalues: {reason}")
         return None, []
     return tuple(map(float, found.values[: settings.num_eigenvalues])), found.vectors
 

@@ -158,6 +158,8 @@ def _draw_lines(ax: Axes, results: Any) -> None:
             if len(groups) > 1:
                 label = ("first direction", "second direction")[number]
             style = "-" if not number else "--"
+            rows = np.where(np.isfinite(rows), rows, np.nan)
+            at, rows = at[(shown := ~np.isnan(rows).all(axis=0))], rows[:, shown]
             ax.plot(at, np.nanmean(rows, axis=0), style, color=color, linewidth=2, label=label or None)
             if len(rows) > 1:
                 ax.fill_between(at, np.nanmin(rows, axis=0), np.nanmax(rows, axis=0), color=color, alpha=0.15, lw=0)

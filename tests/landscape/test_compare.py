@@ -129,7 +129,9 @@ def test_the_figure_has_one_scale_and_the_page_all_surfaces(tmp_path: Path):
     figure = compared.plot()
     figure.savefig(tmp_path / "figure.png")
     contours = [ax for ax in figure.axes if ax.get_xlabel() == "first direction"]
-    norms = {(c.norm.vmin, c.norm.vmax) for ax in contours for c in ax.collections if hasattr(c, "levels")}
+    filled = [c for ax in contours for c in ax.collections if getattr(c, "filled", False)]
+    norms = {(c.norm.vmin, c.norm.vmax) for c in filled}
+    assert len(filled) == 2
     everything = np.concatenate([result.surfaces[0].ravel() for result in compared.results.values()])
     assert len(norms) == 1
     assert next(iter(norms)) == pytest.approx((everything.min(), everything.max()))

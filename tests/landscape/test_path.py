@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ def test_the_copies_are_evenly_spaced_and_few(every: int, steps: int, max_points
         assert len(path.before(step + 1)) <= max_points
     at = [float(copies[0]) for copies in path.before(steps)]
     assert at[0] == 0
-    gaps = {after - before for before, after in zip(at, at[1:], strict=False)}
+    gaps = {after - before for before, after in itertools.pairwise(at)}
     assert len(gaps) <= 1
     assert all(gap % every == 0 for gap in gaps)
     assert len(at) >= min(max_points, steps // every) // 2
