@@ -2,11 +2,11 @@
 
     python examples/landscape_resnet.py [--logdir runs]
 
-The data are 1000 handwritten digits of MNIST, of which 40 % have a wrong label, and 2000 digits with right labels for the
-test (they are part of a package, nothing is downloaded). Both trainings have the same weights at the start, the same
-batches and the same schedule. The landscapes are the loss on training samples, with the same random directions and one
-colour scale; the table has the test accuracy, the leading eigenvalue of the Hessian, and how much the loss rises at two
-distances. Takes about three minutes on two CPU cores.
+The data are 1000 handwritten digits of MNIST, of which 40 % have a wrong label, and 2000 digits with right labels
+for the test (they are part of a package, nothing is downloaded). Both trainings have the same weights at the start,
+the same batches and the same schedule. The landscapes are the loss on training samples, with the same random
+directions and one colour scale; the table has the test accuracy, the leading eigenvalue of the Hessian, and how much
+the loss rises at two distances. Takes about two minutes on two CPU cores.
 
 A tuned weight decay helps against wrong labels as well; docs/benchmarks/sam_quality.md compares both.
 """

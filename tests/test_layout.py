@@ -20,6 +20,7 @@ LIGHTNING = ("lightning", "lightning_fabric", "lightning_utilities", "pytorch_li
 
 # The only exemption from the order: `result.plot()` imports `plotting`, which names the result classes in annotations.
 UPPER_TWIN, LOWER_TWIN = "results", "plotting"
+_DRAWING = (("plot",), ("to_html",))
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,9 @@ def check_direction(package: Path, order: list[str]) -> list[str]:
                 else f"move what is needed from {target[1]}/ to {source}/ or below, or pass it as an argument"
             )
             errors.append(f"{where}: {source}/ imports `{found.module}`, which is above it; {hint}.")
-        elif (source, target[1]) == (UPPER_TWIN, LOWER_TWIN) and found.functions[-1:] != ("plot",):
+        elif (source, target[1]) == (UPPER_TWIN, LOWER_TWIN) and found.functions[-1:] not in _DRAWING:
             errors.append(
-                f"{where}: {source}/ imports `{found.module}` outside of a method `plot`; move the import into it, so"
+                f"{where}: {source}/ imports `{found.module}` outside of `plot` or `to_html`; move the import there, so"
                 " that a result does not load what draws it."
             )
     return errors
@@ -311,7 +312,7 @@ def test_checker_holds_the_twins_to_their_exemption(tmp_path):
     }
     drawing, result = check_direction(write_tree(tmp_path, files), ORDER)
     assert drawing.startswith("pkg/plotting/one.py:2: plotting/ imports `pkg.results.one`, which is above it; put the")
-    assert result.startswith("pkg/results/one.py:1: results/ imports `pkg.plotting.one` outside of a method `plot`")
+    assert result.startswith("pkg/results/one.py:1: results/ imports `pkg.plotting.one` outside of `plot` or `to_html`")
 
 
 def test_checker_reports_a_circle_once(tmp_path):

@@ -94,11 +94,20 @@ class LossLandscape(Callback):
         Li et al., *Visualizing the Loss Landscape of Neural Nets*, 2018.
 
     Example:
-        >>> from lightning_hp import LossLandscape
-        >>> landscape = LossLandscape(directions="trajectory", resolution=11)
+        >>> import pytorch_lightning as pl
+        >>> import torch
+        >>> class Model(pl.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.layer = torch.nn.Linear(2, 1)
+        ...     def training_step(self, batch, batch_idx):
+        ...         return (self.layer(batch) - 1).square().mean()
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.SGD(self.parameters(), lr=0.1)
+        >>> landscape = LossLandscape(directions="trajectory", resolution=11, num_samples=32)
         >>> trainer = pl.Trainer(max_epochs=1, callbacks=[landscape], accelerator="cpu", logger=False,
         ...                      enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-        >>> trainer.fit(model, train_loader)
+        >>> trainer.fit(Model(), torch.utils.data.DataLoader(torch.randn(64, 2), batch_size=16))
         >>> landscape.result.surfaces[0].shape, landscape.result.path.shape[1]
         ((11, 11), 2)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_hp.functional.checks import check_bool, check_callable, check_instance, wrong_type
+from lightning_hp.functional.checks import check_bool, check_callable, check_instance, check_number, wrong_type
 from lightning_hp.functional.sharpness.batch_loss import BatchLoss
 from lightning_hp.landscape.measure import measure
 from lightning_hp.landscape.settings import LandscapeSettings, check_num_samples
@@ -90,6 +90,7 @@ def compare_landscapes(
         (['quantity', 'small', 'large'], ['loss', 'eigenvalue', 'rise_ascent_0.1', 'rise_mean_0.1', 'rise_worst_0.1'])
 
     """
+    radius = check_number("radius", radius, above=0)
     settings = LandscapeSettings(
         "random", radius, resolution, num_pairs, batch_norm, coarse, None, num_eigenvalues, radii, seed
     )
