@@ -25,11 +25,11 @@ first point and after the last one, a few milliseconds, is left out.
 {time}
 
 Every program has to write the weights at each point. That takes next to nothing beside the forward pass of a CNN, where
-all are close to the floor. The MLP has many weights for a short forward pass; there, writing them once without anything
-else costs 17 % of the floor with 256 samples. `loss_surface` writes each point from an untouched copy of the weights,
-so that no rounding adds up and the weights are restored exactly. loss-landscapes adds steps to the weights instead,
-which reads less memory and saves 7 to 12 % of the floor for the MLP; it restores nothing, and works on copies of the
-model with its option `deepcopy_model`. What saves more time is fewer points, see below.
+all are close to the floor. The MLP has many weights for a short forward pass, so there the writing shows.
+`loss_surface` writes each point from an untouched copy of the weights, so that no rounding adds up and the weights are
+restored exactly. loss-landscapes adds steps to the weights instead, which reads less memory and saves 7 to 12 % of the
+floor for the MLP; it restores nothing, and works on copies of the model with its option `deepcopy_model`. What saves
+more time is fewer points, see below.
 
 The difference column is the largest relative difference to the values of `loss_surface` at the same points. Two
 properties of the others were taken into account. loss-landscapes evaluates rows in alternating directions and shifts
