@@ -8,7 +8,9 @@ step, landscaper adds noise to the largest loss.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import statistics
 import time
 import warnings
@@ -29,7 +31,9 @@ from benchmarks.interleaved import InterleavedRun, median_ratio, run_rounds
 SIDE = 11
 GRID = np.arange(SIDE) - SIDE // 2
 STEP = 0.1  # of the norm of each filter, so the grid reaches half of it
-SURFACES_A_TURN, TURNS, ROUNDS = 3, 4, 2
+POINTS_A_TURN, SURFACES, ROUNDS = 24, 2, 2
+
+CALLS_A_TURN = 2  # of eigenvalues
 
 OURS, SHIFTING, LANDSCAPER, FLOOR = "hpf.loss_surface", "loss-landscapes", "landscaper", "floor"
 
@@ -84,14 +88,15 @@ def plane(model: nn.Module) -> list[list[Tensor]]:
 
 
 Run = Callable[[], Any]
+Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
-def ours(model: nn.Module, x: Tensor, y: Tensor) -> Run:
-    loss, directions = hpf.BatchLoss(model, [(x, y)], nn.functional.cross_entropy), plane(model)
+def ours(model: nn.Module, x: Tensor, y: Tensor, criterion: Criterion) -> Run:
+    loss, directions = hpf.BatchLoss(model, [(x, y)], criterion), plane(model)
     return lambda: hpf.loss_surface(loss, model.parameters(), directions, GRID, GRID)
 
 
-def shifting(model: nn.Module, x: Tensor, y: Tensor) -> Run:
+def shifting(model: nn.Module, x: Tensor, y: Tensor, criterion: Criterion) -> Run:
     """loss-landscapes goes from one corner to the two neighbouring corners, on copies of them."""
     import loss_landscapes
     from loss_landscapes.metrics import Loss
@@ -101,28 +106,28 @@ def shifting(model: nn.Module, x: Tensor, y: Tensor) -> Run:
         with torch.no_grad():
             for parameter, d in zip(corner.parameters(), direction, strict=True):
                 parameter += SIDE * d
-    metric = Loss(nn.functional.cross_entropy, x, y)
+    metric = Loss(criterion, x, y)
     return lambda: loss_landscapes.planar_interpolation(*corners, metric, SIDE, deepcopy_model=True)
 
 
-def landscaper(model: nn.Module, x: Tensor, y: Tensor) -> Run:
+def landscaper(model: nn.Module, x: Tensor, y: Tensor, criterion: Criterion) -> Run:
     from landscaper.compute import compute_loss_landscape
 
     directions = plane(model)
 
     def loss(model: nn.Module, data: Any) -> Tensor:
-        return nn.functional.cross_entropy(model(data[0]), data[1])
+        return criterion(model(data[0]), data[1])
 
     return lambda: compute_loss_landscape(
         model, (x, y), directions, loss, steps=SIDE, distance=1.0, dim=2, device="cpu"
     )[0]
 
 
-def floor(model: nn.Module, x: Tensor, y: Tensor) -> Run:
+def floor(model: nn.Module, x: Tensor, y: Tensor, criterion: Criterion) -> Run:
     def run() -> None:
         with torch.inference_mode():
             for _ in range(SIDE * SIDE):
-                nn.functional.cross_entropy(model(x), y)
+                criterion(model(x), y)
 
     return run
 
@@ -135,14 +140,14 @@ def moved(model: nn.Module, x: float, y: float) -> nn.Module:
     return other
 
 
-PROGRAMS: dict[str, Callable[[nn.Module, Tensor, Tensor], Run]] = {
+PROGRAMS: dict[str, Callable[[nn.Module, Tensor, Tensor, Criterion], Run]] = {
     FLOOR: floor, OURS: ours, SHIFTING: shifting, LANDSCAPER: landscaper,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The time of a surface in one program."""
+    """The time of a point in one program."""
 
     model: str
     num_samples: int
@@ -155,7 +160,7 @@ def measure(name: str, num_samples: int) -> list[Cost]:
     model = trained(name)
     batch = samples(num_samples)
     programs = {program: partial(_repeat, program, model, batch) for program in PROGRAMS}
-    turns, _ = run_rounds(programs, SURFACES_A_TURN, ROUNDS)
+    turns, _ = run_rounds(programs, POINTS_A_TURN, ROUNDS)
     return [
         Cost(
             name, num_samples, program, 1e3 * statistics.median(turns[program]),
@@ -166,9 +171,12 @@ def measure(name: str, num_samples: int) -> list[Cost]:
 
 
 def _repeat(program: str, model: nn.Module, batch: tuple[Tensor, Tensor], run: InterleavedRun) -> None:
-    surface = PROGRAMS[program](copy.deepcopy(model), *batch)
-    for _ in range(SURFACES_A_TURN * TURNS):
+    def criterion(output: Tensor, targets: Tensor) -> Tensor:
         run.tick(program)
+        return nn.functional.cross_entropy(output, targets)
+
+    surface = PROGRAMS[program](copy.deepcopy(model), *batch, criterion)
+    for _ in range(SURFACES):
         surface()
 
 
@@ -178,7 +186,7 @@ def largest_difference(name: str, num_samples: int) -> dict[str, float]:
     loss = hpf.BatchLoss(model, [batch], nn.functional.cross_entropy)
     wide = np.arange(SIDE + 1) - SIDE // 2
     surface = hpf.loss_surface(loss, model.parameters(), plane(model), wide, wide)  # [y, x]
-    theirs = shifting(model, *batch)()  # [x, y], even rows one step further
+    theirs = shifting(model, *batch, nn.functional.cross_entropy)()  # [x, y], even rows one step further
     same = np.array([surface[1:, i] if i % 2 == 0 else surface[:-1, i] for i in range(SIDE)])
     found = {SHIFTING: float(np.abs(theirs / same - 1).max())}
 
@@ -192,7 +200,7 @@ def largest_difference(name: str, num_samples: int) -> dict[str, float]:
         compute.scale_direction(direction, length)
         steps.append(direction)
     surface = hpf.loss_surface(loss, model.parameters(), steps, GRID, GRID).T
-    theirs = landscaper(model, *batch)()
+    theirs = landscaper(model, *batch, nn.functional.cross_entropy)()
     others = surface < surface.max()  # landscaper adds noise to the largest one
     return {**found, LANDSCAPER: float(np.abs(theirs / surface - 1)[others].max())}
 
@@ -255,7 +263,7 @@ def eigenvalue(name: str) -> Eigenvalue:
     found = hpf.hessian_eigenvalues(loss, model.parameters())
     exact = hpf.hessian_eigenvalues(loss, model.parameters(), tolerance=1e-6)
     programs = {"ours": partial(_repeat_ours, name), "theirs": partial(_repeat_pyhessian, name)}
-    turns, _ = run_rounds(programs, 2, ROUNDS)
+    turns, _ = run_rounds(programs, CALLS_A_TURN, 3)
     return Eigenvalue(
         name, float(found.values[0]), _pyhessian(copy.deepcopy(model), batch), float(exact.values[0]),
         found.num_products, 1e3 * statistics.median(turns["ours"]), median_ratio(turns["theirs"], turns["ours"]),
@@ -264,7 +272,7 @@ def eigenvalue(name: str) -> Eigenvalue:
 
 def _repeat_ours(name: str, run: InterleavedRun) -> None:
     model, batch = trained(name), samples(256)
-    for _ in range(2 * TURNS):
+    for _ in range(4 * CALLS_A_TURN):
         run.tick("ours")
         loss = hpf.BatchLoss(model, [batch], nn.functional.cross_entropy)
         hpf.hessian_eigenvalues(loss, model.parameters())
@@ -272,7 +280,7 @@ def _repeat_ours(name: str, run: InterleavedRun) -> None:
 
 def _repeat_pyhessian(name: str, run: InterleavedRun) -> None:
     model, batch = copy.deepcopy(trained(name)), samples(256)
-    for _ in range(2 * TURNS):
+    for _ in range(4 * CALLS_A_TURN):
         run.tick("theirs")
         _pyhessian(model, batch)
 
@@ -333,7 +341,8 @@ def run_all() -> Report:
     for name in MODELS:
         for number in (256, 1000):
             costs += measure(name, number)
-            differences[name, number] = largest_difference(name, number)
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                differences[name, number] = largest_difference(name, number)
             print(f"landscapes: {name}, {number} samples done", flush=True)
     errors = [accuracy(name) for name in MODELS]
     print("landscapes: accuracy done", flush=True)

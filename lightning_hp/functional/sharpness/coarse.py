@@ -57,9 +57,9 @@ def fill_surface(x: ArrayLike, y: ArrayLike, surface: ArrayLike) -> NDArray[np.f
             columns has finite losses above zero.
 
     Note:
-        The logarithm is smoother than the loss, which often grows by orders of magnitude. On 21 x 21 points around a
-        convolutional network on MNIST the mean relative error is below 1 %; the largest one is up to 15 %, at the edge
-        of a steep wall. ``benchmarks/landscapes.py`` measures it.
+        The logarithm is smoother than the loss, which often grows by orders of magnitude. On 21 x 21 points around
+        small networks on MNIST, from every second row and column, the mean relative error was 0.04 to 0.3 % and the
+        largest 4 %; it is larger at the edge of a steep wall. See ``benchmarks/landscapes.py``.
 
     Example:
         >>> x = np.linspace(-1, 1, 9)

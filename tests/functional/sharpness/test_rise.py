@@ -147,6 +147,20 @@ def test_other_types(dtype: torch.dtype) -> None:
     assert all(torch.equal(p, h) for p, h in zip(layer.parameters(), home, strict=True))
 
 
+def test_an_outer_autocast_context_does_not_keep_the_weights_of_another_step() -> None:
+    model = net(norm=False)
+    loss = loss_of(model)
+
+    def inside() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss()
+
+    expected = hpf.ascent_rise(inside, model.parameters(), 1.0, steps=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss()
+        assert hpf.ascent_rise(loss, model.parameters(), 1.0, steps=3) == expected
+
+
 def test_losses_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     original = weights_file.Losses.read
