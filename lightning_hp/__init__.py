@@ -15,6 +15,7 @@ from lightning_hp.results import (
     BatchSizeResult,
     BatchTrial,
     LearningRateResult,
+    NoiseScaleResult,
     SettingSummary,
     SubjectEffect,
     SweepResult,
@@ -22,7 +23,15 @@ from lightning_hp.results import (
 )
 
 if TYPE_CHECKING:
-    from lightning_hp.callbacks import SAM, BackboneFreezing, BatchSizeScaler, HParamsLogger, LRFinder, PruningCallback
+    from lightning_hp.callbacks import (
+        SAM,
+        BackboneFreezing,
+        BatchSizeScaler,
+        GradientNoiseScale,
+        HParamsLogger,
+        LRFinder,
+        PruningCallback,
+    )
     from lightning_hp.data import ClassBalancedBatchSampler
     from lightning_hp.module import Classifier, ClassifierMixin
     from lightning_hp.nn import Backbone, ClassifierHead, InferenceSpeed
@@ -41,10 +50,12 @@ __all__ = [  # noqa: RUF022 - plain order; ruff takes SAM for a constant
     "Classifier",
     "ClassifierHead",
     "ClassifierMixin",
+    "GradientNoiseScale",
     "HParamsLogger",
     "InferenceSpeed",
     "LRFinder",
     "LearningRateResult",
+    "NoiseScaleResult",
     "PruningCallback",
     "RayExecutor",
     "SAM",
@@ -65,6 +76,7 @@ _ON_FIRST_USE = {
     "Classifier": "lightning_hp.module",
     "ClassifierHead": "lightning_hp.nn",
     "ClassifierMixin": "lightning_hp.module",
+    "GradientNoiseScale": "lightning_hp.callbacks",
     "HParamsLogger": "lightning_hp.callbacks",
     "InferenceSpeed": "lightning_hp.nn",
     "LRFinder": "lightning_hp.callbacks",

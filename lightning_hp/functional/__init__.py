@@ -11,6 +11,7 @@ from lightning_hp.functional.batch_size.class_coverage import (
     covered_share,
 )
 from lightning_hp.functional.batch_size.memory import predict_batch_size, predict_peak
+from lightning_hp.functional.batch_size.noise_scale import NoiseScale, NoiseScaleEstimator, gradient_and_noise
 from lightning_hp.functional.batch_size.search import BatchSearch, search_batch_size
 from lightning_hp.functional.batch_size.throughput import next_rung, throughput_is_flat, throughput_knee
 from lightning_hp.functional.gradients import gradient_norm
@@ -34,6 +35,8 @@ __all__ = [
     "BatchSearch",
     "Comparison",
     "LRSuggestion",
+    "NoiseScale",
+    "NoiseScaleEstimator",
     "Perturbation",
     "TrainedChoice",
     "batch_size_for_average",
@@ -43,6 +46,7 @@ __all__ = [
     "compare_settings",
     "coverage_probability",
     "covered_share",
+    "gradient_and_noise",
     "gradient_norm",
     "is_stuck",
     "lr_range",

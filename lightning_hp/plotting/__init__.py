@@ -5,10 +5,12 @@ Importing this package does not import matplotlib; plotting does.
 
 from lightning_hp.plotting.batch_size import plot_batch_size
 from lightning_hp.plotting.learning_rate import plot_learning_rate
+from lightning_hp.plotting.noise_scale import plot_noise_scale
 from lightning_hp.plotting.short_trainings import plot_short_trainings
 
 __all__ = [
     "plot_batch_size",
     "plot_learning_rate",
+    "plot_noise_scale",
     "plot_short_trainings",
 ]

@@ -2,6 +2,7 @@
 
 from lightning_hp.results.batch_size import BatchBound, BatchSizeResult, BatchTrial
 from lightning_hp.results.learning_rate import LearningRateResult
+from lightning_hp.results.noise_scale import NoiseScaleResult
 from lightning_hp.results.sweep import SettingSummary, SubjectEffect, SweepResult, SweepTrial
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "BatchSizeResult",
     "BatchTrial",
     "LearningRateResult",
+    "NoiseScaleResult",
     "SettingSummary",
     "SubjectEffect",
     "SweepResult",

@@ -21,7 +21,16 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, Classifier, HParamsLogger, LRFinder, PruningCallback
+from lightning_hp import (
+    SAM,
+    BackboneFreezing,
+    BatchSizeScaler,
+    Classifier,
+    GradientNoiseScale,
+    HParamsLogger,
+    LRFinder,
+    PruningCallback,
+)
 from lightning_hp.rehearsal import Rehearsal
 from tests.training import BATCH_SIZE, NUM_CLASSES, NUM_FEATURES, NUM_SAMPLES, Net, Samples, Stream
 
@@ -89,6 +98,11 @@ MEMBERS = [
         "sam_of_radius_0",
         idle=lambda: SAM(rho=0.0),
         refuses=frozenset({"sam", "sam_accumulation_fp16"}),  # there is one already
+    ),
+    Member(
+        "gradient_noise_scale",
+        idle=lambda: GradientNoiseScale(milestones=(0, 1), num_training_steps=8, num_micro_batches=2),
+        refuses=frozenset({"manual"}),
     ),
     Member("hparams_logger", idle=lambda: HParamsLogger({"seed": 5}, ["train_loss"])),
     Member(
