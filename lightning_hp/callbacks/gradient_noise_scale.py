@@ -357,7 +357,7 @@ class GradientNoiseScale(Callback):
             gradient, noise, micro_batch = found
             self._estimator.update(gradient, noise)
             self._num_observations += 1
-            self._batch_size = max(1, round(micro_batch * num_batches))
+            self._batch_size = max(self._batch_size, round(micro_batch * num_batches))  # the last batches are smaller
             if self._history and self._history[-1][0] == step:
                 self._history.pop()
             self._history.append((step, self._estimator.noise_scale()))
