@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_hp import SAM, GradientNoiseScale, LRFinder, NoiseScaleResult
+from lightning_hp import SAM, BatchSizeScaler, GradientNoiseScale, LRFinder, NoiseScaleResult
 from lightning_hp.functional import NoiseScaleEstimator, gradient_and_noise
 from lightning_hp.tuning.noise_scale import Norms
 
@@ -231,6 +231,7 @@ def test_a_rehearsal_finds_the_exact_value_at_the_weights_of_each_milestone() ->
     result = noise.result
     assert result is not None
     assert (result.source, result.steps, result.batch_size) == ("rehearsal", (0, 69), 4)
+    assert result.num_observations == 160
     for row, weights in enumerate([plain.seen[0][0], plain.seen[69][0]]):
         assert result.lows[row] <= exact(weights) <= result.highs[row]
         assert result.highs[row] < 4 * result.lows[row]
@@ -360,3 +361,29 @@ def test_it_does_not_act_in_a_rehearsal_of_another_callback() -> None:
     assert noise.result is not None
     assert alone.result is not None
     assert noise.result.to_dict() == alone.result.to_dict()
+
+
+def test_the_scaler_shows_it_as_a_row_that_decides_nothing() -> None:
+    limits: Any = {"min_steps_per_epoch": 1, "min_training_steps": 1, "min_step_share": 0.01}
+    given: Any = {"min_per_class": 4, "init_val": 12, "max_val": 12, "round_to": 1, "limits": limits}
+    given["class_options"] = {"num_classes": CLASSES}
+    scalers = [BatchSizeScaler(noise_scale=noise_scale, **given) for noise_scale in (True, False)]
+    models = [fit([scaler], accumulate_grad_batches=1, batch_size=8) for scaler in scalers]
+    assert [len(model.seen) for model in models] == [16, 16]  # two epochs of 8 batches of 12
+    for ours, theirs in zip(models[0].seen, models[1].seen, strict=True):
+        assert all(map(torch.equal, ours[0], theirs[0]))
+    found, plain = (scaler.result for scaler in scalers)
+    assert found is not None
+    assert plain is not None
+    assert [bound.name for bound in found.bounds[:-1]] == [bound.name for bound in plain.bounds]
+    assert found.batch_size == plain.batch_size == 12
+    row = found.bounds[-1]
+    assert (row.name, row.kind) == ("noise scale", "advised up to")
+    low, high = (float(number) for number in row.detail.partition("(")[2].partition(")")[0].split(" to "))
+    assert row.size is not None
+    assert low <= row.size <= high
+    assert low <= exact(models[0].seen[0][0]) <= high
+    assert found.num_steps == plain.num_steps + 10
+    assert "noise scale: advised up to" in str(found)
+    with pytest.raises(MisconfigurationException, match="automatic optimization"):
+        fit([BatchSizeScaler(noise_scale=True, **given)], Manual(), accumulate_grad_batches=1)
