@@ -14,7 +14,7 @@ from typing_extensions import override
 from lightning_hp.callbacks.finder import refused_twice_in_setup
 from lightning_hp.callbacks.finder_state import STATE_VERSION, check_state, naming_the_checkpoint
 from lightning_hp.functional.batch_size.noise_scale import NoiseScale, NoiseScaleEstimator
-from lightning_hp.functional.checks import check_bool, check_int, check_iterable, check_number, wrong_value
+from lightning_hp.functional.checks import check_bool, check_int, check_iterable, check_number
 from lightning_hp.rehearsal import (
     HOOKS_BEFORE_EPOCH,
     Rehearsal,
@@ -62,7 +62,6 @@ class GradientNoiseScale(Callback):
         every: Measures each ``every``-th optimizer step, beginning with the first, >= 1. Not used where it rehearses.
         decay: Weight of a measured step relative to the next one, > 0 and <= 1: 0.98 averages over about the last 100
             steps, 1 over all. Not used where it rehearses.
-        preconditioned: Whether gradients are divided by the root of Adam's second moments, as its steps are.
         milestones: Epochs before which it rehearses; ``None``: 0, 1, 2, 4, 8 and so on. ``()``: never.
         num_training_steps: Steps of a rehearsal, >= 8.
         num_micro_batches: Batches that each of them accumulates, >= 2.
@@ -76,9 +75,9 @@ class GradientNoiseScale(Callback):
         TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of its range.
         MisconfigurationException: Before the first step, for manual optimization, FSDP2 and strategies other than
-            single device and DDP, LBFGS, lazy layers that have seen no batch, a second ``GradientNoiseScale``, and
-            ``preconditioned`` without Adam, AdamW, NAdam or RAdam; where it rehearses, for what cannot be rehearsed.
-            In the first measured step, if a batch has no tensor, or two gradients of one parameter arrive.
+            single device and DDP, LBFGS, lazy layers that have seen no batch, and a second ``GradientNoiseScale``;
+            where it rehearses, for what cannot be rehearsed. In the first measured step, if a batch has no tensor, or
+            two gradients of one parameter arrive.
 
     Note:
         Use it as advice: an order of magnitude, and an upper one. In four measured trainings the critical batch size
@@ -129,7 +128,6 @@ class GradientNoiseScale(Callback):
         self,
         every: int = 1,
         decay: float = 0.98,
-        preconditioned: bool = False,
         milestones: Sequence[int] | None = None,
         num_training_steps: int = 10,
         num_micro_batches: int = 8,
@@ -138,7 +136,6 @@ class GradientNoiseScale(Callback):
         super().__init__()
         self._every = check_int("every", every, 1)
         self._decay = check_number("decay", decay, above=0, maximum=1)
-        self._preconditioned = check_bool("preconditioned", preconditioned)
         self._milestones: frozenset[int] | None = None
         if milestones is not None:
             epochs = check_iterable("milestones", milestones, "a sequence of epochs, ints >= 0", also="None")
@@ -174,7 +171,6 @@ class GradientNoiseScale(Callback):
             source=self._source,
             batch_size=self._batch_size,
             num_observations=self._num_observations,
-            preconditioned=self._preconditioned,
             reason=rows[-1][1].reason if rows else "No step was measured.",
         )
 
@@ -195,7 +191,7 @@ class GradientNoiseScale(Callback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses optimizers that cannot be measured. Moves itself to the front, before what changes gradients."""
-        refuse_optimizer_for_noise_scale(trainer, pl_module, self._preconditioned)
+        refuse_optimizer_for_noise_scale(trainer, pl_module)
         if not is_resuming(trainer):
             self._reset()
         others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
@@ -228,7 +224,7 @@ class GradientNoiseScale(Callback):
             return
         if self._meter is None and trainer.global_step % self._every == 0:
             self._global_step = trainer.global_step
-            self._meter = StepMeter(trainer, self._preconditioned, has_second_pass(trainer))
+            self._meter = StepMeter(trainer, has_second_pass(trainer))
             self._meter.add_hooks()
         if self._meter is not None:
             self._meter.on_train_batch_start(batch)
@@ -317,8 +313,6 @@ class GradientNoiseScale(Callback):
             estimator.load_state_dict(entries["estimator"])
             saved = entries["result"]
             result = None if saved is None else NoiseScaleResult.from_dict(saved)
-            if result is not None and result.preconditioned != self._preconditioned:
-                wrong_value("state['result']['preconditioned']", str(self._preconditioned), result.preconditioned)
         self._reset()
         self._estimator = estimator
         if result is not None:
@@ -339,9 +333,7 @@ class GradientNoiseScale(Callback):
     def _rehearse(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures at the present weights, by steps that are undone."""
         with consuming_data(self._may_consume_data), Rehearsal(trainer, pl_module, HOOKS_BEFORE_EPOCH) as rehearsal:
-            steps = rehearse_noise_scale(
-                rehearsal, self._num_training_steps, self._num_micro_batches, self._preconditioned
-            )
+            steps = rehearse_noise_scale(rehearsal, self._num_training_steps, self._num_micro_batches)
         self._estimator = NoiseScaleEstimator()
         self._unread = [(trainer.global_step, trainer.world_size, norms) for norms in steps]
         self._read()

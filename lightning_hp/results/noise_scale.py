@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_hp.functional.batch_size.noise_scale import LINEAR_SHARE
 from lightning_hp.functional.checks import (
-    check_bool,
     check_choice,
     check_int,
     check_iterable,
@@ -38,7 +37,6 @@ class NoiseScaleResult:
             process of DDP and their mean; ``"rehearsal"``, accumulated steps that were undone.
         batch_size: Samples of an optimizer step of the training, >= 1.
         num_observations: Steps that were measured.
-        preconditioned: Whether gradients were divided by the root of Adam's second moments.
         reason: Why the last estimate is not known, a sentence; ``None`` if it is.
 
     Raises:
@@ -64,7 +62,6 @@ class NoiseScaleResult:
     source: str
     batch_size: int
     num_observations: int
-    preconditioned: bool = False
     reason: str | None = None
 
     def __post_init__(self) -> None:
@@ -85,7 +82,6 @@ class NoiseScaleResult:
             source=check_choice("source", self.source, SOURCES),
             batch_size=check_int("batch_size", self.batch_size, 1),
             num_observations=check_int("num_observations", self.num_observations, 0),
-            preconditioned=check_bool("preconditioned", self.preconditioned),
             reason=optional(check_str, "reason", self.reason),
         )
 
@@ -159,14 +155,13 @@ class NoiseScaleResult:
         return cls(**known)
 
     def __str__(self) -> str:
-        kind = "Preconditioned gradient" if self.preconditioned else "Gradient"
         low, high = self.interval
         if self.noise_scale is None:
             at_least = f"; at least {_number(low)} samples" if low > 0 else ""
-            return f"{kind} noise scale not known{at_least}. {self.reason or 'No step was measured.'}"
+            return f"Gradient noise scale not known{at_least}. {self.reason or 'No step was measured.'}"
         known = [value for value in self.noise_scales if not math.isnan(value)]
         return (
-            f"{kind} noise scale {_number(self.noise_scale)} samples ({_number(low)} to {_number(high)}) after"
+            f"Gradient noise scale {_number(self.noise_scale)} samples ({_number(low)} to {_number(high)}) after"
             f" {self.steps[-1]} steps, between {_number(min(known))} and {_number(max(known))} along the training\n"
             f"  critical batch size: at most about {_number(self.noise_scale)} samples in a step, by its order of"
             f" magnitude; the training has {self.batch_size}\n"

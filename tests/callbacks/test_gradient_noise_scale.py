@@ -35,20 +35,18 @@ def make_model(package: str = "pytorch_lightning", optimizer: str = "SGD", lr: f
     base = importlib.import_module(package).LightningModule
 
     class Logistic(base):
-        """Notes the weights and the batch of each step, and Adam's state."""
+        """Notes the weights and the batch of each step."""
 
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(1)
             self.lr = lr
             self.net = nn.Sequential(nn.Linear(FEATURES, 5), nn.Tanh(), nn.Linear(5, CLASSES))
-            self.seen: list[tuple[list[Tensor], Tensor, Tensor, list[Tensor]]] = []
+            self.seen: list[tuple[list[Tensor], Tensor, Tensor]] = []
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             x, y = batch
-            state = self.trainer.optimizers[0].state
-            moments = [state[p]["exp_avg_sq"].clone() for p in self.parameters() if "exp_avg_sq" in state.get(p, {})]
-            self.seen.append(([p.detach().clone() for p in self.parameters()], x, y, moments))
+            self.seen.append(([p.detach().clone() for p in self.parameters()], x, y))
             return nn.functional.cross_entropy(self.net(x), y)
 
         def configure_optimizers(self) -> Any:
@@ -96,9 +94,9 @@ def windows(model: Any, accumulate: int = 4) -> list[list[Any]]:
     return [epoch[i : i + accumulate] for epoch in epochs for i in range(0, per_epoch, accumulate)]
 
 
-def observe(window: list[Any], factor: Any = 1.0) -> tuple[float, float]:
-    gradients = [gradient(weights, x, y) * factor for weights, x, y, _ in window]
-    harmonic = len(window) / sum(1 / len(y) for _, _, y, _ in window)
+def observe(window: list[Any]) -> tuple[float, float]:
+    gradients = [gradient(weights, x, y) for weights, x, y in window]
+    harmonic = len(window) / sum(1 / len(y) for _, _, y in window)
     small = float(torch.stack([g.square().sum() for g in gradients]).mean())
     large = float(torch.stack(gradients).mean(0).square().sum())
     return gradient_and_noise(small, large, harmonic, harmonic * len(window))
@@ -197,22 +195,6 @@ def test_with_sam_the_gradients_are_those_at_w(order: int) -> None:
     assert_equal(noise.result, by_hand([observe(window) for window in windows(model)]))
 
 
-def test_preconditioned_gradients_are_divided_as_adam_does() -> None:
-    noise = GradientNoiseScale(preconditioned=True)
-    model = fit([noise], make_model(optimizer="Adam", lr=0.01, eps=1e-3), max_epochs=5)
-    steps = []
-    for number, window in enumerate(windows(model)):
-        moments = window[0][3]
-        assert bool(moments) is (number > 0)
-        if moments:
-            root = torch.cat([m.flatten() for m in moments]).double().div(1 - 0.999**number).sqrt()
-            steps.append(observe(window, 1 / (root + 1e-3)))
-    assert noise.result is not None
-    assert noise.result.num_observations == 14
-    assert_equal(noise.result, by_hand(steps))
-    assert str(noise.result).startswith("Preconditioned gradient noise scale")
-
-
 def exact(weights: list[Tensor]) -> float:
     """The noise scale from the gradient of each sample, of the distribution that the 90 samples were drawn from.
 
@@ -305,8 +287,6 @@ def test_a_wrong_state_is_refused_with_a_sentence(change: dict[str, Any]) -> Non
     with pytest.raises((TypeError, ValueError), match=r"[Ee]xpected.*in the state of GradientNoiseScale"):
         noise.load_state_dict({**before, **change})
     assert noise.state_dict() == before
-    with pytest.raises(ValueError, match="preconditioned"):
-        GradientNoiseScale(preconditioned=True).load_state_dict(before)
 
 
 class ReachesTwice(pl.LightningModule):
@@ -339,7 +319,6 @@ class Manual(ReachesTwice):
         ([GradientNoiseScale(), GradientNoiseScale()], make_model, "expected one in a Trainer, but got 2"),
         ([GradientNoiseScale()], Manual, "expected automatic optimization"),
         ([GradientNoiseScale()], lambda: make_model(optimizer="LBFGS"), "LBFGS"),
-        ([GradientNoiseScale(preconditioned=True)], make_model, "Adam, AdamW, NAdam, RAdam"),
         ([GradientNoiseScale()], ReachesTwice, "one backward pass"),
     ],
 )

@@ -58,7 +58,7 @@ def find_batch_size(
     measures_noise = in_training and settings.noise_scale
     if measures_noise:
         refuse_for_noise_scale(trainer, pl_module)
-        refuse_optimizer_for_noise_scale(trainer, pl_module, preconditioned=False)
+        refuse_optimizer_for_noise_scale(trainer, pl_module)
     kind: Any = partial(Rehearsal, needs_loss=False) if in_training else EvaluationRehearsal
     read: Any = read_evaluation_bounds
     if in_training:

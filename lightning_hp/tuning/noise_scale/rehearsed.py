@@ -15,16 +15,13 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
-def rehearse_noise_scale(
-    rehearsal: Rehearsal, num_training_steps: int, num_micro_batches: int, preconditioned: bool = False
-) -> list[Norms]:
+def rehearse_noise_scale(rehearsal: Rehearsal, num_training_steps: int, num_micro_batches: int) -> list[Norms]:
     """Accumulates batches to optimizer steps, and measures these at the present weights.
 
     Args:
         rehearsal: An open rehearsal, at its start.
         num_training_steps: Steps, >= 1. After each the rehearsal goes back to the present weights.
         num_micro_batches: Batches in a step, >= 2; fewer where the data ends.
-        preconditioned: As for :class:`StepMeter`.
 
     Returns:
         The norms of each step that has two batches or more.
@@ -32,7 +29,7 @@ def rehearse_noise_scale(
     """
     trainer, found = rehearsal.trainer, []
     for _ in range(num_training_steps):
-        with StepMeter(trainer, preconditioned, has_second_pass(trainer)) as meter:
+        with StepMeter(trainer, has_second_pass(trainer)) as meter:
             trainer.accumulate_grad_batches = num_micro_batches
             trainer.callbacks = [_Listener(meter), *trainer.callbacks]
             rehearsal.step()

@@ -26,9 +26,6 @@ from lightning_hp.rehearsal.recorder import num_samples_of
 from lightning_hp.second_pass import optimized_parameters
 from lightning_hp.trainer import misconfiguration
 
-#: Optimizers that keep the second moments by which ``preconditioned`` divides.
-ADAM_LIKE = frozenset({"Adam", "AdamW", "NAdam", "RAdam"})
-
 
 @dataclass(frozen=True)
 class Norms:
@@ -62,23 +59,19 @@ class StepMeter:
 
     Args:
         trainer: A Trainer with automatic optimization, on a single device or under DDP.
-        preconditioned: Whether gradients are divided by the root of Adam's second moments.
         keeps_sum: Whether the mean is computed here, which takes the memory of one gradient, instead of read from
             ``.grad``: for a step in which another gradient than that of the batch is given to the optimizer. It is the
             mean over this process.
 
     Attributes:
-        norms: The norms of the step; ``None`` before its end, and if it has fewer than two micro-batches, or Adam has
-            no second moments yet.
+        norms: The norms of the step; ``None`` before its end, and if it has fewer than two micro-batches.
         is_ended: Whether the step has ended.
 
     """
 
-    def __init__(self, trainer: Any, preconditioned: bool = False, keeps_sum: bool = False) -> None:
+    def __init__(self, trainer: Any, keeps_sum: bool = False) -> None:
         self._trainer = trainer
         self._parameters = [p for p in optimized_parameters(trainer) if p.requires_grad]
-        self._factors = _factors(trainer, self._parameters) if preconditioned else None
-        self._is_possible = bool(self._parameters) and (not preconditioned or self._factors is not None)
         self._keeps_sum = keeps_sum
         self._sums: dict[int, Tensor] = {}
         self._samples = 0
@@ -99,15 +92,14 @@ class StepMeter:
 
     def add_hooks(self) -> None:
         """Adds a hook to each parameter of the optimizer that is trained."""
-        if self._is_possible:
-            for index, parameter in enumerate(self._parameters):
-                self._handles.append(parameter.register_hook(_Hook(self, index)))  # type: ignore[no-untyped-call]
+        for index, parameter in enumerate(self._parameters):
+            self._handles.append(parameter.register_hook(_Hook(self, index)))  # type: ignore[no-untyped-call]
 
     def remove(self) -> None:
         """Removes the hooks."""
         while self._handles:
             self._handles.pop().remove()
-        self._sums, self._part, self._factors = {}, {}, None
+        self._sums, self._part = {}, {}
         self._is_open = False
 
     def on_train_batch_start(self, batch: Any) -> None:
@@ -133,7 +125,7 @@ class StepMeter:
     @torch.no_grad()
     def on_after_backward(self) -> None:
         """Ends a micro-batch."""
-        if self._is_open and self._is_possible:
+        if self._is_open and self._parameters:
             norms = list(self._part.values())
             square = torch.stack(norms).square().sum() if norms else torch.zeros((), device=self._parameters[0].device)
             self._squares.append(square)
@@ -155,7 +147,8 @@ class StepMeter:
             large = total_norm(list(self._sums.values())).square() / (num * unit) ** 2
         else:
             # The precision plugin has divided these by the scale of the loss.
-            large = self._norm_of_gradients().square() * (trainer.accumulate_grad_batches / num) ** 2
+            gradients = [gradient for p in self._parameters if (gradient := p.grad) is not None]
+            large = total_norm(gradients).square() * (trainer.accumulate_grad_batches / num) ** 2
         inverse = sum(self._inverse_sizes) / num
         values = torch.stack([small, large.to(small), small.new_tensor(inverse)])
         if trainer.world_size > 1:
@@ -176,20 +169,12 @@ class StepMeter:
             )
         with torch.no_grad():
             gradient = gradient.detach()
-            if self._factors is not None:
-                gradient = gradient * self._factors[index]
             self._part[index] = total_norm([gradient])
             if self._keeps_sum:
                 if index in self._sums:
                     self._sums[index] += gradient
                 else:
                     self._sums[index] = gradient.clone()
-
-    def _norm_of_gradients(self) -> Tensor:
-        pairs = [(i, p.grad) for i, p in enumerate(self._parameters) if p.grad is not None]
-        if self._factors is None:
-            return total_norm([gradient for _, gradient in pairs])
-        return total_norm([total_norm([gradient * self._factors[i]]) for i, gradient in pairs])
 
     def _loss_scale(self) -> Tensor:
         one = torch.ones((), device=self._parameters[0].device)
@@ -211,19 +196,3 @@ class _Hook:
 def has_second_pass(trainer: Any) -> bool:
     """Whether a callback replaces the gradient of the batch by another one, as ``SAM`` does."""
     return any(base.__name__ == "SAM" for callback in trainer.callbacks for base in type(callback).__mro__)
-
-
-@torch.no_grad()
-def _factors(trainer: Any, parameters: list[Tensor]) -> list[Tensor] | None:
-    """One over the root of Adam's second moments, by which it divides; ``None`` where a parameter has none yet."""
-    optimizer = trainer.optimizers[0]
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    factors = []
-    for parameter in parameters:
-        state, group = optimizer.state.get(parameter, {}), groups[id(parameter)]
-        moments = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
-        if moments is None:
-            return None
-        correction = 1 - group["betas"][1] ** torch.as_tensor(state["step"]).to(moments)
-        factors.append((moments / correction).sqrt_().add_(group["eps"]).reciprocal_())
-    return factors

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_hp.trainer import is_supported, misconfiguration, uninitialized_parameters
-from lightning_hp.tuning.noise_scale.step_meter import ADAM_LIKE
 
 
 def refuse_for_noise_scale(trainer: Any, pl_module: Any) -> None:
@@ -32,8 +31,8 @@ def refuse_for_noise_scale(trainer: Any, pl_module: Any) -> None:
         )
 
 
-def refuse_optimizer_for_noise_scale(trainer: Any, pl_module: Any, preconditioned: bool) -> None:
-    """Raises for lazy layers, no optimizer, one that runs several backward passes, and one without second moments.
+def refuse_optimizer_for_noise_scale(trainer: Any, pl_module: Any) -> None:
+    """Raises for lazy layers, no optimizer, and one that runs several backward passes.
 
     Raises:
         MisconfigurationException: For each of these.
@@ -55,10 +54,4 @@ def refuse_optimizer_for_noise_scale(trainer: Any, pl_module: Any, preconditione
             trainer,
             "GradientNoiseScale: expected an optimizer that takes one gradient per step, but got LBFGS, which takes"
             " several. Use SGD, Adam or another first-order optimizer.",
-        )
-    if preconditioned and not ADAM_LIKE.intersection(names):
-        raise misconfiguration(
-            trainer,
-            f"GradientNoiseScale: expected {', '.join(sorted(ADAM_LIKE))} for `preconditioned=True`, but got"
-            f" {names[0]}, which keeps no second moments. Use `preconditioned=False`.",
         )
