@@ -17,8 +17,8 @@ PAGE = """\
 
 Trainings with SGD on real data, {steps} samples in an optimizer step ({accumulate} micro-batches of {micro}), {seeds}
 seeds. The exact noise scale is computed from the gradient of each training sample, every fourth step, and averaged over
-the steps with the weights of the callback (`decay={decay:g}`). It is compared every 25 steps. *Rehearsal*: 10 steps of 8
-batches of 32 at the first weights, after one epoch and after three, in trainings with batch 32.
+the steps with the weights of the callback (`decay={decay:g}`). It is compared every 25 steps. *Rehearsal*: 10 steps of
+8 batches of 32 at the first weights, after one epoch and after three, in trainings with batch 32.
 
 *Ratio*: the median of the estimate divided by the exact value, where the estimate is known. *Known*: how many of the
 estimates are. *Covered*: how many of the 95 % intervals contain the exact value, also of those without an upper end.
