@@ -74,7 +74,7 @@ class StepMeter:
         self._parameters = [p for p in optimized_parameters(trainer) if p.requires_grad]
         self._keeps_sum = keeps_sum
         self._sums: dict[int, Tensor] = {}
-        self._samples = 0
+        self._batch_samples = 0
         self._squares: list[Tensor] = []
         self._inverse_sizes: list[float] = []
         self._part: dict[int, Tensor] = {}
@@ -116,7 +116,7 @@ class StepMeter:
                 "GradientNoiseScale: expected a batch whose samples can be counted, but got"
                 f" {type(batch).__name__} without a tensor. Let the loader return tensors.",
             )
-        self._samples = samples
+        self._batch_samples = samples
 
     def on_before_backward(self) -> None:
         """Begins a micro-batch."""
@@ -129,7 +129,7 @@ class StepMeter:
             norms = list(self._part.values())
             square = torch.stack(norms).square().sum() if norms else torch.zeros((), device=self._parameters[0].device)
             self._squares.append(square)
-            self._inverse_sizes.append(1 / self._samples)
+            self._inverse_sizes.append(1 / self._batch_samples)
         self._is_open = False
 
     @torch.no_grad()
