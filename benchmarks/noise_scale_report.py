@@ -109,7 +109,8 @@ def _ends(rows: Sequence[Row], task: str) -> tuple[float, float, float]:
     last = max(row.step for row in own)
 
     def middle(low: float, high: float) -> float:
-        return statistics.median(row.estimate or math.inf for row in own if low * last <= row.step <= high * last)
+        rows_there = [row for row in own if low * last <= row.step <= high * last]
+        return statistics.median(math.inf if row.estimate is None else row.estimate for row in rows_there)
 
     return middle(0, 0.25), middle(0.75, 1), middle(0, 1)
 
@@ -120,7 +121,9 @@ def _critical(results: Results) -> str:
     ]
     for one in results.critical:
         steps = [f"{one.steps[batch]:.0f}" if batch in one.steps else "-" for batch in BATCHES]
-        ends = ", ".join(f"{value:.0f}" for value in _ends(results.rows, one.task))
+        ends = ", ".join(
+            "not known" if math.isinf(value) else f"{value:.0f}" for value in _ends(results.rows, one.task)
+        )
         lines.append([one.task, *steps, f"{one.critical:.0f}", f"{one.rms:.2f}", ends])
     return table(lines)
 
@@ -128,8 +131,14 @@ def _critical(results: Results) -> str:
 def _reading(results: Results) -> str:
     ratios = [_ends(results.rows, one.task)[2] / one.critical for one in results.critical]
     texts = ", ".join(f"{ratio:.1f}" for ratio in ratios)
+    rises = []
+    for one in results.critical:
+        first = min(one.rates)
+        below = max(batch for batch in one.rates if batch <= max(first, one.critical))
+        rises.append(f"{one.rates[below] / one.rates[first]:g} times from B = {first} to {below}")
     return (
-        f"Over the whole training the median estimate is {texts} times the measured critical batch size in these tasks."
+        f"Over the whole training the median estimate is {texts} times the measured critical batch size in these tasks.\n"
+        f"Up to the critical batch size the best rate rises {', '.join(rises)}."
     )
 
 

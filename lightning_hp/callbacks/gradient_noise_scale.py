@@ -80,9 +80,9 @@ class GradientNoiseScale(Callback):
             two gradients of one parameter arrive.
 
     Note:
-        Use it as advice: an order of magnitude, and an upper one. In four measured trainings the critical batch size
-        was as large once, and 2.3, 4 and 9 times smaller in the others. It depends on the learning rate of the path,
-        and often grows by a factor of ten during a training.
+        Use it as advice: an order of magnitude, and an upper one. In seven measured trainings the critical batch size
+        was as large once, and 2.3 to 9 times smaller in the others. It depends on the learning rate of the path, and
+        often grows by a factor of ten during a training.
 
         Gradients are measured before clipping. Together with ``SAM`` they are those at w, not at w + e(w), which takes
         the memory of one more gradient; under DDP each process then compares its own micro-batches. With a gradient
@@ -155,6 +155,7 @@ class GradientNoiseScale(Callback):
         self._unread: list[tuple[int, int, Norms]] = []  # with the step, and its batches on all processes
         self._meter: StepMeter | None = None
         self._global_step = self._num_logged = 0
+        self._keeps_sum = False
 
     @property
     def result(self) -> NoiseScaleResult | None:
@@ -202,11 +203,12 @@ class GradientNoiseScale(Callback):
         """Decides which gradients are compared: the finders have set the accumulation now."""
         accumulates = trainer.accumulate_grad_batches > 1 or any(map(is_accumulation_scheduler, trainer.callbacks))  # type: ignore[attr-defined]
         source = "accumulation" if accumulates else "processes" if trainer.world_size > 1 else "rehearsal"
-        if source == "processes" and has_second_pass(trainer):
+        repeats = has_second_pass(trainer)
+        if source == "processes" and repeats:
             source = "rehearsal"  # each process has one gradient at w only
         if self._source not in ("", source):
             self._reset()  # resumed under other conditions
-        self._source = source
+        self._source, self._keeps_sum = source, repeats
         self._num_logged = self._logs_before(trainer)
 
     @override
@@ -224,7 +226,7 @@ class GradientNoiseScale(Callback):
             return
         if self._meter is None and trainer.global_step % self._every == 0:
             self._global_step = trainer.global_step
-            self._meter = StepMeter(trainer, has_second_pass(trainer))
+            self._meter = StepMeter(trainer, self._keeps_sum)
             self._meter.add_hooks()
         if self._meter is not None:
             self._meter.on_train_batch_start(batch)

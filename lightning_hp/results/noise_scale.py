@@ -45,7 +45,8 @@ class NoiseScaleResult:
 
     Note:
         Read the noise scale as an order of magnitude, and as an upper one: the critical batch size, beyond which larger
-        batches save few steps, was as large in one of four measured trainings, and 2 to 9 times smaller in the others.
+        batches save few steps, was as large in one of seven measured trainings, and 2.3 to 9 times smaller in the
+        others.
 
     Example:
         >>> print(NoiseScaleResult((100, 200), (80.0, 300.0), (60.0, 210.0), (110.0, 450.0), "accumulation", 64, 200))

@@ -26,6 +26,9 @@ from lightning_hp.rehearsal.recorder import num_samples_of
 from lightning_hp.second_pass import optimized_parameters
 from lightning_hp.trainer import misconfiguration
 
+# The squares of their numbers are summed in 32 bits.
+_SHORT = (torch.float16, torch.bfloat16)
+
 
 @dataclass(frozen=True)
 class Norms:
@@ -149,8 +152,8 @@ class StepMeter:
             # The precision plugin has divided these by the scale of the loss.
             gradients = [gradient for p in self._parameters if (gradient := p.grad) is not None]
             large = total_norm(gradients).square() * (trainer.accumulate_grad_batches / num) ** 2
-        inverse = sum(self._inverse_sizes) / num
-        values = torch.stack([small, large.to(small), small.new_tensor(inverse)])
+        inverse = torch.full_like(small, sum(self._inverse_sizes) / num)  # without a copy from the host
+        values = torch.stack([small, large.to(small), inverse])
         if trainer.world_size > 1:
             torch.distributed.all_reduce(values)
             values /= trainer.world_size
@@ -167,14 +170,17 @@ class StepMeter:
                 " two gradients of one parameter. Call `backward` once, and use checkpointing with"
                 " `use_reentrant=False`.",
             )
-        with torch.no_grad():
-            gradient = gradient.detach()
+        gradient = gradient.detach()  # a backward pass with `create_graph` records what hooks compute
+        if gradient.layout == torch.strided:
+            dtype = torch.float32 if gradient.dtype in _SHORT else None
+            self._part[index] = torch.linalg.vector_norm(gradient, dtype=dtype)
+        else:
             self._part[index] = total_norm([gradient])
-            if self._keeps_sum:
-                if index in self._sums:
-                    self._sums[index] += gradient
-                else:
-                    self._sums[index] = gradient.clone()
+        if self._keeps_sum:
+            if index in self._sums:
+                self._sums[index] += gradient
+            else:
+                self._sums[index] = gradient.clone()
 
     def _loss_scale(self) -> Tensor:
         one = torch.ones((), device=self._parameters[0].device)
