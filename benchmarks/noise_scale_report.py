@@ -137,7 +137,8 @@ def _reading(results: Results) -> str:
         below = max(batch for batch in one.rates if batch <= max(first, one.critical))
         rises.append(f"{one.rates[below] / one.rates[first]:g} times from B = {first} to {below}")
     return (
-        f"Over the whole training the median estimate is {texts} times the measured critical batch size in these tasks.\n"
+        f"Over the whole training the median estimate is {texts} times the measured critical batch size in these"
+        " tasks.\n"
         f"Up to the critical batch size the best rate rises {', '.join(rises)}."
     )
 
