@@ -48,6 +48,7 @@ The best rates by batch size:
 
 The processor time of a micro-batch on one CPU thread, `accumulate_grad_batches=4`, relative to the same `fit` without
 the callback, whose turns are next to it; with the 95 % interval of the median. *No step measured*: `every` is not due.
+A ratio below 1 shows how far the noise of a busy machine reaches.
 
 {costs}
 
