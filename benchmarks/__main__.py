@@ -21,6 +21,8 @@ from benchmarks import (
     lr_regret_report,
     lr_scaling,
     lr_scaling_report,
+    noise_scale,
+    noise_scale_report,
     sam_cost,
     step_cost,
 )
@@ -35,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--recompute", action="store_true", help="train the ground truth again (about half an hour)")
     costs = ("step_cost", "sam_cost", "landscapes")
-    known = ("regret", *costs, "batch_size", "batch_wall", "batch_watchdog", "lr_scaling")
+    known = ("regret", *costs, "batch_size", "batch_wall", "batch_watchdog", "lr_scaling", "noise_scale")
     parser.add_argument("--only", choices=known, help="run one benchmark")
     options = parser.parse_args()
 
@@ -68,6 +70,8 @@ def main() -> None:
         trainings = lr_scaling.run_all()
         lr_scaling.save(trainings, lr_scaling_report.FOLDER / "lr_scaling.json")
         lr_scaling_report.write(trainings)
+    if options.only in (None, "noise_scale"):
+        noise_scale_report.write(noise_scale.run_all())
 
 
 if __name__ == "__main__":

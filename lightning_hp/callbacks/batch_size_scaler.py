@@ -125,6 +125,9 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
             - ``memory_share``: share of the free memory that may be used, > 0 and <= 1; 0.9.
         may_consume_data: Whether the search may draw from data that cannot be started again, such as an endless random
             stream: the training then gets later samples. ``False``: such data is refused.
+        noise_scale: Whether the gradient noise scale at the first weights is measured at the size that was found, by 80
+            batches more, and shown as a further row. It is advice, and decides nothing; see
+            [`GradientNoiseScale`][lightning_hp.GradientNoiseScale], which measures it along the training.
 
     Attributes:
         optimal_batch_size: The size that was found, samples in a batch of one process, or ``None``.
@@ -216,6 +219,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         class_options: ClassOptions | None = None,
         limits: BatchSizeLimits | None = None,
         may_consume_data: bool = False,
+        noise_scale: bool = False,
     ) -> None:
         super().__init__(may_consume_data)
         self._settings = SearchSettings(
@@ -230,6 +234,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
             warmup=warmup,
             margin=margin,
             steps_per_trial=steps_per_trial,
+            noise_scale=noise_scale,
             **_check_keys("class_options", class_options, ClassOptions),
             **_check_keys("limits", limits, BatchSizeLimits),
         )

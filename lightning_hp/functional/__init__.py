@@ -11,6 +11,7 @@ from lightning_hp.functional.batch_size.class_coverage import (
     covered_share,
 )
 from lightning_hp.functional.batch_size.memory import predict_batch_size, predict_peak
+from lightning_hp.functional.batch_size.noise_scale import NoiseScale, NoiseScaleEstimator, gradient_and_noise
 from lightning_hp.functional.batch_size.search import BatchSearch, search_batch_size
 from lightning_hp.functional.batch_size.throughput import next_rung, throughput_is_flat, throughput_knee
 from lightning_hp.functional.gradients import gradient_norm
@@ -50,6 +51,8 @@ __all__ = [
     "HessianEigenvalues",
     "HessianTrace",
     "LRSuggestion",
+    "NoiseScale",
+    "NoiseScaleEstimator",
     "PCADirections",
     "Perturbation",
     "RandomRise",
@@ -64,6 +67,7 @@ __all__ = [
     "coverage_probability",
     "covered_share",
     "fill_surface",
+    "gradient_and_noise",
     "gradient_norm",
     "hessian_eigenvalues",
     "hessian_product",

@@ -220,6 +220,8 @@ class Rehearsal:
         self._state_after_hooks.restore()
         restore_dict(vars(self.trainer), self._settings_after_hooks)
         copy_progress(self._own_loop, self._loop)
+        # At the start of a later epoch these are the batches of the one before; accumulation counts from here.
+        self._loop.epoch_loop.batch_progress.reset_on_run()
         self._prepare_for_steps()
         if same_batches:
             self._start_pass()

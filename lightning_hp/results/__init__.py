@@ -3,6 +3,7 @@
 from lightning_hp.results.batch_size import BatchBound, BatchSizeResult, BatchTrial
 from lightning_hp.results.landscape import LandscapeComparison, LandscapeResult, Rise
 from lightning_hp.results.learning_rate import LearningRateResult
+from lightning_hp.results.noise_scale import NoiseScaleResult
 from lightning_hp.results.sweep import SettingSummary, SubjectEffect, SweepResult, SweepTrial
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "LandscapeComparison",
     "LandscapeResult",
     "LearningRateResult",
+    "NoiseScaleResult",
     "Rise",
     "SettingSummary",
     "SubjectEffect",

@@ -62,8 +62,10 @@ class BatchBound:
     """A lower or upper bound of the batch size.
 
     Attributes:
-        name: What sets the bound: ``"memory"``, ``"classes"``, ``"throughput"``, ``"data"`` or ``"max_val"``.
-        kind: ``"at most"``, ``"at least"``, or ``"fast from"`` for the throughput.
+        name: What sets the bound: ``"memory"``, ``"classes"``, ``"throughput"``, ``"data"``, ``"steps"`` or
+            ``"max_val"``; or
+            ``"noise scale"``, which decides nothing.
+        kind: ``"at most"``, ``"at least"``, ``"fast from"`` for the throughput, or ``"advised up to"``.
         size: The bound, as the batch size of one process; ``None`` if there is no bound.
         detail: Where the bound comes from, for a reader.
 
@@ -86,7 +88,7 @@ class BatchBound:
         set_fields(
             self,
             name=check_str("name", self.name),
-            kind=check_choice("kind", self.kind, ("at most", "at least", "fast from")),
+            kind=check_choice("kind", self.kind, ("at most", "at least", "fast from", "advised up to")),
             size=optional(check_int, "size", self.size, 0),
             detail=check_str("detail", self.detail),
         )

@@ -26,6 +26,7 @@ from lightning_hp import (
     BackboneFreezing,
     BatchSizeScaler,
     Classifier,
+    GradientNoiseScale,
     HParamsLogger,
     LossLandscape,
     LRFinder,
@@ -104,6 +105,11 @@ MEMBERS = [
         "sam_of_radius_0",
         idle=lambda: SAM(rho=0.0),
         refuses=frozenset({"sam", "sam_accumulation_fp16"}),  # there is one already
+    ),
+    Member(
+        "gradient_noise_scale",
+        idle=lambda: GradientNoiseScale(milestones=(0, 1), num_training_steps=8, num_micro_batches=2),
+        refuses=frozenset({"manual"}),
     ),
     Member("hparams_logger", idle=lambda: HParamsLogger({"seed": 5}, ["train_loss"])),
     Member(

@@ -84,6 +84,26 @@ def test_with_accumulation_a_step_is_all_its_batches_and_its_loss_their_mean() -
     assert watch.difference < 1e-6
 
 
+def test_with_accumulation_the_steps_of_a_later_epoch_have_all_their_batches() -> None:
+    """Ten batches an epoch: the counter of the first epoch, which ended at ten, does not shorten a step."""
+
+    class Later(pl.Callback):
+        batches: tuple[int, ...] = ()
+
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.current_epoch == 1:
+                with Rehearsal(trainer, pl_module, HOOKS_BEFORE_EPOCH) as rehearsal:
+                    for _ in range(3):
+                        before = len(pl_module.seen)
+                        rehearsal.step()
+                        self.batches += (len(pl_module.seen) - before,)
+                        rehearsal.rewind()
+
+    later = Later()
+    train(Net(), [later], loader(dataset=Samples(160)), accumulate_grad_batches=4)
+    assert later.batches == (4, 4, 2)  # the last step ends the data
+
+
 class StopHereError(Exception):
     """A user's bug."""
 

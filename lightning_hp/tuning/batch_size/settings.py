@@ -99,6 +99,7 @@ class SearchSettings:
     min_step_share: float | None = None
     within: float | None = None
     memory_share: float = 0.9
+    noise_scale: bool = False
     own_step: int | None = None
 
     def __post_init__(self) -> None:
@@ -107,6 +108,7 @@ class SearchSettings:
             "margin": check_number("margin", self.margin, minimum=0, below=1),
             "memory_share": check_number("memory_share", self.memory_share, above=0, maximum=1),
             "read_labels": check_bool("read_labels", self.read_labels),
+            "noise_scale": check_bool("noise_scale", self.noise_scale),
         }
         for name, minimum in (
             ("min_per_class", 0),
