@@ -67,6 +67,10 @@ def _open_record(
         "config": _config_of(configs, rest, options.space, record.note("experiment") or {}),
     }
     continue_record(record, experiment, "this storage" if address is None else str(address))
+    if known := sum(outcome.status != "failed" for *_, outcome in record.rows()):
+        print(
+            f"{known} training{'s' * (known > 1)} of this sweep {'are' if known > 1 else 'is'} in {address}; only what is missing is trained."
+        )
     return record
 
 

@@ -26,6 +26,7 @@ def describe_sweep(result: SweepResult) -> str:
     if result.effects:
         lines.append("  effect of each subject (best - worst value, 95 % interval):")
         lines.extend(f"    {_effect(effect)}" for effect in result.effects.values())
+    lines.extend(_failures(result))
     return "\n".join(lines)
 
 
@@ -44,6 +45,19 @@ def _counts(result: SweepResult) -> str:
         f"Sweep over {_counted(settings, 'setting')} with {_counted(len(result.seeds), 'seed')}, {trainings};"
         f" {result.monitor}, {better} is better"
     )
+
+
+def _failures(result: SweepResult) -> list[str]:
+    """The values that failed in each of their trainings, which have no place in the effects."""
+    lines = []
+    for names, values in result.subjects:
+        for value in values:
+            wanted = dict(zip(names, value, strict=True))
+            trials = [trial for trial in result.trials if wanted.items() <= trial.settings.items()]
+            if trials and all(trial.status == "failed" for trial in trials):
+                count = "its only training" if len(trials) == 1 else f"all {len(trials)} trainings"
+                lines.append(f"  {describe(wanted)}: {count} failed; the first one: {trials[0].reason}")
+    return lines
 
 
 def _counted(number: int, noun: str) -> str:

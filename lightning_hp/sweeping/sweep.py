@@ -38,7 +38,7 @@ from lightning_hp.functional.sweep.labels import key_of
 from lightning_hp.reporting import log_columns
 from lightning_hp.results.sweep import SweepResult
 from lightning_hp.sweeping.built import Built, call_build
-from lightning_hp.sweeping.executors import WorkerProcesses
+from lightning_hp.sweeping.executors import WorkerProcesses, visible_devices
 from lightning_hp.sweeping.experiment import code_of, data_of, plain_values, refuse_another
 from lightning_hp.sweeping.extras import require
 from lightning_hp.sweeping.progress import sweep_progress
@@ -99,7 +99,7 @@ def sweep(
             It is measured with the first seed, a fifth of the epochs, and the first, the middle and the last value of
             each subject: at most twice as many short trainings as subjects, and one.
         start: Values of names while other subjects are swept, in the list or not; the first of the list for all others.
-        n_trials: Number of settings that a sampler chooses.
+        n_trials: Number of settings that a sampler chooses; fewer if it proposes the same ones again and again.
         refine: After that, this many further settings between the neighbours of the best values, chosen by a sampler
             that knows all trainings: by ratio where a list is geometric, by difference elsewhere; names of one subject
             move together; subjects without numbers may take any of their values. Settings that are clearly worse with
@@ -196,6 +196,8 @@ def sweep(
     _refuse_built(built, arguments, monitor)
     _refuse_unknown(built, arguments)
     refuse_searched(callbacks_of(arguments, built), subjects, "the callbacks of the Trainer")
+    if workers > 1 and executor is None:
+        _refuse_several_devices({**arguments, **built.trainer}.get("devices"))
     address = storage_address(storage, folder, is_parallel)
     started_by = str({**arguments, **built.trainer}.get("strategy")).rpartition("_")[2]
     has_processes = is_parallel or started_by in ("spawn", "fork", "notebook")
@@ -441,6 +443,15 @@ def _refuse_built(built: Built, arguments: Mapping[str, Any], monitor: str) -> N
         raise ValueError(
             f"Expected a strategy with one process, or one that forks or spawns, but got {strategy!r}, which starts the"
             " script again in each process: each would sweep. `lightning-hp sweep` runs each training as a process."
+        )
+
+
+def _refuse_several_devices(devices: Any) -> None:
+    """Refuses workers whose Trainer needs more accelerators than they see."""
+    if is_number(devices) and devices > 1 and (seen := visible_devices()):
+        raise ValueError(
+            f"Expected `devices=1` with `workers`, since each worker sees one of the {len(seen)} accelerators, but got"
+            f" devices={devices}. Use `workers=1`, or an `executor` that gives each training its devices."
         )
 
 

@@ -194,6 +194,7 @@ def test_a_training_that_fails_is_recorded_and_made_again_by_the_next_call(tmp_p
     assert result.best == {"a": 4}
     assert "a=2, seed 0, failed: RuntimeError: out of luck" in caplog.text
     assert "2 failed" in str(result)
+    assert "a=2: its only training failed; the first one: RuntimeError: out of luck" in str(result)
 
     broken[0] = False
     again = run(build=fragile, space={"a": [1, 2, 3, 4]}, storage=tmp_path / "s.db")
