@@ -117,7 +117,7 @@ def main() -> None:
     compared = compare_landscapes(
         models,
         DataLoader(train, 125),
-        metrics={"test accuracy, %": accuracy},
+        metrics={"test accuracy (%)": accuracy},
         num_samples=250,
         coarse=True,
         radius=1.0,

@@ -68,9 +68,8 @@ def _open_record(
     }
     continue_record(record, experiment, "this storage" if address is None else str(address))
     if known := sum(outcome.status != "failed" for *_, outcome in record.rows()):
-        print(
-            f"{known} training{'s' * (known > 1)} of this sweep {'are' if known > 1 else 'is'} in {address}; only what is missing is trained."
-        )
+        one = "1 training of this sweep is" if known == 1 else f"{known} trainings of this sweep are"
+        print(f"{one} in {address}; only what is missing is trained.")
     return record
 
 
