@@ -19,16 +19,19 @@ from lightning_hp.functional.gradients import is_sharded
 from lightning_hp.landscape import (
     KeptBatches,
     LandscapeSettings,
-    NoPlaneError,
+    NoLandscapeError,
     Path,
     Share,
     TrainingPath,
+    evaluated,
+    fingerprint,
     measure,
     no_trace,
     same_on_all_ranks,
     step_loss,
 )
 from lightning_hp.landscape.settings import check_num_samples
+from lightning_hp.memory import is_out_of_memory
 from lightning_hp.reporting import log_figure, log_scalars, log_table, progress_bar
 from lightning_hp.results.landscape import LandscapeResult
 from lightning_hp.trainer import misconfiguration, reduce_over_ranks, uninitialized_parameters
@@ -55,8 +58,8 @@ class LossLandscape(Callback):
             5 % from those of 1000.
         resolution: Points along each direction, odd, >= 3. A surface evaluates its square.
         radius: The surface reaches from -radius to radius along both directions, > 0, in units of the directions: for
-            random ones 1 is the norm of the weights, for the others it is a distance. ``None``: 1, or as far as the
-            path.
+            random ones 1 is the norm of the weights, for the others it is a distance. ``None``: 1; around a path a
+            little further than the path on each side.
         num_pairs: Pairs of random directions, >= 1. The figure shows their spread.
         batch_norm: What normalisation layers use at other weights: ``"running"``: their running statistics, as in
             validation. ``"batch"``: the statistics of each batch, as in training. The pictures differ.
@@ -81,7 +84,8 @@ class LossLandscape(Callback):
         TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of its range.
         MisconfigurationException: At the start of ``fit``, if the weights are sharded, a layer is lazy, or the step is
-            not a function of its batch (manual optimization, ``dataloader_iter``) and ``loss`` is not given. When it
+            not a function of its batch (manual optimization, ``dataloader_iter``) and ``loss`` is not given. Before the
+            first step, which is tried on its batch, if it cannot be evaluated, or the module holds an iterator. When it
             draws, if the step returns no loss.
 
     Note:
@@ -153,6 +157,7 @@ class LossLandscape(Callback):
         self.results: dict[int, LandscapeResult] = {}
         self._kept = KeptBatches(self._num_samples)
         self._path: TrainingPath | None = None
+        self._is_tried = False
 
     @property
     def result(self) -> LandscapeResult | None:
@@ -166,6 +171,7 @@ class LossLandscape(Callback):
         self.results = {}
         self._kept = KeptBatches(self._num_samples)
         self._path = None
+        self._is_tried = False
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -180,8 +186,11 @@ class LossLandscape(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keeps the first batches."""
+        """Keeps the first batches, and tries whether the step can be evaluated."""
         self._kept.show(batch)
+        if not self._is_tried and self._kept.batches:
+            self._is_tried = True
+            self._try(trainer, pl_module)
 
     @override
     def on_train_batch_end(
@@ -204,6 +213,31 @@ class LossLandscape(Callback):
             self._draw(trainer, pl_module, max(0, trainer.current_epoch - 1))
         self._kept, self._path = KeptBatches(self._num_samples), None
 
+    def _try(self, trainer: Any, module: Any) -> None:
+        """Evaluates the first batch: what cannot be evaluated is refused now, not after the training."""
+        try:
+            with no_trace(trainer, module) as iterators:
+                self._refuse_iterators(trainer, iterators)
+                evaluated(step_loss(trainer, module, self._kept.batches, self._settings.batch_norm, self._loss))
+        except Exception as error:
+            if type(error).__name__ == "MisconfigurationException" or is_out_of_memory(error):
+                raise
+            raise misconfiguration(
+                trainer,
+                "LossLandscape: expected a loss that can be computed in evaluation mode, but"
+                f" {'`training_step`' if self._loss is None else '`loss`'} raised {type(error).__name__}: {error}. Give"
+                " a function of module and batch as `loss`.",
+            ) from error
+
+    def _refuse_iterators(self, trainer: Any, iterators: list[str]) -> None:
+        if iterators and self._loss is None:
+            raise misconfiguration(
+                trainer,
+                "LossLandscape: expected a module whose state can be restored, but it holds"
+                f" {', '.join(iterators[:3])}: what a step draws from it would be lost to the training. Give a function"
+                " of module and batch as `loss` that does not draw from it.",
+            )
+
     def _draw(self, trainer: Any, module: Any, epoch: int) -> None:
         if not self._kept.batches:
             return
@@ -212,7 +246,7 @@ class LossLandscape(Callback):
             settings = replace(settings, resolution=3, coarse=False, num_pairs=1)
         try:
             result = self._measure(trainer, module, settings, epoch)
-        except NoPlaneError as error:
+        except NoLandscapeError as error:
             rank_zero_warn(f"LossLandscape: no landscape, because {error}.")
             return
         self.results[trainer.global_step] = result
@@ -222,10 +256,11 @@ class LossLandscape(Callback):
     def _measure(self, trainer: Any, module: Any, settings: LandscapeSettings, epoch: int) -> LandscapeResult:
         sum_over_ranks = partial(reduce_over_ranks, trainer, operation="sum")
         with (
-            no_trace(trainer, module),
+            no_trace(trainer, module) as iterators,
             same_on_all_ranks(trainer, module, self._kept.batches) as batches,
             progress_bar(trainer, "LossLandscape", "points") as advance,
         ):
+            self._refuse_iterators(trainer, iterators)
             return measure(
                 step_loss(trainer, module, batches, settings.batch_norm, self._loss),
                 _trained(module),
@@ -233,7 +268,10 @@ class LossLandscape(Callback):
                 path=self._common_path(trainer, module),
                 share=Share(trainer.global_rank, trainer.world_size, sum_over_ranks),
                 advance=advance,
+                num_frozen=sum(parameter.numel() for parameter in module.parameters() if not parameter.requires_grad),
                 num_samples=sum(size for _, size in batches),
+                data=fingerprint(batch for batch, _ in batches),
+                loss_name="training_step" if self._loss is None else getattr(self._loss, "__qualname__", "loss"),
                 epoch=epoch,
                 step=trainer.global_step,
             )

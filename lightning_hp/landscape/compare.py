@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from lightning_hp.functional.checks import check_bool, check_callable, check_instance, check_number, wrong_type
 from lightning_hp.functional.sharpness.batch_loss import BatchLoss
-from lightning_hp.landscape.measure import measure
+from lightning_hp.landscape.kept_batches import fingerprint
+from lightning_hp.landscape.measure import evaluated, measure
+from lightning_hp.landscape.restored import Restored
 from lightning_hp.landscape.settings import LandscapeSettings, check_num_samples
+from lightning_hp.memory import is_out_of_memory
 from lightning_hp.results.landscape import LandscapeComparison, LandscapeResult
-from lightning_hp.snapshot import RandomState
+from lightning_hp.snapshot import RandomState, Snapshot, Undo
 
 _WHAT = 'a dict of names and models, checkpoints or results, as in {"SGD": first, "SAM": second}'
 
@@ -113,20 +116,59 @@ def compare_landscapes(
     results, numbers = {}, {}
     state = RandomState(None)
     try:
-        batches = _first(data, num_samples)
+        batches = _first(data, num_samples, loss_function is None)
         with _bar(enable_progress_bar, len(opened) * _num_points(settings)) as advance:
             for name, build in opened.items():
                 model = build()
-                device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-                loss = BatchLoss(model, [_moved(batch, device) for batch in batches], function, batch_norm=batch_norm)
-                weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-                if not weights:
-                    raise ValueError(f"Expected weights that require gradients in models[{name!r}], but got none.")
-                results[name] = measure(loss, weights, settings, advance=advance, num_samples=loss.num_samples)
-                numbers[name] = {metric: _evaluated(model, get) for metric, get in functions.items()}
+                results[name] = _measured(name, model, batches, function, settings, advance)
+                numbers[name] = {metric: _metric(metric, model, get) for metric, get in functions.items()}
     finally:
         state.restore()
     return LandscapeComparison(results, numbers)
+
+
+#: What landscapes have to have in common; `data` differs if the trainings began with other batches.
+_ALIKE = ("directions", "batch_norm", "num_samples", "seed", "data", "loss_name", "num_pairs", "radii")
+
+
+def _stated(result: LandscapeResult, name: str) -> Any:
+    if name == "num_pairs":
+        return len(result.surfaces)
+    return tuple(rise.radius for rise in result.rises) if name == "radii" else getattr(result, name)
+
+
+def _measured(
+    name: str, model: nn.Module, batches: list[Any], function: Any, settings: LandscapeSettings, advance: Any
+) -> LandscapeResult:
+    """The landscape of one model, which is restored."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not weights:
+        raise ValueError(f"Expected weights that require gradients in models[{name!r}], but got none.")
+    device = weights[0].device
+    with Undo() as undo:
+        undo.callback(Snapshot(model).restore)
+        moved = [_moved(batch, device) for batch in batches]
+        loss = BatchLoss(Restored(model), moved, function, batch_norm=settings.batch_norm)
+        try:
+            evaluated(loss)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"Expected a loss of models[{name!r}] on `data`, but it raised {type(error).__name__}: {error}. Give"
+                " a function of outputs and targets as `loss_function`, or other data."
+            ) from error
+        result = measure(
+            loss,
+            weights,
+            settings,
+            advance=advance,
+            num_frozen=sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad),
+            num_samples=loss.num_samples,
+            data=fingerprint(batches),
+            loss_name=getattr(function, "__qualname__", type(function).__name__),
+        )
+    return result  # noqa: RET504 - a `with` block may end without an exception
 
 
 def _of_results(models: Mapping[str, Any], data: Any, functions: Mapping[str, Any]) -> LandscapeComparison:
@@ -134,11 +176,11 @@ def _of_results(models: Mapping[str, Any], data: Any, functions: Mapping[str, An
         raise ValueError("Expected no `data` and no `metrics` with landscapes that are measured already.")
     first, *others = models.values()
     for other in others:
-        for name in ("directions", "batch_norm", "num_samples", "seed"):
-            if getattr(first, name) != getattr(other, name):
+        for name in _ALIKE:
+            if _stated(first, name) != _stated(other, name):
                 raise ValueError(
-                    f"Expected landscapes that were measured alike, but `{name}` is {getattr(first, name)!r} and"
-                    f" {getattr(other, name)!r}. Give the models instead."
+                    f"Expected landscapes that were measured alike, but `{name}` is {_stated(first, name)!r} and"
+                    f" {_stated(other, name)!r}. Give the models instead."
                 )
         alike = (first.x.shape, first.y.shape) == (other.x.shape, other.y.shape)
         if first.directions != "random" or not (alike and (first.x == other.x).all() and (first.y == other.y).all()):
@@ -174,13 +216,15 @@ def _check_metrics(metrics: Any) -> dict[str, Callable[[Any], Any]]:
         return {}
     if not isinstance(metrics, Mapping):
         wrong_type("metrics", "a dict of names and functions of a model, or None", metrics)
+    if own := [name for name in metrics if str(name).startswith(("loss", "eigenvalue", "rise_"))]:
+        raise ValueError(f"Expected names in `metrics` that the table does not have already, but got {own[0]!r}.")
     return {
         str(name): check_callable(f"metrics[{name!r}]", get, what="a function of a model")
         for name, get in metrics.items()
     }
 
 
-def _first(data: Any, num_samples: int) -> list[Any]:
+def _first(data: Any, num_samples: int, is_classification: bool) -> list[Any]:
     """The first batches with enough samples."""
     batches: list[Any] = []
     counted = 0
@@ -190,12 +234,21 @@ def _first(data: Any, num_samples: int) -> list[Any]:
         wrong_type("data", "a loader, or an iterable of pairs of inputs and targets", data)
     for batch in iterator:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            wrong_type(f"batch {len(batches)} of `data`", "a pair of inputs and targets", batch)
+            wrong_type(f"data[{len(batches)}]", "a pair of inputs and targets, as in data=[(inputs, targets)]", batch)
+        if is_classification and _is_regression(batch[1]):
+            raise ValueError(
+                "Expected class indices or one column per class as targets of the cross-entropy, but got one number of"
+                f" type {batch[1].dtype} per sample. Give another loss as `loss_function`."
+            )
         batches.append(batch)
         counted += len(batch[1])
         if counted >= num_samples:
             break
     return batches
+
+
+def _is_regression(targets: Any) -> bool:
+    return isinstance(targets, Tensor) and targets.is_floating_point() and (targets.ndim < 2 or targets.shape[1] == 1)
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
@@ -204,13 +257,17 @@ def _moved(batch: Any, device: torch.device) -> Any:
     return tree_map(lambda entry: entry.to(device) if isinstance(entry, Tensor) else entry, tuple(batch))
 
 
-def _evaluated(model: nn.Module, get: Callable[[Any], Any]) -> float:
+def _metric(name: str, model: nn.Module, get: Callable[[Any], Any]) -> float:
     """A metric of the model in evaluation mode; its flags are restored."""
     flags = [(layer, layer.training) for layer in model.modules()]
     try:
         model.eval()
         with torch.no_grad():
-            return float(get(model))
+            value = get(model)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            return wrong_type(f"metrics[{name!r}]", "a function that returns a number", value)
     finally:
         for layer, is_training in flags:
             layer.training = is_training

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,8 +27,8 @@ from lightning_hp.results.landscape import LandscapeResult, Rise
 _MARGIN = 0.25
 
 
-class NoPlaneError(RuntimeError):
-    """There are no two directions of the kind that was asked for."""
+class NoLandscapeError(RuntimeError):
+    """There is no landscape of the kind that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def measure(
     path: Path | None = None,
     share: Share | None = None,
     advance: Callable[[], None] = lambda: None,
+    num_frozen: int = 0,
     **fields: Any,
 ) -> LandscapeResult:
     """Measures the landscape of a loss around the present weights.
@@ -88,22 +91,25 @@ def measure(
         path: The path of the training; needed with ``directions="trajectory"``.
         share: The share of this process.
         advance: Called for each point of a surface.
+        num_frozen: Number of weights of the model that are not trained, and do not move.
         **fields: Further fields of the result.
 
     Raises:
-        NoPlaneError: If the path spans no plane, or there is no Hessian.
+        NoLandscapeError: If the path spans no plane, or there is no Hessian.
 
     """
     started, share = time.monotonic(), share or Share()
     weights = list(parameters)
     notes: list[str] = []
-    with torch.no_grad():
-        is_finite = bool(torch.as_tensor(loss()).isfinite())
-    if not is_finite:
+    loss, center = evaluated(loss)
+    if not math.isfinite(center):
         if settings.directions == "hessian":
-            raise NoPlaneError("the loss of the model is not finite, so its Hessian has no eigenvectors")
+            raise NoLandscapeError("the loss of the model is not finite, so its Hessian has no eigenvectors")
         settings = replace(settings, num_eigenvalues=0, radii=())
         notes.append("The loss of the model is not finite: it has no curvature and no rise.")
+    if num_frozen:
+        total = num_frozen + sum(weight.numel() for weight in weights)
+        notes.append(f"{num_frozen} of {total} weights are frozen and do not move.")
     eigenvalues, vectors = _eigenvalues(loss, weights, settings, notes)
     coordinates = explained = None
     if settings.directions == "hessian":
@@ -112,15 +118,17 @@ def measure(
         try:
             found = pca_directions([*path.points, [weight.detach().cpu() for weight in path.weights]])
         except ValueError as error:
-            raise NoPlaneError(f"the path of the training spans no plane: {error}") from error
+            raise NoLandscapeError(f"the path of the training spans no plane: {error}") from error
         coordinates, explained = found.coordinates, _pair(found.explained_variance_ratio)
         x, y = (_around_path(column, settings) for column in coordinates.T)
         planes = [_Plane(path.weights, found.directions, x, y)]
     else:
         directions = random_directions(weights, 2 * settings.num_pairs, seed=settings.seed)
+        if not any(bool(part.any()) for direction in directions for part in direction):
+            notes.append("No weight moves: directions move weights of two and more dimensions that are not zero.")
         planes = [_plane(weights, directions[2 * i : 2 * i + 2], settings) for i in range(settings.num_pairs)]
     counted = _Counted(loss, advance)
-    surfaces = tuple(_surface(counted, plane, settings, share, len(planes), notes) for plane in planes)
+    surfaces = tuple(_surface(counted, center, plane, settings, share, len(planes), notes) for plane in planes)
     return LandscapeResult(
         x=planes[0].x,
         y=planes[0].y,
@@ -136,6 +144,39 @@ def measure(
         notes=tuple(notes),
         **fields,
     )
+
+
+def evaluated(loss: Any) -> tuple[Any, float]:
+    """The loss as a function that can be called with and without autograd, and its present value.
+
+    Args:
+        loss: The loss. It may take derivatives itself, as a gradient penalty does.
+
+    """
+    try:
+        with torch.inference_mode():
+            return loss, float(loss())
+    except RuntimeError as error:
+        if "grad" not in str(error):
+            raise
+    loss = _Differentiating(loss)
+    with torch.inference_mode():
+        return loss, float(loss())
+
+
+class _Differentiating:
+    """A loss that needs autograd within it, also where the caller does not."""
+
+    def __init__(self, loss: Any) -> None:
+        self._loss = loss
+        if hasattr(loss, "parts"):
+            self.parts = loss.parts
+
+    def __call__(self) -> Any:
+        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            return self._loss()
+        with torch.inference_mode(False), torch.enable_grad():
+            return torch.as_tensor(self._loss()).detach()
 
 
 class _Counted:
@@ -165,7 +206,7 @@ def _eigenvalues(
             raise
         reason = str(error).splitlines()[0]
         if is_needed:
-            raise NoPlaneError(f"the Hessian has no eigenvectors: {reason}") from error
+            raise NoLandscapeError(f"the Hessian has no eigenvectors: {reason}") from error
         # An operation without a second derivative, or one that is not finite.
         notes.append(f"No eigenvalues: {reason}")
         return None, []
@@ -195,6 +236,7 @@ def _pair(shares: NDArray[np.float64]) -> tuple[float, float]:
 
 def _surface(
     loss: Any,
+    center: float,
     plane: _Plane,
     settings: LandscapeSettings,
     share: Share,
@@ -220,8 +262,10 @@ def _surface(
     missing = int(np.isnan(surface.flat[chosen]).sum())
     if missing and budget is not None:
         notes.append(f"{len(chosen) - missing} of {len(chosen)} points within {settings.budget:.3g} s.")
-    if (settings.coarse or budget is not None) and np.isnan(surface).any() and is_fillable(surface):
-        surface = fill_surface(plane.x, plane.y, surface)
+    surface[np.abs(plane.y).argmin(), np.abs(plane.x).argmin()] = center
+    if (settings.coarse or budget is not None) and np.isnan(surface).any():
+        with suppress(ValueError):  # too few points, or losses that are not above zero
+            surface = fill_surface(plane.x, plane.y, surface)
     return surface
 
 

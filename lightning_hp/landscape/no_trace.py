@@ -15,22 +15,26 @@ _MUTED_METHODS = ("log", "log_dict", "print")
 
 
 @contextmanager
-def no_trace(trainer: Any, module: Any) -> Iterator[None]:
+def no_trace(trainer: Any, module: Any) -> Iterator[list[str]]:
     """Restores the module bit for bit, and the random states; nothing is logged meanwhile.
 
     Args:
         trainer: The Trainer.
         module: Its module.
 
+    Yields:
+        Iterators on the module, whose position cannot be restored.
+
     """
     with Undo() as undo:
         undo.callback(RandomState(trainer.strategy.root_device).restore)
-        undo.callback(Snapshot(module).restore)
+        snapshot = Snapshot(module)
+        undo.callback(snapshot.restore)
         undo.enter_context(muted(trainer, callbacks=[]))
         for name in _MUTED_METHODS:
             undo.callback(_restore, vars(module), name, vars(module).get(name))
             vars(module)[name] = no_op
-        yield
+        yield snapshot.unrestorable
 
 
 @contextmanager

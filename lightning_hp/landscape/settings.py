@@ -64,7 +64,7 @@ class LandscapeSettings:
         check_choice("batch_norm", self.batch_norm, ("running", "batch"))
         if self.budget is not None:
             set_fields(self, budget=check_number("budget", self.budget, above=0, also="None"))
-        check_int("num_eigenvalues", self.num_eigenvalues, 0)
+        check_int("num_eigenvalues", self.num_eigenvalues, 0, 100)
         radii = check_iterable("radii", self.radii, "a list of distances above 0")
         set_fields(self, radii=tuple(check_number(f"radii[{i}]", r, above=0) for i, r in enumerate(radii)))
         check_int("seed", self.seed, 0)

@@ -6,15 +6,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import override
 
 from lightning_hp.functional.sharpness.batch_loss import BatchLoss
-from lightning_hp.second_pass.module_state import ModuleState
-from lightning_hp.second_pass.saved_tensors import SavedTensors
+from lightning_hp.landscape.restored import Restored
 from lightning_hp.trainer import misconfiguration
-
-_SMALL_BYTES = 1 << 20
 
 
 def step_loss(
@@ -39,32 +36,26 @@ def step_loss(
     return BatchLoss(step, pairs, lambda loss, _: loss, batch_norm=batch_norm)
 
 
-class _Step(nn.Module):
-    """A step as a module, so that its layers are those of the module. What it writes besides is restored each time."""
+class _Step(Restored):
+    """A step as a module, so that its layers are those of the user's module."""
 
     def __init__(self, trainer: Any, module: Any, loss_function: Callable[[Any, Any], Any] | None) -> None:
-        super().__init__()
-        self.module = module
+        super().__init__(module)
         self._trainer = [trainer]  # no attribute that `nn.Module` looks into
         self._loss_function = loss_function
         self._takes_index = loss_function is None and _num_positional(module.training_step) > 1
-        self._before = ModuleState(module).visit()
-        small = [tensor for tensor in self._before.tensors if _is_restorable(tensor)]
-        self._tensors = SavedTensors(small)
 
-    def forward(self, arguments: tuple[Any, int]) -> Tensor:
+    @override
+    def call(self, arguments: tuple[Any, int]) -> Tensor:
         batch, index = arguments
         with self._trainer[0].precision_plugin.train_step_context():
             if self._loss_function is not None:
-                output = self._loss_function(self.module, batch)
+                output = self._loss_function(self.model, batch)
             elif self._takes_index:
-                output = self.module.training_step(batch, index)
+                output = self.model.training_step(batch, index)  # type: ignore[operator]
             else:
-                output = self.module.training_step(batch)
+                output = self.model.training_step(batch)  # type: ignore[operator]
         loss = output.get("loss") if isinstance(output, dict) else output
-        self._before.restore()
-        with torch.no_grad():
-            self._tensors.restore()
         if not isinstance(loss, Tensor):
             source = "training_step" if self._loss_function is None else "loss"
             raise misconfiguration(
@@ -80,9 +71,3 @@ def _num_positional(function: Callable[..., Any]) -> int:
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         return 2
     return sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
-
-
-def _is_restorable(tensor: Tensor) -> bool:
-    """Whether it is small and may be written in place, as the state of a metric."""
-    is_plain = not tensor.is_inference() and tensor.grad_fn is None and not tensor.requires_grad
-    return is_plain and tensor.numel() * tensor.element_size() <= _SMALL_BYTES

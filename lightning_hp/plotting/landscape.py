@@ -47,7 +47,7 @@ def plot_landscape(result: LandscapeResult) -> Figure:
     drawn = _draw_contours(contour, result, scale)
     _draw_surface(surface, result, scale)
     _draw_lines(line, {"": result})
-    _add_colorbar(figure, drawn, [contour], "right")
+    _add_colorbar(figure, drawn, scale, [contour], "right")
     where = "" if result.epoch is None else f" after epoch {result.epoch}"
     _set_title(figure, f"Loss landscape{where}", result)
     return figure
@@ -86,28 +86,38 @@ def plot_landscapes(comparison: LandscapeComparison) -> Figure:
         contours.append(contour)
     _draw_lines(figure.add_subplot(2, columns, columns), results)
     _draw_rises(figure.add_subplot(2, columns, 2 * columns), results)
-    _add_colorbar(figure, drawn, contours, "bottom")
+    _add_colorbar(figure, drawn, scale, contours, "bottom")
     _set_title(figure, "Loss landscapes", next(iter(results.values())))
     return figure
 
 
 class _Scale:
-    """The range of the losses of all surfaces, and levels that are evenly spaced in their logarithm."""
+    """The range of the losses of all surfaces, and levels: evenly spaced in the logarithm, if all are above zero."""
 
     def __init__(self, results: Sequence[LandscapeResult]) -> None:
-        from matplotlib.colors import LogNorm
+        from matplotlib.colors import LogNorm, Normalize
 
         values = np.concatenate([surface.ravel() for result in results for surface in result.surfaces[:1]])
-        positive = values[np.isfinite(values) & (values > 0)]
-        self.low, high = (float(positive.min()), float(positive.max())) if len(positive) else (1.0, 10.0)
-        self.high = max(high, 1.001 * self.low)
-        self.levels = np.geomspace(self.low, self.high, _NUM_LEVELS)
-        self.norm = LogNorm(self.low, self.high)
+        finite = values[np.isfinite(values)]
+        self.is_log = len(finite) == 0 or bool((finite > 0).all())
+        self.low, high = (float(finite.min()), float(finite.max())) if len(finite) else (1.0, 10.0)
+        self.high = max(high, self.low + 1e-3 * abs(self.low), self.low + 1e-12)
+        self.norm: Any = LogNorm(self.low, self.high) if self.is_log else Normalize(self.low, self.high)
+        self.levels = self.spaced(_NUM_LEVELS)
+
+    def spaced(self, count: int) -> NDArray[np.float64]:
+        """So many numbers over the range."""
+        spaced = np.geomspace if self.is_log else np.linspace
+        return np.asarray(spaced(self.low, self.high, count))
 
     def drawable(self, surface: NDArray[np.float64]) -> NDArray[np.float64]:
         """The losses within the range; what is not finite is at its upper end."""
         shown: NDArray[np.float64] = np.where(np.isfinite(surface), surface, self.high).clip(self.low, self.high)
         return shown
+
+    def height(self, losses: Any) -> Any:
+        """How high losses are drawn."""
+        return np.log10(losses) if self.is_log else losses
 
 
 def _draw_contours(ax: Axes, result: LandscapeResult, scale: _Scale) -> Any:
@@ -129,12 +139,12 @@ def _draw_contours(ax: Axes, result: LandscapeResult, scale: _Scale) -> Any:
 
 def _draw_surface(ax: Any, result: LandscapeResult, scale: _Scale) -> None:
     x, y = np.meshgrid(result.x, result.y)
-    height = np.log10(scale.drawable(result.surfaces[0]))
-    colors = _colormap()(scale.norm(10**height))
+    shown = scale.drawable(result.surfaces[0])
+    height, colors = scale.height(shown), _colormap()(scale.norm(shown))
     ax.plot_surface(x, y, height, facecolors=colors, rstride=1, cstride=1, linewidth=0.15, edgecolor=(1, 1, 1, 0.25))
-    ax.set_zlim(np.log10(scale.low), np.log10(scale.high))
-    ticks = np.linspace(np.log10(scale.low), np.log10(scale.high), 4)
-    ax.set_zticks(ticks, [_short(10**tick) for tick in ticks])
+    ax.set_zlim(scale.height(scale.low), scale.height(scale.high))
+    ticks = scale.spaced(4)
+    ax.set_zticks(scale.height(ticks), _labels(ticks))
     ax.locator_params(axis="x", nbins=4)
     ax.locator_params(axis="y", nbins=4)
     ax.tick_params(colors=GREY, labelsize=SMALL, pad=0)
@@ -163,8 +173,10 @@ def _draw_lines(ax: Axes, results: Any) -> None:
             ax.plot(at, np.nanmean(rows, axis=0), style, color=color, linewidth=2, label=label or None)
             if len(rows) > 1:
                 ax.fill_between(at, np.nanmin(rows, axis=0), np.nanmax(rows, axis=0), color=color, alpha=0.15, lw=0)
-    ax.set_yscale("log")
-    _plain_log_ticks(ax)
+    low, high = _range_of(results)
+    if 0 < low < high / 1.5:
+        ax.set_yscale("log")
+        _plain_log_ticks(ax)
     ax.locator_params(axis="x", nbins=6)
     ax.set_xlabel("distance along a direction", color=TEXT)
     ax.set_ylabel("loss", color=TEXT)
@@ -185,11 +197,12 @@ def _draw_rises(ax: Axes, results: Any) -> None:
         heights = [max(getattr(by_radius[radius], kind), 0.0) for radius, kind in kinds if radius in by_radius]
         places = np.arange(len(heights)) + (number - (len(results) - 1) / 2) * width
         ax.bar(places, heights, width * 0.92, color=color, label=name)
-    ax.set_yscale("log")
+    if any(getattr(rise, kind) > 0 for result in results.values() for rise in result.rises for _, kind in kinds):
+        ax.set_yscale("log")
     names = {"ascent": "gradient", "mean": "random", "worst": "worst"}
     ax.set_xticks(range(len(kinds)), [f"{names[kind]}\n{radius:g}" for radius, kind in kinds], fontsize=SMALL)
     ax.set_ylabel("rise of the loss", color=TEXT)
-    ax.set_title("rise at a distance", loc="left", color=GREY, fontsize=9.5)
+    ax.set_title("rise at a distance; falls have no bar", loc="left", color=GREY, fontsize=9.5)
     style_axes(ax)
 
 
@@ -205,13 +218,29 @@ def _colormap() -> Any:
     return colormaps[_COLORS]
 
 
-def _add_colorbar(figure: Figure, drawn: Any, axes: list[Any], location: Any) -> None:
+def _add_colorbar(figure: Figure, drawn: Any, scale: _Scale, axes: list[Any], location: Any) -> None:
     bar = figure.colorbar(drawn, ax=axes, location=location, shrink=0.8, pad=0.02)
-    ticks = np.geomspace(drawn.norm.vmin, drawn.norm.vmax, 6).tolist()
-    bar.set_ticks(ticks, labels=[_short(tick) for tick in ticks])
+    ticks = scale.spaced(6)
+    bar.set_ticks(ticks.tolist(), labels=_labels(ticks))
     bar.ax.minorticks_off()
     bar.ax.tick_params(colors=GREY, labelsize=SMALL)
-    bar.set_label("loss, logarithmic", color=TEXT, fontsize=SMALL)
+    bar.set_label("loss, logarithmic" if scale.is_log else "loss", color=TEXT, fontsize=SMALL)
+
+
+def _range_of(results: Any) -> tuple[float, float]:
+    """The smallest and the largest finite loss."""
+    values = np.concatenate([surface.ravel() for result in results.values() for surface in result.surfaces])
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+
+
+def _labels(ticks: NDArray[np.float64]) -> list[str]:
+    """Numbers with as many digits as tell them apart."""
+    for digits in (2, 3, 4, 6):
+        labels = [f"{tick:.0f}" if 100 <= abs(tick) < 1e5 and digits == 2 else f"{tick:.{digits}g}" for tick in ticks]
+        if len(set(labels)) == len(labels):
+            return labels
+    return labels
 
 
 def _plain_log_ticks(ax: Axes) -> None:

@@ -31,7 +31,9 @@ def landscape_html(results: Mapping[str, LandscapeResult]) -> str:
         raise ModuleNotFoundError(
             "Expected `plotly`, but it is not installed. Run: pip install 'lightning-hp[plotly]'"
         ) from error
-    heights = [np.log10(np.where(result.surfaces[0] > 0, result.surfaces[0], np.nan)) for result in results.values()]
+    losses = [np.where(np.isfinite(result.surfaces[0]), result.surfaces[0], np.nan) for result in results.values()]
+    is_log = all((surface[~np.isnan(surface)] > 0).all() for surface in losses)
+    heights = [np.log10(surface) if is_log else surface for surface in losses]
     finite = np.concatenate([height[np.isfinite(height)] for height in heights])
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     figure = make_subplots(
@@ -41,7 +43,7 @@ def landscape_html(results: Mapping[str, LandscapeResult]) -> str:
         surface = graph_objects.Surface(
             x=result.x,
             y=result.y,
-            z=np.where(np.isfinite(height), height, np.nan),
+            z=height,
             customdata=result.surfaces[0],
             hovertemplate="loss %{customdata:.4g}<br>%{x:.3g}, %{y:.3g}<extra></extra>",
             coloraxis="coloraxis",
@@ -50,7 +52,7 @@ def landscape_html(results: Mapping[str, LandscapeResult]) -> str:
         if result.path is not None:
             _add_path(figure, graph_objects, result, height, column)
     ticks = np.linspace(low, high, 6)
-    labels = [f"{10**tick:.2g}" for tick in ticks]
+    labels = [f"{10**tick if is_log else tick:.2g}" for tick in ticks]
     figure.update_layout(
         coloraxis={
             "colorscale": "Viridis",

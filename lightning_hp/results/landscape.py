@@ -52,6 +52,8 @@ class LandscapeResult:
         batch_norm: ``"running"`` or ``"batch"``: the statistics that normalisation layers used.
         num_samples: Number of samples that the loss is a mean over.
         seed: Seed of the random directions.
+        data: A fingerprint of the samples.
+        loss_name: Which loss it is: ``"training_step"``, or the name of a function.
         path: Where the training was in the plane, shape ``(num_checkpoints, 2)``; the last one is the model. ``None``
             unless the directions are those of the trajectory.
         explained_variance: The share of both directions in the variance of the path, or ``None``.
@@ -71,6 +73,8 @@ class LandscapeResult:
     batch_norm: str
     num_samples: int
     seed: int
+    data: str = ""
+    loss_name: str = ""
     path: NDArray[np.float64] | None = field(default=None, repr=False)
     explained_variance: tuple[float, float] | None = None
     eigenvalues: tuple[float, ...] | None = None

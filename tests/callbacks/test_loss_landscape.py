@@ -217,12 +217,13 @@ def test_an_error_while_it_draws_restores_the_module(kind: type[BaseException]):
     assert module.training
 
 
-def test_a_budget_ends_with_what_is_there():
+def test_a_budget_ends_with_what_is_there(tmp_path: Path):
     landscape = LossLandscape(num_samples=64, budget=1e-9, **{**CHEAP, "resolution": 9})
-    fit(landscape)
+    module = fit(landscape)
     assert landscape.result.notes == ("1 of 81 points within 1e-09 s.",)
-    assert np.isfinite(landscape.result.surfaces[0]).sum() == 1
-    landscape.result.plot()
+    assert landscape.result.loss == pytest.approx(by_hand(module, "running", 64), rel=1e-6)
+    assert np.isfinite(landscape.result.surfaces[0]).sum() == 2  # the first corner and the model itself
+    landscape.result.plot().savefig(tmp_path / "figure.png")
 
 
 def test_coarse_is_close_to_all_points():
@@ -248,7 +249,7 @@ def test_without_a_second_derivative_there_is_a_note_instead_of_eigenvalues():
     assert landscape.result.rises[0].worst >= landscape.result.rises[0].mean
 
 
-def test_a_diverged_model_has_a_surface_and_a_note():
+def test_a_diverged_model_has_a_surface_and_a_note(tmp_path: Path):
     class Diverged(Points):
         def on_train_epoch_end(self) -> None:
             with torch.no_grad():
@@ -259,7 +260,7 @@ def test_a_diverged_model_has_a_surface_and_a_note():
     assert np.isnan(landscape.result.loss)
     assert landscape.result.eigenvalues is None
     assert "not finite" in landscape.result.notes[0]
-    landscape.result.plot()
+    landscape.result.plot().savefig(tmp_path / "figure.png")
 
 
 def test_a_training_that_goes_nowhere_has_no_path():
@@ -288,13 +289,87 @@ class Lazy(Points):
         self.more = nn.LazyLinear(3)
 
 
-def test_a_step_without_a_loss_is_named():
-    class Silent(Points):
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return super().training_step(batch, batch_idx) if self.training else None
+class Silent(Points):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx) if self.training else None
 
-    with pytest.raises(MisconfigurationException, match="`training_step` to return a loss for each batch"):
-        fit(LossLandscape(**CHEAP), Silent())
+
+class TwoHeads(Points):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits, auxiliary = (self.net(batch[0]),) * (2 if self.training else 1)
+        return nn.functional.cross_entropy(logits + auxiliary, batch[1])
+
+
+class Draws(Points):
+    def on_train_start(self) -> None:
+        self.numbers = iter(range(10_000))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx)["loss"] * (1 + next(self.numbers) % 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Silent, "`training_step` to return a loss for each batch"),
+        (TwoHeads, "in evaluation mode, but `training_step` raised ValueError: not enough values"),
+        (Draws, "module whose state can be restored, but it holds .*iterator"),
+    ],
+)
+def test_a_step_that_cannot_be_evaluated_is_refused_before_the_first_step(module: Any, message: str):
+    built = module()
+    before = copy.deepcopy(built.state_dict())
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(LossLandscape(**CHEAP), built)
+    assert_identical(dict(built.state_dict()), dict(before), "weights")
+
+
+def test_a_step_may_write_to_its_batch():
+    class Writes(Points):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            batch[0].add_(1.0)
+            return super().training_step(batch, batch_idx)
+
+    landscape = LossLandscape(num_samples=64, **CHEAP)
+    module = fit(landscape, Writes())
+    net = module.net.eval()
+    expected = nn.functional.cross_entropy(net(FEATURES + 1), LABELS)
+    assert landscape.result.loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_step_may_take_derivatives():
+    class Penalty(Points):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            features = batch[0].clone().requires_grad_()
+            gradient = torch.autograd.grad(self.net(features).sum(), features, create_graph=True)[0]
+            return gradient.square().mean()
+
+    landscape = LossLandscape(num_samples=64, resolution=3, radii=[0.1])
+    module = fit(landscape, Penalty(batch_norm=False))
+    net = module.net.eval()
+    features = FEATURES.clone().requires_grad_()
+    expected = torch.autograd.grad(net(features).sum(), features)[0].square().mean()
+    assert landscape.result.loss == pytest.approx(expected.item(), rel=1e-5)
+    assert landscape.result.rises[0].ascent > 0
+
+
+def test_frozen_weights_are_stated():
+    module = Points(batch_norm=False)
+    module.net[0].requires_grad_(False)
+    landscape = LossLandscape(num_samples=24, **CHEAP)
+    fit(landscape, module)
+    assert landscape.result.notes == ("30 of 51 weights are frozen and do not move.",)
+
+
+def test_negative_losses_are_drawn(tmp_path: Path):
+    class Density(Points):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx)["loss"] - 10
+
+    landscape = LossLandscape(num_samples=24, resolution=3, num_eigenvalues=0)
+    fit(landscape, Density())
+    landscape.result.plot().savefig(tmp_path / "figure.png")
+    landscape.result.to_html()
 
 
 @pytest.mark.parametrize(

@@ -95,9 +95,12 @@ def test_results_are_compared_if_they_were_measured_alike():
     compared = compare_landscapes({"a": one, "b": two})
     assert isinstance(compared, LandscapeComparison)
     assert compared.results["b"] is two
-    changed = {"seed": 1, "num_samples": 9, "batch_norm": "batch", "x": 2 * one.x}
+    changed = {
+        "seed": 1, "num_samples": 9, "batch_norm": "batch", "x": 2 * one.x, "data": "others", "loss_name": "mse",
+        "rises": (),
+    }  # fmt: skip
     for name, value in changed.items():
-        with pytest.raises(ValueError, match=name if name != "x" else "same points"):
+        with pytest.raises(ValueError, match={"x": "same points", "rises": "radii"}.get(name, name)):
             compare_landscapes({"a": one, "b": replace(two, **{name: value})})
     with pytest.raises(ValueError, match="no `data`"):
         compare_landscapes({"a": one}, loader)
@@ -112,7 +115,18 @@ def test_results_are_compared_if_they_were_measured_alike():
         ({"a": "x.ckpt"}, DATA, {}, ValueError, "Expected `module`"),
         ({"a": model()}, None, {}, ValueError, "Expected `data`"),
         ({"a": model()}, [], {}, ValueError, "at least one, but got none"),
-        ({"a": model()}, [FEATURES], {}, TypeError, "a pair of inputs and targets"),
+        ({"a": model()}, [FEATURES], {}, TypeError, r"`data\[0\]` to be a pair of inputs and targets"),
+        ({"a": model()}, [(FEATURES, torch.rand(40, 1))], {}, ValueError, "Give another loss as `loss_function`"),
+        (
+            {"a": model()},
+            [(FEATURES[:, :3], LABELS)],
+            {},
+            ValueError,
+            r"a loss of models\['a'\] on `data`, but it raised",
+        ),
+        ({"a": model()}, DATA, {"metrics": {"loss": len}}, ValueError, "does not have already"),
+        ({"a": model()}, [(FEATURES, LABELS)], {"metrics": {"b": lambda m: "x"}}, TypeError, "returns a number"),
+        ({"a": model()}, DATA, {"num_eigenvalues": 101}, ValueError, "num_eigenvalues"),
         ({"a": model()}, DATA, {"metrics": {"accuracy": 1}}, TypeError, r"metrics\['accuracy'\]"),
         ({"a": model()}, DATA, {"resolution": 4}, ValueError, "odd `resolution`"),
         ({"a": nn.ReLU()}, [(FEATURES, LABELS)], {}, ValueError, "weights that require gradients"),
@@ -138,3 +152,53 @@ def test_the_figure_has_one_scale_and_the_page_all_surfaces(tmp_path: Path):
     page = compared.to_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text() == page
     assert page.count('"type":"surface"') >= 2
+
+
+class Counts(nn.Module):
+    """Writes to itself and to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 2)
+        self.embedding = nn.Embedding(3, 4, max_norm=0.1)
+        self.register_buffer("calls", torch.zeros(()))
+        self.seen: list[int] = []
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.seen.append(1)
+        features.add_(self.embedding(torch.ones(len(features), dtype=torch.long)))
+        return self.layer(features) * len(self.seen)
+
+
+def test_a_model_that_writes_to_itself_and_its_input_is_restored():
+    counts = Counts()
+    before = copy.deepcopy(counts.state_dict())
+    batches = [(FEATURES.clone(), LABELS)]
+    compared = compare_landscapes({"first": counts, "again": counts}, batches, **CHEAP)
+    assert np.array_equal(compared.results["first"].surfaces[0], compared.results["again"].surfaces[0])
+    assert all(torch.equal(value, before[key]) for key, value in counts.state_dict().items())
+    assert counts.seen == []
+    assert torch.equal(batches[0][0], FEATURES)
+    expected = nn.functional.cross_entropy(copy.deepcopy(counts)(FEATURES.clone()), LABELS)
+    assert compared.results["first"].loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_targets_may_be_several_tensors():
+    layer = nn.Linear(4, 2)
+    batches = [(FEATURES[:30], (LABELS[:30], LABELS[:30])), (FEATURES[30:], {"y": LABELS[30:]})]
+
+    def loss(output: torch.Tensor, targets: Any) -> torch.Tensor:
+        return nn.functional.cross_entropy(output, targets["y"] if isinstance(targets, dict) else targets[0])
+
+    result = compare_landscapes({"a": layer}, batches, loss_function=loss, **CHEAP).results["a"]
+    assert result.num_samples == 40
+    assert result.loss == pytest.approx(nn.functional.cross_entropy(layer(FEATURES), LABELS).item(), rel=1e-5)
+
+
+def test_weights_that_cannot_move_are_stated():
+    layer = nn.Linear(4, 2)
+    nn.init.zeros_(layer.weight)
+    result = compare_landscapes({"a": layer}, [(FEATURES, LABELS)], **CHEAP).results["a"]
+    assert "No weight moves" in result.notes[0]

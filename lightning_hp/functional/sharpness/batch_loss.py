@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lightning_hp.functional.checks import check_callable, check_choice, check_instance, check_iterable, wrong_type
 from lightning_hp.functional.norm_layers import has_running_statistics, norm_layers
@@ -17,10 +19,10 @@ _MODES = ("running", "batch")
 
 
 class BatchLoss:
-    """The mean loss of a model over some batches: a function of its present weights that leaves no trace.
+    """The mean loss of a model over some batches: a function of its present weights.
 
     The model is evaluated as in validation: dropout is off. Each call restores the training flags of all modules and
-    the buffers of normalisation layers.
+    the buffers of normalisation layers; what the model itself writes in its ``forward`` stays.
 
     Args:
         model: The model. It may be training; its flags are set for each call and restored.
@@ -40,9 +42,10 @@ class BatchLoss:
         ValueError: If there are no batches or no samples.
 
     Note:
-        Batches are weighted by their number of samples, which is ``len(targets)``, so that a shorter last batch counts
-        less. Autograd is neither switched on nor off. ``"batch"`` copies the buffers of the normalisation layers once a
-        batch; the layers never write to the model's own.
+        Batches are weighted by their number of samples, which is the length of the targets, or of the first tensor if
+        the targets are several ones, so that a shorter last batch counts less. A batch that the model writes to is
+        copied for each evaluation. Autograd is neither switched on nor off. ``"batch"`` copies the buffers of the
+        normalisation layers once a batch; the layers never write to the model's own.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.Dropout())
@@ -66,7 +69,9 @@ class BatchLoss:
         self.loss_function: Callable[[Any, Any], Any] = check_callable("loss_function", loss_function)
         self.batch_norm = check_choice("batch_norm", batch_norm, _MODES)
         self.batches = [_pair(number, batch) for number, batch in enumerate(_check_batches(batches))]
-        self._sizes = [_size(number, targets) for number, (_, targets) in enumerate(self.batches)]
+        self._sizes = [_size(number, *batch) for number, batch in enumerate(self.batches)]
+        # Whether evaluating a batch writes to it, which the first evaluation shows; it then gets a copy each time.
+        self._is_written: dict[int, bool] = {}
         self.num_samples = sum(self._sizes)
         if not self.num_samples:
             raise ValueError("Expected `batches` to hold samples, but got none.")
@@ -95,6 +100,9 @@ class BatchLoss:
     def _share(self, number: int) -> Tensor:
         """The share of one batch, in evaluation mode."""
         inputs, targets = self.batches[number]
+        is_known = number in self._is_written
+        if self._is_written.get(number, True):
+            inputs, targets = copy.deepcopy((inputs, targets))
         training = [module for module in self._modules if module.training]
         buffers: list[tuple[nn.Module, str, Tensor]] = []
         try:
@@ -110,6 +118,8 @@ class BatchLoss:
                 layer.training = False
             for module in training:
                 module.training = True
+        if not is_known:
+            self._is_written[number] = not _are_equal(self.batches[number], (inputs, targets))
         if len(self.batches) == 1:
             return value
         if value.dtype in (torch.float16, torch.bfloat16):
@@ -142,8 +152,18 @@ def _pair(number: int, batch: Any) -> tuple[Any, Any]:
     return batch[0], batch[1]
 
 
-def _size(number: int, targets: Any) -> int:
+def _size(number: int, inputs: Any, targets: Any) -> int:
+    """The length of the targets; of several tensors, or objects without a length, that of the first tensor."""
+    if not isinstance(targets, (Tensor, range)):
+        tensors = [leaf for leaf in tree_leaves((inputs, targets)) if isinstance(leaf, Tensor) and leaf.ndim]
+        if tensors:
+            return len(tensors[0])
     try:
         return len(targets)
     except TypeError:
         wrong_type(f"batches[{number}][1]", "targets with a length, which is the number of samples", targets)
+
+
+def _are_equal(first: Any, second: Any) -> bool:
+    pairs = zip(tree_leaves(first), tree_leaves(second), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor))
