@@ -126,6 +126,7 @@ PRIVATE = (
     # Kernels of torch over many tensors
     Private("_foreach_norm", ("torch",), "compute the norms of many tensors in one kernel"),
     Private("_foreach_mul_", ("torch",), "scale many tensors in one kernel"),
+    Private("_foreach_abs_", ("torch",), "compute the absolute values of many tensors in one kernel"),
     Private("_foreach_add_", ("torch",), "add to many tensors in one kernel"),
     Private("_foreach_copy_", ("torch",), "copy many tensors in one kernel"),
     Private("_amp_foreach_non_finite_check_and_unscale_", ("torch",), "look for NaN in many tensors in one kernel"),

@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 
 from lightning_hp import SAM
-from tests.callbacks.contract import fp16_on_cpu, loader
+from tests.callbacks.contract import loader, mixed_fp16
 from tests.callbacks.sam_by_hand import OPTIMIZERS, Wrapped, make_net, sam_by_hand
 from tests.training import Run, Samples, assert_identical, assert_same_training, train
 
@@ -77,7 +77,7 @@ PLANES = ("0.weight", "4.weight")
 
 def run_sam(sam: SAM | None, row: dict[str, Any], **kwargs: Any) -> Run:
     module = Wrapped(make_net(**row.get("net", {})), row.get("optimizer", "momentum"))
-    trainer = {**row.get("trainer", {}), **(fp16_on_cpu() if row.get("fp16") else {}), **kwargs}
+    trainer = {**row.get("trainer", {}), **(mixed_fp16() if row.get("fp16") else {}), **kwargs}
     return train(module, [] if sam is None else [sam], loader(shuffle=True), **trainer)
 
 
@@ -89,7 +89,7 @@ def test_equals_the_reference_loop(name: str) -> None:
     optimizer = OPTIMIZERS[row.get("optimizer", "momentum")](net)
     hand = {"rho": RHO, **row.get("hand", {})}
     if row.get("fp16"):
-        hand |= {"scaler": fp16_on_cpu()["plugins"][0].scaler, "autocast": torch.float16}
+        hand |= {"scaler": mixed_fp16()["plugins"][0].scaler, "autocast": torch.float16}
     module: Any = run.module
     assert len(module.batches) == 12
     losses = sam_by_hand(net, optimizer, module.batches, module.random_states, **hand)

@@ -1,0 +1,130 @@
+"""The devices that tests run on: the CPU, and an accelerator where there is one; and the table of what ran on it.
+
+The word for a device is that of ``Trainer(accelerator=...)``: ``"cpu"`` or ``"gpu"``. A test that both run has the
+argument ``device``, see :data:`on_each_device`. Where the accelerator has a tool that the CPU lacks, there is one here
+for the CPU that a test uses in the same way.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+#: Runs a test on the CPU, and on an accelerator with the mark ``gpu``.
+on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+
+#: What brings a number to the host, or gives a result whose size depends on values.
+_WAITS = {"_local_scalar_dense", "bincount", "nonzero", "equal", "is_nonzero"}
+
+
+def torch_device(device: str) -> torch.device:
+    """The device of torch with this name of Lightning."""
+    return torch.device("cpu") if device == "cpu" else torch.device("cuda", torch.cuda.current_device())
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails on operations for which the host would wait for an accelerator, as far as the CPU shows them.
+
+    Besides those that read a number, these are copies from the host: a tensor that is built from numbers.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name().partition(".")[0].removeprefix("aten::")
+        assert name not in _WAITS, f"{name} waits for an accelerator"
+        # `tensor.new_tensor(1.0)` and `torch.tensor(1.0, device=...)`
+        assert name != "lift_fresh", "a tensor built from numbers is copied from the host, which waits"
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_waiting(device: str) -> Iterator[None]:
+    """Within, an operation for which the host waits for the accelerator raises an error."""
+    if device == "cpu":
+        with NoWaiting():
+            yield
+        return
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+class _Calls(TorchDispatchMode):
+    """Counts the operations that launch a kernel on an accelerator."""
+
+    #: Views and allocations, which launch none.
+    FREE = frozenset({"detach", "empty_like", "empty", "view", "alias", "as_strided", "t", "expand", "empty_strided"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name().partition(".")[0].removeprefix("aten::")
+        self.number += name not in self.FREE
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def count_launches(device: str) -> Iterator[list[int]]:
+    """Appends the number of kernels that are launched within; on the CPU that of operations."""
+    found: list[int] = []
+    if device == "cpu":
+        with _Calls() as calls:
+            yield found
+        found.append(calls.number)
+        return
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        yield found
+        torch.cuda.synchronize()
+    names = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaMemcpyAsync")
+    found.append(sum(event.count for event in profiler.key_averages() if event.key in names))
+
+
+def has_tests_for_accelerators(path: Path) -> bool:
+    """Whether a file holds tests with the mark ``gpu``: the others need not be imported for ``-m gpu``."""
+    if not path.name.startswith("test_"):
+        return False
+    text = path.read_text(encoding="utf-8")
+    return "mark.gpu" in text or "on_each_device" in text
+
+
+def table_of(reports: Sequence[Any]) -> list[str]:
+    """The lines of a table of the tests that ran on an accelerator, one line for each test function.
+
+    A test gives its numbers with ``record_property``: ``difference``, of which the worst is shown, or others by name.
+    """
+    rows: dict[str, list[Any]] = {}
+    for report in reports:
+        if "gpu" in report.keywords and report.when == "call" and report.outcome in ("passed", "failed"):
+            rows.setdefault(report.nodeid.partition("[")[0], []).append(report)
+    if not rows:
+        return []
+    lines = [device_name(), f"{'seconds':>8} {'ran':>4} {'failed':>6}  {'worst difference':<17} test"]
+    for name, group in rows.items():
+        failed = sum(report.outcome == "failed" for report in group)
+        found = [(key, value) for report in group for key, value in report.user_properties]
+        worst = max((value for key, value in found if key == "difference"), default=None)
+        seconds = sum(report.duration for report in group)
+        text = "" if worst is None else f"{worst:g}"
+        lines.append(f"{seconds:8.1f} {len(group):4} {failed:6}  {text:<17} {name}")
+        lines += [f"{'':40}{key}: {value}" for key, value in found if key != "difference"]
+    return lines
+
+
+def device_name() -> str:
+    """The accelerator, torch, and the versions of CUDA and Python, in words."""
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no accelerator"
+    return f"{card}, torch {torch.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}"
