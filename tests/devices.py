@@ -8,7 +8,8 @@ for the CPU that a test uses in the same way.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,29 +34,39 @@ class NoWaiting(TorchDispatchMode):
     """Fails on operations for which the host would wait for an accelerator, as far as the CPU shows them.
 
     Besides those that read a number, these are copies from the host: a tensor that is built from numbers.
+
+    Args:
+        reads: How many numbers may be read: what is faster with a number on the CPU and does without on an accelerator.
+
     """
+
+    def __init__(self, reads: int = 0) -> None:
+        super().__init__()
+        self._reads = reads
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.name().partition(".")[0].removeprefix("aten::")
-        assert name not in _WAITS, f"{name} waits for an accelerator"
+        self._reads -= name == "_local_scalar_dense"
+        assert name not in _WAITS or (name == "_local_scalar_dense" and self._reads >= 0), f"{name}: waits for a device"
         # `tensor.new_tensor(1.0)` and `torch.tensor(1.0, device=...)`
         assert name != "lift_fresh", "a tensor built from numbers is copied from the host, which waits"
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def no_waiting(device: str) -> Iterator[None]:
-    """Within, an operation for which the host waits for the accelerator raises an error."""
+def no_waiting(device: str, reads: int = 0) -> Iterator[None]:
+    """Within, an operation for which the host waits for the accelerator raises; on the CPU after some reads."""
     if device == "cpu":
-        with NoWaiting():
+        with NoWaiting(reads):
             yield
         return
-    mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode(mode)
+        torch.cuda.set_sync_debug_mode("default")
 
 
 class _Calls(TorchDispatchMode):
@@ -74,23 +85,22 @@ class _Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def count_launches(device: str) -> Iterator[list[int]]:
-    """Appends the number of kernels that are launched within; on the CPU that of operations."""
-    found: list[int] = []
+def count_launches(device: str, run: Callable[[], object]) -> int:
+    """The number of kernels that a call launches; on the CPU that of operations."""
     if device == "cpu":
         with _Calls() as calls:
-            yield found
-        found.append(calls.number)
-        return
+            run()
+        return calls.number
     from torch.profiler import ProfilerActivity, profile
 
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        yield found
-        torch.cuda.synchronize()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the profiler
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+            run()
+            torch.cuda.synchronize()
     names = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaMemcpyAsync")
-    found.append(sum(event.count for event in profiler.key_averages() if event.key in names))
+    return sum(event.count for event in profiler.key_averages() if event.key in names)
 
 
 def has_tests_for_accelerators(path: Path) -> bool:

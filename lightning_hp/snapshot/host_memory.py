@@ -16,8 +16,8 @@ class HostCopies:
     """Copies tensors to host memory, on CUDA without waiting for each of them.
 
     Note:
-        A copy from or to ordinary memory goes through a buffer of the driver, at a fraction of the bandwidth. Torch keeps
-        page-locked memory for its next use, after the copies are gone.
+        A copy from or to ordinary memory goes through a buffer of the driver, at a fraction of the bandwidth. Torch
+        keeps page-locked memory for its next use, after the copies are gone.
 
     """
 
