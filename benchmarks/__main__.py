@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import warnings
 
 import torch
 
 from benchmarks import (
+    accelerator,
+    accelerator_report,
     batch_size_memory_limit,
     batch_size_report,
     batch_size_search,
@@ -32,7 +35,16 @@ def main() -> None:
     """Parses the command line and runs the benchmarks that it names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--recompute", action="store_true", help="train the ground truth again (about half an hour)")
-    known = ("regret", "step_cost", "sam_cost", "batch_size", "batch_wall", "batch_watchdog", "lr_scaling")
+    known = (
+        "regret",
+        "step_cost",
+        "sam_cost",
+        "batch_size",
+        "batch_wall",
+        "batch_watchdog",
+        "lr_scaling",
+        "accelerator",
+    )
     parser.add_argument("--only", choices=known, help="run one benchmark")
     options = parser.parse_args()
 
@@ -63,6 +75,11 @@ def main() -> None:
         trainings = lr_scaling.run_all()
         lr_scaling.save(trainings, lr_scaling_report.FOLDER / "lr_scaling.json")
         lr_scaling_report.write(trainings)
+    if options.only == "accelerator" or (options.only is None and torch.cuda.is_available()):
+        if not torch.cuda.is_available():
+            parser.error("expected a CUDA device for --only accelerator, but torch sees none; leave the option out.")
+        accelerator_report.PATH.write_text(json.dumps(accelerator.run(), indent=1) + "\n")
+        accelerator_report.write()
 
 
 if __name__ == "__main__":

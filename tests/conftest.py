@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.devices import has_tests_for_accelerators, table_of
+from tests.devices import figures_of, has_tests_for_accelerators, table_of
 
 torch.set_num_threads(1)
 
@@ -63,6 +64,10 @@ class Isolation:
         return True if config.option.markexpr == "gpu" and is_other else None
 
 
+def pytest_addoption(parser):
+    parser.addoption("--accelerator-json", type=Path, help="write what the benchmarks with the mark gpu measure")
+
+
 def pytest_configure(config):
     config.pluginmanager.register(Isolation(), "lightning_hp-isolation")
 
@@ -74,8 +79,11 @@ def pytest_runtest_setup(item):
         pytest.skip("every case of what another test samples, or a slow engine: -m exhaustive")
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_terminal_summary(terminalreporter, config):
     reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])]
+    path, figures = config.getoption("--accelerator-json"), figures_of(reports)
+    if path is not None and figures:
+        path.write_text(json.dumps(figures, indent=1) + "\n")
     if lines := table_of(reports):
         terminalreporter.section("on the accelerator")
         terminalreporter.write("\n".join([*lines, ""]))

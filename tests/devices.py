@@ -25,6 +25,10 @@ on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", m
 _WAITS = {"_local_scalar_dense", "bincount", "nonzero", "equal", "is_nonzero"}
 
 
+# The property of a test that holds the figures of a benchmark.
+_FIGURES = "figures"
+
+
 def torch_device(device: str) -> torch.device:
     """The device of torch with this name of Lightning."""
     return torch.device("cpu") if device == "cpu" else torch.device("cuda", torch.cuda.current_device())
@@ -117,9 +121,8 @@ def table_of(reports: Sequence[Any]) -> list[str]:
     A test gives its numbers with ``record_property``: ``difference``, of which the worst is shown, or others by name.
     """
     rows: dict[str, list[Any]] = {}
-    for report in reports:
-        if "gpu" in report.keywords and report.when == "call" and report.outcome in ("passed", "failed"):
-            rows.setdefault(report.nodeid.partition("[")[0], []).append(report)
+    for report in _on_accelerators(reports):
+        rows.setdefault(report.nodeid.partition("[")[0], []).append(report)
     if not rows:
         return []
     lines = [device_name(), f"{'seconds':>8} {'ran':>4} {'failed':>6}  {'worst difference':<17} test"]
@@ -130,8 +133,25 @@ def table_of(reports: Sequence[Any]) -> list[str]:
         seconds = sum(report.duration for report in group)
         text = "" if worst is None else f"{worst:g}"
         lines.append(f"{seconds:8.1f} {len(group):4} {failed:6}  {text:<17} {name}")
-        lines += [f"{'':40}{key}: {value}" for key, value in found if key != "difference"]
+        lines += [f"{'':40}{key}: {value}" for key, value in found if key not in ("difference", _FIGURES)]
     return lines
+
+
+def figures_of(reports: Sequence[Any]) -> dict[str, Any]:
+    """What the benchmarks on an accelerator have measured: lists of several tests are joined."""
+    figures: dict[str, Any] = {}
+    for report in _on_accelerators(reports):
+        for name, value in dict(report.user_properties).get(_FIGURES, {}).items():
+            figures[name] = figures.get(name, []) + value if isinstance(value, list) else value
+    return figures
+
+
+def _on_accelerators(reports: Sequence[Any]) -> list[Any]:
+    return [
+        report
+        for report in reports
+        if "gpu" in report.keywords and report.when == "call" and report.outcome in ("passed", "failed")
+    ]
 
 
 def device_name() -> str:

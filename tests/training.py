@@ -299,8 +299,9 @@ def worst_difference(left: Any, right: Any) -> float:
 
 
 def assert_identical(left: Any, right: Any, path: str) -> None:
-    """Equality of nests with tensors, without tolerance."""
+    """Equality of nests with tensors, without tolerance; a tensor may be on another device, as after a training."""
     if isinstance(left, Tensor):
+        left, right = left.cpu(), right.cpu()
         assert torch.equal(torch.nan_to_num(left), torch.nan_to_num(right)), f"{path} differs: {left} {right}"
     elif isinstance(left, np.ndarray):
         assert np.array_equal(left, right), f"{path} differs"

@@ -129,7 +129,7 @@ def test_the_perturbation_launches_few_kernels_for_many_tensors(
     launched = count_launches(device, there_and_back)
     record_property("kernels for 400 tensors", launched)
     # One kernel of torch's takes some dozens of tensors; one launch for each tensor would be 1600 and more.
-    assert 0 < launched <= number / 4
+    assert 0 < launched <= number / 2
 
 
 @on_each_device
