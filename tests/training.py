@@ -273,7 +273,11 @@ def assert_same_training(left: Run, right: Run) -> None:
         "global_step", "epoch",
     ):  # fmt: skip
         assert_identical(getattr(left, name), getattr(right, name), name)
-    assert_identical([m for m in left.metrics if m[1]], [m for m in right.metrics if m[1]], "logged values")
+    assert_identical(_logged(left), _logged(right), "logged values")
+
+
+def _logged(run: Run) -> list[Any]:
+    return [entry for entry in run.metrics if entry[1]]
 
 
 def worst_difference(left: Any, right: Any) -> float:
@@ -282,8 +286,8 @@ def worst_difference(left: Any, right: Any) -> float:
     Of runs the weights, the buffers, the optimizer state and the logged values are compared.
     """
     if isinstance(left, Run):
-        names = ("weights", "buffers", "optimizer", "metrics")
-        return max(worst_difference(getattr(left, name), getattr(right, name)) for name in names)
+        both = [[run.weights, run.buffers, run.optimizer, _logged(run)] for run in (left, right)]
+        return worst_difference(*both)
     if isinstance(left, Tensor):
         left, right = left.detach().cpu().double(), right.detach().cpu().double()
         if not torch.equal(left.isfinite(), right.isfinite()):
