@@ -69,6 +69,7 @@ class SearchJob:
         trainer: Arguments of the Trainer.
         with_sam: Whether SAM acts.
         is_fragmented: Whether the memory is fragmented before.
+        methods: The finders, ours first.
 
     """
 
@@ -78,6 +79,7 @@ class SearchJob:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     with_sam: bool = False
     is_fragmented: bool = False
+    methods: tuple[str, ...] = ("BatchSizeScaler", "Lightning power")
 
     def callbacks(self) -> list[pl.Callback]:
         return [SAM(rho=0.05)] if self.with_sam else []
@@ -111,7 +113,7 @@ FULL = Sizes(
     ),
     parameters=100_000_000,
     searches=(
-        SearchJob("CNN", _CNN, _IMAGE),
+        SearchJob("CNN", _CNN, _IMAGE, methods=("BatchSizeScaler", "Lightning power", "Lightning binsearch")),
         SearchJob("CNN, bf16-mixed, cuDNN benchmark", _CNN, _IMAGE, {"precision": "bf16-mixed", "benchmark": True}),
         SearchJob("CNN, SAM, fragmented", _CNN, _IMAGE, with_sam=True, is_fragmented=True),
         SearchJob("CNN, accumulation", _CNN, _IMAGE, {"accumulate_grad_batches": 2}),
@@ -402,14 +404,12 @@ def largest_that_trains(job: SearchJob, card: Card, samples: int, start: int) ->
     return low
 
 
-def batch_searches(
-    job: SearchJob, card: Card, memory: int, samples: int, methods: Sequence[str] = tuple(_FINDERS)
-) -> list[dict[str, Any]]:
+def batch_searches(job: SearchJob, card: Card, memory: int, samples: int) -> list[dict[str, Any]]:
     """Each finder's size as a share of the largest that trains, its time, and the memory that it leaves."""
     rows: list[dict[str, Any]] = []
     _trains(job, card, samples, 2)  # what libraries allocate for themselves in a first step
     with frozen_gc(), card.small(memory), _fragments(job, card):
-        for name in methods:
+        for name in job.methods:
             _release(card.where)
             ooms = card.ooms()
             watch, error = attempt(partial(_fit, job, card, samples, 16, [_FINDERS[name]()]), card.where.device)

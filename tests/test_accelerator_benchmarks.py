@@ -128,7 +128,7 @@ def test_a_search_for_the_batch_size_with_simulated_memory(
     use(monkeypatch, fake)
     monkeypatch.setattr(find, "memory_meter", lambda device, share: AcceleratorMeter(torch.device("cuda:0"), share))
     job = SearchJob("fake", partial(FakeNet, fake), (4,), **options)
-    rows = accelerator.batch_searches(job, FakeCard(fake), 400 * MIB, 2000, ["BatchSizeScaler", "Lightning power"])
+    rows = accelerator.batch_searches(job, FakeCard(fake), 400 * MIB, 2000)
     assert rows[0]["largest"] == pytest.approx(380, rel=0.02)
     check_search(rows[0])
     assert rows[0]["ooms"] <= rows[1]["ooms"]
