@@ -120,7 +120,9 @@ class FakeNet(nn.Module):
         return self.layer(x)
 
 
-@pytest.mark.parametrize("options", [{}, {"with_sam": True}], ids=["plain", "sam"])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"with_sam": True}, marks=pytest.mark.exhaustive)], ids=["plain", "sam"]
+)
 def test_a_search_for_the_batch_size_with_simulated_memory(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
