@@ -13,6 +13,8 @@ import io
 import logging
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,6 +71,7 @@ class SearchJob:
         trainer: Arguments of the Trainer.
         with_sam: Whether SAM acts.
         is_fragmented: Whether the memory is fragmented before.
+        is_crowded: Whether another process holds the rest of the memory, and not a limit of this process.
         methods: The finders, ours first.
 
     """
@@ -79,6 +82,7 @@ class SearchJob:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     with_sam: bool = False
     is_fragmented: bool = False
+    is_crowded: bool = False
     methods: tuple[str, ...] = ("BatchSizeScaler", "Lightning power")
 
     def callbacks(self) -> list[pl.Callback]:
@@ -118,6 +122,7 @@ FULL = Sizes(
         SearchJob("CNN, SAM, fragmented", _CNN, _IMAGE, with_sam=True, is_fragmented=True),
         SearchJob("CNN, accumulation", _CNN, _IMAGE, {"accumulate_grad_batches": 2}),
         SearchJob("transformer", Tokens, (128, 256)),
+        SearchJob("CNN, another process on the card", _CNN, _IMAGE, is_crowded=True, methods=("BatchSizeScaler",)),
     ),
     memory=5 * GIB // 2,
     samples=20_000,
@@ -288,6 +293,36 @@ class CudaCard:
         return int(torch.cuda.memory_stats().get("num_ooms", 0))
 
 
+class CrowdedCard(CudaCard):
+    """A CUDA device most of whose memory another process holds."""
+
+    # Holds all but some bytes of what is free, until its input ends.
+    _HOLD = """
+import sys, torch
+held = torch.empty(torch.cuda.mem_get_info()[0] - int(sys.argv[1]), dtype=torch.uint8, device="cuda")
+torch.cuda.synchronize()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+    @contextlib.contextmanager
+    def small(self, memory: int) -> Iterator[None]:
+        _release(self.where)
+        command = [sys.executable, "-c", self._HOLD, str(memory)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                if process.stdout is None or process.stdout.readline() != "ready\n":
+                    raise RuntimeError("Expected another process to hold memory of the card, but it has ended.")
+                yield
+            finally:
+                process.kill()
+
+
+def cuda_card(job: SearchJob) -> Card:
+    """The card for a search."""
+    return CrowdedCard() if job.is_crowded else CudaCard()
+
+
 class _Module(pl.LightningModule):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -452,15 +487,16 @@ def environment() -> dict[str, str]:
     }
 
 
-def run(sizes: Sizes = FULL, card: Card | None = None) -> dict[str, Any]:
+def run(sizes: Sizes = FULL) -> dict[str, Any]:
     """All benchmarks; the result is plain, for JSON."""
-    card = CudaCard() if card is None else card
     return {
         "environment": environment(),
         "sam": [row for job in sizes.sam for row in sam_steps(job)],
         "finder": finder_steps(sizes.finder),
         "snapshot": snapshot_speed(sizes.parameters, sizes.where),
-        "searches": [row for job in sizes.searches for row in batch_searches(job, card, sizes.memory, sizes.samples)],
+        "searches": [
+            row for job in sizes.searches for row in batch_searches(job, cuda_card(job), sizes.memory, sizes.samples)
+        ],
     }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import accelerator, accelerator_report
-from benchmarks.accelerator import FULL, TINY, CudaCard, SearchJob, Sizes
+from benchmarks.accelerator import FULL, TINY, CrowdedCard, SearchJob, Sizes, cuda_card
 from benchmarks.trainers import ON_CPU
 from lightning_hp.memory.accelerator import AcceleratorMeter
 from lightning_hp.tuning.batch_size import find
@@ -148,12 +148,27 @@ def check_search(row: dict[str, Any]) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("job", FULL.searches, ids=lambda job: job.name)
 def test_a_search_for_the_batch_size(job: SearchJob, record_property: Record) -> None:
-    rows = accelerator.batch_searches(job, CudaCard(), FULL.memory, FULL.samples)
+    rows = accelerator.batch_searches(job, cuda_card(job), FULL.memory, FULL.samples)
     record_property("figures", {"searches": rows})
     for row in rows:
         what = f"{row['size']} of {row['largest']} ({row['share']:.0%}), {row.get('seconds', 0):.1f} s"
         record_property(f"{job.name}, {row['method']}", f"{what}, out of memory {row.get('ooms')} times")
     check_search(rows[0])
+
+
+def test_another_process_holds_memory_until_the_search_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = CrowdedCard._HOLD.replace("torch.cuda.mem_get_info()[0] - int(sys.argv[1])", "int(sys.argv[1])")
+    on_cpu = on_cpu.replace(', device="cuda"', "").replace("torch.cuda.synchronize()\n", "")
+    assert "cuda" not in on_cpu
+    without_torch = on_cpu.replace("sys, torch", "sys").replace("torch.empty(", "dict(n=").replace("torch.uint8", "1")
+    monkeypatch.setattr(CrowdedCard, "_HOLD", without_torch)  # which takes seconds to import
+    card = CrowdedCard()
+    monkeypatch.setattr(CrowdedCard, "where", ON_CPU)
+    with card.small(100):
+        pass
+    monkeypatch.setattr(CrowdedCard, "_HOLD", "raise SystemExit")
+    with pytest.raises(RuntimeError, match="it has ended"), card.small(100):
+        pass
 
 
 def test_the_page_is_what_the_last_run_gives() -> None:
