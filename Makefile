@@ -8,7 +8,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint types docs examples bench clean
+.PHONY: help quickstart test gpu lint types docs examples bench clean
 # A failed recipe leaves no stamp.
 .DELETE_ON_ERROR:
 
@@ -29,6 +29,10 @@ quickstart: $(VENV)/.ready-examples ## train a classifier with a found learning 
 
 test: $(VENV)/.ready-dev ## run tests, doctests, and the code of README and docs
 	$(RUN) -m pytest --numprocesses=2 --dist=worksteal
+
+gpu: $(VENV)/.ready-dev ## run the tests and benchmarks that need a CUDA device, and write the results to docs/
+	$(RUN) -m pytest -m gpu --accelerator-json docs/benchmarks/accelerator.json
+	$(RUN) -m benchmarks.accelerator_report
 
 lint: $(VENV)/.ready-dev ## check lint rules and format
 	$(RUN) -m ruff check .

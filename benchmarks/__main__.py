@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import warnings
 
 import torch
 
 from benchmarks import (
+    accelerator,
+    accelerator_report,
     batch_size_memory_limit,
     batch_size_report,
     batch_size_search,
@@ -37,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--recompute", action="store_true", help="train the ground truth again (about half an hour)")
     costs = ("step_cost", "sam_cost", "landscapes")
-    known = ("regret", *costs, "batch_size", "batch_wall", "batch_watchdog", "lr_scaling", "noise_scale")
+    known = ("regret", *costs, "batch_size", "batch_wall", "batch_watchdog", "lr_scaling", "noise_scale", "accelerator")
     parser.add_argument("--only", choices=known, help="run one benchmark")
     options = parser.parse_args()
 
@@ -72,6 +75,11 @@ def main() -> None:
         lr_scaling_report.write(trainings)
     if options.only in (None, "noise_scale"):
         noise_scale_report.write(noise_scale.run_all())
+    if options.only == "accelerator" or (options.only is None and torch.cuda.is_available()):
+        if not torch.cuda.is_available():
+            parser.error("expected a CUDA device for --only accelerator, but torch sees none; leave the option out.")
+        accelerator_report.PATH.write_text(json.dumps(accelerator.run(), indent=1) + "\n")
+        accelerator_report.write()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from torchvision.models import resnet18
 
 import lightning_hp.functional as hpf
 from benchmarks.interleaved import InterleavedRun, median_ratio, run_rounds
-from benchmarks.trainers import quiet_trainer
+from benchmarks.trainers import ON_CPU, Where, quiet_trainer
 from lightning_hp import SAM
 
 RHO = 0.05
@@ -58,6 +58,7 @@ class Job:
     steps_a_turn: int
     turns: int
     rounds: int
+    where: Where = ON_CPU
 
     @property
     def steps(self) -> int:
@@ -100,10 +101,11 @@ class Cost:
 
 
 def _loop(job: Job, tick: Callable[[], None], make_step: Callable[[nn.Module, Callable[[], Tensor]], Any]) -> None:
-    net, (x, y) = job.net(), job.batch()
+    net, (x, y) = job.where.place(job.net()), job.where.batch(*job.batch())
 
     def backward() -> Tensor:
-        loss = nn.functional.cross_entropy(net(x), y)
+        with job.where.autocast():
+            loss = nn.functional.cross_entropy(net(x), y)
         loss.backward()
         return loss
 
@@ -215,7 +217,9 @@ class _Ticking(pl.LightningModule):
         loss.backward()
         for _ in range(self.passes - 1):
             self.optimizers().zero_grad()  # type: ignore[union-attr]
-            nn.functional.cross_entropy(self.net(self.inputs[0]), self.inputs[1]).backward()
+            with self.trainer.precision_plugin.forward_context():
+                again = nn.functional.cross_entropy(self.net(self.inputs[0]), self.inputs[1])
+            again.backward()
 
     def configure_optimizers(self) -> SGD:
         return _sgd(self.net)
@@ -224,9 +228,10 @@ class _Ticking(pl.LightningModule):
 def _fit(job: Job, tick: Callable[[], None], passes: int = 1, **sam: Any) -> None:
     x, y = job.batch()
     whole = TensorDataset(x[None], y[None])
-    loader = DataLoader(whole, batch_size=None, sampler=[0] * job.steps)
-    module = _Ticking(job.net(), tick, passes)
-    quiet_trainer(max_epochs=1, callbacks=[SAM(**sam)] if sam else []).fit(module, loader)
+    pinned = job.where.device.type != "cpu"
+    loader = DataLoader(whole, batch_size=None, sampler=[0] * job.steps, pin_memory=pinned)
+    module = _Ticking(job.where.form(job.net()), tick, passes)
+    quiet_trainer(max_epochs=1, callbacks=[SAM(**sam)] if sam else [], **job.where.trainer).fit(module, loader)
 
 
 Driver = Callable[[Job, Callable[[], None]], None]

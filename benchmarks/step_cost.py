@@ -22,7 +22,7 @@ from torchvision.models import resnet18
 
 from benchmarks.interleaved import InterleavedRun, median_ratio, run_rounds
 from benchmarks.tasks import cnn, mlp
-from benchmarks.trainers import quiet_trainer
+from benchmarks.trainers import ON_CPU, Where, quiet_trainer
 from lightning_hp import LRFinder
 
 
@@ -58,6 +58,8 @@ class Job:
     steps_a_turn: int  # no multiple of 8: LRFinder reads its losses every 8 steps, which has to be included
     turns: int
     rounds: int
+    where: Where = ON_CPU
+    repeats_one_batch: bool = False  # where collating large samples would take longer than a step
 
     @property
     def steps(self) -> int:
@@ -65,9 +67,12 @@ class Job:
 
     def loader(self) -> DataLoader[tuple[Tensor, ...]]:
         generator = torch.Generator().manual_seed(0)
-        count = self.batch_size * self.steps
+        count = self.batch_size * (1 if self.repeats_one_batch else self.steps)
         x = torch.randn(count, *self.shape, generator=generator)
         y = torch.randint(10, (count,), generator=generator)
+        if self.repeats_one_batch:
+            pinned, again = self.where.device.type != "cpu", [0] * self.steps
+            return DataLoader(TensorDataset(x[None], y[None]), batch_size=None, sampler=again, pin_memory=pinned)
         return DataLoader(TensorDataset(x, y), batch_size=self.batch_size, shuffle=True)
 
 
@@ -92,19 +97,19 @@ class Cost:
 
 
 def _fit(job: Job, module: Ticking) -> None:
-    quiet_trainer(max_steps=job.steps).fit(module, job.loader())
+    quiet_trainer(max_steps=job.steps, **job.where.trainer).fit(module, job.loader())
 
 
 def _lr_finder(job: Job, module: Ticking) -> None:
     finder = LRFinder(min_lr=1e-7, max_lr=1e-4, num_training_steps=job.steps, num_repeats=1, zoom=False)
-    finder.find(quiet_trainer(max_steps=job.steps), module, job.loader())
+    finder.find(quiet_trainer(max_steps=job.steps, **job.where.trainer), module, job.loader())
 
 
 def _lightning(job: Job, module: Ticking) -> None:
     from pytorch_lightning.tuner import Tuner
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = quiet_trainer(max_steps=job.steps, default_root_dir=folder)
+        trainer = quiet_trainer(max_steps=job.steps, default_root_dir=folder, **job.where.trainer)
         Tuner(trainer).lr_find(
             module, job.loader(), min_lr=1e-7, max_lr=1e-4, num_training=job.steps, update_attr=False
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
@@ -10,10 +11,14 @@ from pathlib import Path
 # Before torch and matplotlib are imported: no screen, and two cores are enough for the suite and its processes.
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before CUDA is initialized: cuBLAS is deterministic.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import numpy as np
 import pytest
 import torch
+
+from tests.devices import figures_of, has_tests_for_accelerators, table_of
 
 torch.set_num_threads(1)
 
@@ -24,7 +29,7 @@ def _open_figures() -> list[int]:
 
 
 class Isolation:
-    """Fixtures that act on the doctests of the package too, which a conftest of ``tests/`` alone does not reach."""
+    """What acts on the doctests of the package too, which a conftest of ``tests/`` alone does not reach."""
 
     @pytest.fixture(autouse=True)
     def same_start(self):
@@ -53,6 +58,15 @@ class Isolation:
         assert not left, f"Left in the working directory: {left}. Write into `tmp_path`, or switch the writer off."
         assert not opened, f"Left {len(opened)} figure(s) open in pyplot. Close what was drawn."
 
+    def pytest_ignore_collect(self, collection_path, config):
+        """With ``-m gpu`` other files are not imported: what they need may not be installed beside an accelerator."""
+        is_other = collection_path.suffix == ".py" and not has_tests_for_accelerators(collection_path)
+        return True if config.option.markexpr == "gpu" and is_other else None
+
+
+def pytest_addoption(parser):
+    parser.addoption("--accelerator-json", type=Path, help="write what the benchmarks with the mark gpu measure")
+
 
 def pytest_configure(config):
     config.pluginmanager.register(Isolation(), "lightning_hp-isolation")
@@ -63,3 +77,13 @@ def pytest_runtest_setup(item):
         pytest.skip("needs an accelerator, and torch sees none here")
     if item.get_closest_marker("exhaustive") and "exhaustive" not in item.config.option.markexpr:
         pytest.skip("every case of what another test samples, or a slow engine: -m exhaustive")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])]
+    path, figures = config.getoption("--accelerator-json"), figures_of(reports)
+    if path is not None and figures:
+        path.write_text(json.dumps(figures, indent=1) + "\n")
+    if lines := table_of(reports):
+        terminalreporter.section("on the accelerator")
+        terminalreporter.write("\n".join([*lines, ""]))

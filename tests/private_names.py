@@ -126,6 +126,7 @@ PRIVATE = (
     # Kernels of torch over many tensors
     Private("_foreach_norm", ("torch",), "compute the norms of many tensors in one kernel"),
     Private("_foreach_mul_", ("torch",), "scale many tensors in one kernel"),
+    Private("_foreach_abs_", ("torch",), "compute the absolute values of many tensors in one kernel"),
     Private("_foreach_add_", ("torch",), "add to many tensors in one kernel"),
     Private("_foreach_copy_", ("torch",), "copy many tensors in one kernel"),
     Private("_foreach_lerp_", ("torch",), "move many tensors towards others in one kernel"),

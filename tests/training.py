@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning.pytorch
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -176,10 +175,6 @@ class Net(NetSteps, pl.LightningModule):
     """The module of `pytorch_lightning`."""
 
 
-class LightningNet(NetSteps, lightning.pytorch.LightningModule):
-    """The same module of `lightning.pytorch`."""
-
-
 def _first(batch: Any) -> Any:
     """The (features, label, index) triple in a batch of one loader, or of a dict of loaders."""
     return _first(next(iter(batch.values()))) if isinstance(batch, dict) else batch
@@ -216,12 +211,16 @@ def train(
     trainer_class: type[pl.Trainer] = pl.Trainer,
     **trainer_kwargs: Any,
 ) -> Run:
-    """Runs ``fit`` and records it. The default is two epochs on the CPU with validation and a logger in memory."""
+    """Runs ``fit`` and records it. The default is two epochs on the CPU with validation and a logger in memory.
+
+    On an accelerator all algorithms are deterministic.
+    """
     pl.seed_everything(seed)
     logger = MemoryLogger()
     kwargs: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
+        "deterministic": True if trainer_kwargs.get("accelerator", "cpu") != "cpu" else None,
         "max_epochs": 2,
         "logger": logger,
         "enable_progress_bar": False,
@@ -233,7 +232,10 @@ def train(
     trainer = trainer_class(callbacks=list(callbacks), **kwargs)
     if val_loader is None and datamodule is None:
         val_loader = DataLoader(Samples(32), batch_size=BATCH_SIZE)
-    trainer.fit(module, loader, val_loader, datamodule=datamodule, ckpt_path=ckpt_path)
+    try:
+        trainer.fit(module, loader, val_loader, datamodule=datamodule, ckpt_path=ckpt_path)
+    finally:
+        torch.use_deterministic_algorithms(False)  # the Trainer sets it for the whole process
     return record(trainer, module, logger)
 
 
@@ -246,7 +248,7 @@ def record(trainer: pl.Trainer, module: pl.LightningModule, logger: MemoryLogger
         metrics=[(step, {k: v for k, v in values.items() if "/" not in k}) for step, values in logger.metrics],
         seen=copy.deepcopy(getattr(module, "seen", [])),
         hook_calls=dict(getattr(module, "hook_calls", {})),
-        streams=[torch.get_rng_state(), random.getstate(), np.random.get_state()[1]],
+        streams=[torch.get_rng_state(), random.getstate(), np.random.get_state()[1], *_device_streams()],
         noise=module.noise.get_state() if hasattr(module, "noise") else torch.empty(0),
         precision=copy.deepcopy(trainer.precision_plugin.state_dict()),
         global_step=trainer.global_step,
@@ -254,6 +256,10 @@ def record(trainer: pl.Trainer, module: pl.LightningModule, logger: MemoryLogger
         module=module,
         trainer=trainer,
     )
+
+
+def _device_streams() -> list[Tensor]:
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
@@ -267,12 +273,39 @@ def assert_same_training(left: Run, right: Run) -> None:
         "global_step", "epoch",
     ):  # fmt: skip
         assert_identical(getattr(left, name), getattr(right, name), name)
-    assert_identical([m for m in left.metrics if m[1]], [m for m in right.metrics if m[1]], "logged values")
+    assert_identical(_logged(left), _logged(right), "logged values")
+
+
+def _logged(run: Run) -> list[Any]:
+    return [entry for entry in run.metrics if entry[1]]
+
+
+def worst_difference(left: Any, right: Any) -> float:
+    """The largest difference of two numbers at the same place of two nests or two runs; infinite for NaN in one alone.
+
+    Of runs the weights, the buffers, the optimizer state and the logged values are compared.
+    """
+    if isinstance(left, Run):
+        both = [[run.weights, run.buffers, run.optimizer, _logged(run)] for run in (left, right)]
+        return worst_difference(*both)
+    if isinstance(left, Tensor):
+        left, right = left.detach().cpu().double(), right.detach().cpu().double()
+        if not torch.equal(left.isfinite(), right.isfinite()):
+            return float("inf")
+        return float((left - right).nan_to_num(0.0, 0.0, 0.0).abs().amax()) if left.numel() else 0.0
+    if isinstance(left, dict):
+        return max((worst_difference(left[key], right[key]) for key in left.keys() & right.keys()), default=0.0)
+    if isinstance(left, (list, tuple)):
+        return max((worst_difference(a, b) for a, b in zip(left, right, strict=False)), default=0.0)
+    if isinstance(left, (int, float)) and isinstance(right, (int, float)):
+        return worst_difference(torch.tensor(float(left)), torch.tensor(float(right)))
+    return 0.0
 
 
 def assert_identical(left: Any, right: Any, path: str) -> None:
-    """Equality of nests with tensors, without tolerance."""
+    """Equality of nests with tensors, without tolerance; a tensor may be on another device, as after a training."""
     if isinstance(left, Tensor):
+        left, right = left.cpu(), right.cpu()
         assert torch.equal(torch.nan_to_num(left), torch.nan_to_num(right)), f"{path} differs: {left} {right}"
     elif isinstance(left, np.ndarray):
         assert np.array_equal(left, right), f"{path} differs"

@@ -404,7 +404,7 @@ class SAM(Callback):
                 {
                     "grad_norm": norm / scale,
                     "sharpness": perturbed_loss - loss,
-                    "rho": loss.new_tensor(self._radius),
+                    "rho": torch.full_like(loss, self._radius),  # not `new_tensor`, which waits for the accelerator
                 }
             )
 

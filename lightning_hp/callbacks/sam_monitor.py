@@ -34,7 +34,10 @@ class SAMMonitor:
     def pop_scalars(self) -> dict[str, float]:
         """The means over the batches of the optimizer step; empty if there are none. Waits for an accelerator."""
         scalars, self._scalars = self._scalars, {}
-        return {name: float(torch.stack(values).mean()) for name, values in scalars.items()}
+        if not scalars:
+            return {}
+        means = torch.stack([torch.stack(values).mean() for values in scalars.values()])
+        return dict(zip(scalars, means.tolist(), strict=True))  # one transfer for all
 
     def add_finiteness(self, norm: Tensor, perturbed_loss: Tensor) -> None:
         """Records whether the gradient norm at w and the loss at w + e(w) are finite."""

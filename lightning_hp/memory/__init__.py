@@ -3,7 +3,7 @@
 from lightning_hp.memory.budget import Budget, Peak
 from lightning_hp.memory.meter import MemoryMeter, memory_meter
 from lightning_hp.memory.oom import is_out_of_memory, is_too_large
-from lightning_hp.memory.release import attempt, frozen_gc, release_memory, synchronize
+from lightning_hp.memory.release import attempt, frozen_gc, release_memory, released_at_end, synchronize
 
 __all__ = [
     "Budget",
@@ -15,5 +15,6 @@ __all__ = [
     "is_too_large",
     "memory_meter",
     "release_memory",
+    "released_at_end",
     "synchronize",
 ]

@@ -111,6 +111,25 @@ def frozen_gc() -> Iterator[None]:
         gc.unfreeze()
 
 
+@contextmanager
+def released_at_end(device: torch.device | str) -> Iterator[None]:
+    """At the end of the ``with`` statement an accelerator's allocator holds no memory that is not in use.
+
+    Args:
+        device: The device; on the host nothing is done.
+
+    Example:
+        >>> with released_at_end("cpu"):
+        ...     pass
+
+    """
+    try:
+        yield
+    finally:
+        if torch.device(device).type != "cpu":
+            release_memory(device)
+
+
 def trim_heap() -> None:
     """Makes glibc return the free memory that it keeps, so that resident memory is memory in use.
 

@@ -87,9 +87,10 @@ class LossRecorder(Callback):
                 " minimize together, but got none. Return it; if there is no such loss (a GAN), set the value by hand.",
             )
         elif losses:
+            total = torch.stack(losses).sum()
             scaler = getattr(trainer.precision_plugin, "scaler", None)
-            scale = scaler.get_scale() if scaler is not None else 1.0
-            self.losses.append(torch.stack(losses).sum() / scale)
+            # Not `get_scale()`, which waits for the accelerator.
+            self.losses.append(total if scaler is None else total / scaler.scale(torch.ones_like(total)))
 
 
 def num_samples_of(batch: Any) -> int | None:

@@ -102,10 +102,10 @@ class Rehearsal:
         self._undo.__enter__()
         try:
             self._prepare(self._undo)
+            return self  # within the `try`: an interrupt between the two would leave everything changed
         except BaseException:  # undo what was already done
             self.__exit__(None, None, None)
             raise
-        return self
 
     @uninterrupted
     def __exit__(

@@ -22,7 +22,8 @@ def restore_tensor(tensor: Tensor, saved: Tensor, requires_grad: bool, grad: Ten
     """Restores the values, ``requires_grad`` and ``.grad`` of a tensor, in the tensor's own memory."""
     local = local_part(tensor)
     if local.shape == saved.shape and local.dtype == saved.dtype and local.layout == saved.layout:
-        local.detach().copy_(saved)
+        # CUDA reads page-locked memory while the host goes on; the copy that is saved is not written.
+        local.detach().copy_(saved, non_blocking=local.device.type == "cuda")
     else:  # `tensor.data` has been assigned
         tensor.data = saved.to(tensor.device, copy=True)
     if tensor.is_leaf:

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_hp.functional.gradients import local_part
 from lightning_hp.snapshot.attributes import attributes_of, slots_of
+from lightning_hp.snapshot.host_memory import HostCopies
 from lightning_hp.snapshot.plain_operations import plain_operations
 from lightning_hp.snapshot.random_state import undo_of_generator
 from lightning_hp.snapshot.restore import (
@@ -106,6 +107,7 @@ class Snapshot:
         set_aside: Iterable[Tensor] = (),
     ) -> None:
         self._set_aside = frozenset(map(id, set_aside))
+        self._host = HostCopies()
         self.unrestorable: list[str] = []
         self._values: dict[int, Tensor] = {}  # the copy of each tensor, by the tensor's id
         self._earlier = {} if earlier is None else earlier._values
@@ -119,6 +121,7 @@ class Snapshot:
             self._add_root(root, type(root).__name__, is_data=True)
         while self._queue:
             self._visit(*self._queue.popleft())
+        self._host.wait()
 
     def restore(self) -> None:
         """Restores every saved object. Can be called any number of times."""
@@ -171,10 +174,11 @@ class Snapshot:
         if is_expanded(local):
             return
         grad = tensor.grad if tensor.is_leaf else None
-        values = _to_host(local)
+        values = self._host.copy(local)
         same = self._earlier.get(id(tensor))
-        if same is not None and _are_equal(same, values):
-            values = same
+        if same is not None:
+            self._host.wait()
+            values = same if _are_equal(same, values) else values
         self._values[id(tensor)] = values
         self._undo.append(partial(restore_tensor, tensor, values, tensor.requires_grad, grad))
         if grad is not None and id(tensor) not in self._set_aside:
@@ -233,8 +237,3 @@ def _bytes(tensor: Tensor) -> int:
 def _are_equal(left: Tensor, right: Tensor) -> bool:
     is_alike = left.dtype == right.dtype and left.layout == right.layout == torch.strided
     return is_alike and torch.equal(left, right)
-
-
-def _to_host(tensor: Tensor) -> Tensor:
-    detached = tensor.detach()
-    return detached.clone() if detached.device.type == "cpu" else detached.cpu()

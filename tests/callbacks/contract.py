@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import optuna
+import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, WeightedRandomSampler
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_hp import (
     SAM,
@@ -33,6 +32,7 @@ from lightning_hp import (
     PruningCallback,
 )
 from lightning_hp.rehearsal import Rehearsal
+from tests.devices import torch_device
 from tests.training import BATCH_SIZE, NUM_CLASSES, NUM_FEATURES, NUM_SAMPLES, Net, Samples, Stream
 
 
@@ -80,6 +80,7 @@ def _loss_of_batch(module: Any, batch: Any) -> torch.Tensor:
 
 def _pruning() -> PruningCallback:
     """Reports to a study in memory."""
+    optuna = pytest.importorskip("optuna")
     trial = optuna.create_study(pruner=optuna.pruners.NopPruner()).ask()
     return PruningCallback(trial, "val_loss", raises=False)
 
@@ -141,6 +142,14 @@ class Training:
     trainer: Callable[[], dict[str, Any]] = dict
     module_class: Callable[..., pl.LightningModule] = Net
     callbacks: Callable[[], list[pl.Callback]] = list
+    has_grad_scaler: bool = False
+    is_for_accelerators: bool = False  # on the CPU it is only rehearsed, with -m exhaustive
+    members: frozenset[str] | None = None  # those that it is for; ``None``: all
+
+    def options(self, device: str) -> dict[str, Any]:
+        """The arguments of the Trainer on a device."""
+        precision = mixed_fp16(device) if self.has_grad_scaler else {}
+        return {"accelerator": device, **precision, **self.trainer()}
 
 
 _size = [BATCH_SIZE]
@@ -161,9 +170,21 @@ def loader(loader_class: type[DataLoader] = DataLoader, **kwargs: Any) -> DataLo
     return loader_class(dataset, batch_size=_size[0], **kwargs)
 
 
-def fp16_on_cpu() -> dict[str, Any]:
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**18, growth_interval=3)
-    return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)]}
+def torchdata_loader(**kwargs: Any) -> DataLoader:
+    torchdata = pytest.importorskip("torchdata.stateful_dataloader")
+    return loader(torchdata.StatefulDataLoader, **kwargs)
+
+
+def pinned_loader(**kwargs: Any) -> DataLoader:
+    """In page-locked memory where there is an accelerator, from which Lightning copies without waiting."""
+    return loader(pin_memory=torch.accelerator.is_available(), **kwargs)
+
+
+def mixed_fp16(device: str = "cpu") -> dict[str, Any]:
+    """Mixed precision with a grad scaler whose scale is too large at first, and grows soon."""
+    kind = torch_device(device).type
+    scaler = torch.amp.GradScaler(kind, init_scale=2.0**18, growth_interval=3)
+    return {"plugins": [MixedPrecision("16-mixed", kind, scaler=scaler)]}
 
 
 class InPlaceSampler(torch.utils.data.Sampler):
@@ -255,6 +276,30 @@ class OwnLoaders(Net):
         return loader(sampler=order)
 
 
+class ChannelsLast(Net):
+    """A convolution on images whose channels come last in memory."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.body = torch.nn.Sequential(torch.nn.Unflatten(1, (2, 2, 2)), torch.nn.Conv2d(2, 16, 2), self.body[1])
+        self.body[2] = torch.nn.BatchNorm2d(16)
+        self.head = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten(), self.head)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        images = self.body[0](features).contiguous(memory_format=torch.channels_last)
+        return self.head(self.body[1:](images))
+
+
+class Compiled(Net):
+    """The network is compiled when the training is set up: with code of its own on an accelerator."""
+
+    def setup(self, stage: str) -> None:
+        torch._dynamo.reset()  # what earlier trainings compiled decides what is compiled here
+        backend = "aot_eager" if self.trainer.strategy.root_device.type == "cpu" else "inductor"
+        self.body.compile(backend=backend, dynamic=True)
+
+
 TRAININGS = [
     Training("plain"),
     Training("shuffle", loader=lambda: loader(shuffle=True)),
@@ -275,8 +320,8 @@ TRAININGS = [
         "clip_value", {}, lambda: loader(), lambda: {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
     ),
     Training("bf16_mixed", {"dropout": 0.3}, lambda: loader(shuffle=True), lambda: {"precision": "bf16-mixed"}),
-    Training("fp16_scaler", {"dropout": 0.3}, lambda: loader(shuffle=True), fp16_on_cpu),
-    Training("fp16_scaler_accumulation", {}, loader, lambda: {**fp16_on_cpu(), "accumulate_grad_batches": 2}),
+    Training("fp16_scaler", {"dropout": 0.3}, lambda: loader(shuffle=True), has_grad_scaler=True),
+    Training("fp16_scaler_accumulation", {}, loader, lambda: {"accumulate_grad_batches": 2}, has_grad_scaler=True),
     Training("fp64", {}, lambda: loader(shuffle=True), lambda: {"precision": "64-true"}),
     Training("short_loader", {}, lambda: loader(shuffle=True, dataset=Samples(40))),
     Training("drop_last", {}, lambda: loader(shuffle=True, drop_last=True, dataset=Samples(40))),
@@ -284,8 +329,8 @@ TRAININGS = [
     Training("overfit_batches", {}, lambda: loader(), lambda: {"overfit_batches": 2}),
     Training("iterable", {}, lambda: loader(dataset=Stream())),
     Training("stateful_loader", {}, StatefulLoader, lambda: {"limit_train_batches": 5}),
-    Training("torchdata_loader", {}, lambda: loader(StatefulDataLoader, dataset=Samples(augment=True), shuffle=True)),
-    Training("torchdata_workers", {}, lambda: loader(StatefulDataLoader, shuffle=True, num_workers=1)),
+    Training("torchdata_loader", {}, lambda: torchdata_loader(dataset=Samples(augment=True), shuffle=True)),
+    Training("torchdata_workers", {}, lambda: torchdata_loader(shuffle=True, num_workers=1)),
     Training("workers", {}, lambda: loader(shuffle=True, num_workers=2)),
     Training("persistent_workers", {}, lambda: loader(shuffle=True, num_workers=1, persistent_workers=True)),
     Training(
@@ -311,8 +356,9 @@ TRAININGS = [
         "sam_accumulation_fp16",
         {"batch_norm": True},
         lambda: loader(shuffle=True, dataset=Samples(augment=True)),
-        lambda: {**fp16_on_cpu(), "accumulate_grad_batches": 2, "gradient_clip_val": 0.5},
+        lambda: {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5},
         callbacks=lambda: [SAM(rho=1.0, adaptive=True, interval=2)],
+        has_grad_scaler=True,
     ),
     Training(
         "classifier",
@@ -332,5 +378,27 @@ TRAININGS = [
         loader=lambda: None,
         trainer=lambda: {"reload_dataloaders_every_n_epochs": 1},
         module_class=OwnLoaders,
+    ),
+    Training("pinned", loader=lambda: pinned_loader(shuffle=True), is_for_accelerators=True),
+    Training(
+        "pinned_workers",
+        loader=lambda: pinned_loader(shuffle=True, num_workers=2, persistent_workers=True),
+        is_for_accelerators=True,
+    ),
+    Training(
+        "channels_last",
+        {"batch_norm": True},
+        lambda: loader(shuffle=True),
+        lambda: {"precision": "bf16-mixed"},
+        module_class=ChannelsLast,
+        is_for_accelerators=True,
+    ),
+    Training(
+        "compiled",
+        {"batch_norm": True},
+        lambda: loader(shuffle=True),
+        module_class=Compiled,
+        is_for_accelerators=True,
+        members=frozenset({"rehearsal", "lr_finder", "batch_size_scaler", "sam_of_radius_0"}),
     ),
 ]

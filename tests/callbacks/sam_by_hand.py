@@ -61,7 +61,7 @@ class Wrapped(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch[0].to(self.dtype), batch[1]
-        self.random_states.append(torch.get_rng_state())
+        self.random_states.append(random_state(x))
         self.batches.append((x.clone(), y.clone()))
         logits = self.net(x)
         loss = nn.functional.cross_entropy(logits, y)
@@ -90,6 +90,11 @@ class Wrapped(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+def random_state(x: Tensor) -> Tensor:
+    """The state of the generator of a tensor's device."""
+    return torch.cuda.get_rng_state() if x.is_cuda else torch.get_rng_state()
+
+
 def sam_by_hand(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -108,16 +113,17 @@ def sam_by_hand(
 ) -> list[float]:
     """Trains ``net`` in place on given batches with given random states; returns the losses at w.
 
-    Each batch has its own e(w); the gradients at w + e(w) are accumulated, as in m-SAM.
+    Each batch has its own e(w); the gradients at w + e(w) are accumulated, as in m-SAM. On an accelerator, where a sum
+    has another order, the norm is torch's own, and e is scaled before it is added.
     """
     named = dict(net.named_parameters())
     parameters = list(named.values())
     losses, steps = [], 0
 
     def loss_of(number: int) -> Tensor:
-        torch.set_rng_state(random_states[number])
         x, y = batches[number]
-        with torch.autocast("cpu", autocast, cache_enabled=False) if autocast else nullcontext():
+        (torch.cuda.set_rng_state if x.is_cuda else torch.set_rng_state)(random_states[number])
+        with torch.autocast(x.device.type, autocast, cache_enabled=False) if autocast else nullcontext():
             loss = nn.functional.cross_entropy(net(x), y)
         losses.append(float(loss.detach()))
         loss = loss / accumulate
@@ -136,13 +142,19 @@ def sam_by_hand(
                 for (name, p), gradient in zip(named.items(), gradients, strict=True)
                 if gradient is not None and moves(name)
             }
+            on_host = not batches[number][0].is_cuda
             norm = torch.stack([scaled.norm() for _, scaled in direction.values()]).norm()
+            if not on_host:
+                norm = torch.nn.utils.get_total_norm([scaled for _, scaled in direction.values()])
             if torch.isfinite(norm):
                 with torch.no_grad():
                     for name, (_, scaled) in direction.items():
                         p = named[name]
                         e = scaled if eta is None or p.ndim < 2 else scaled * (p.abs() + eta)
-                        p.add_(e * shares(name), alpha=float(radius / norm))
+                        if on_host:
+                            p.add_(e * shares(name), alpha=float(radius / norm))
+                        else:
+                            p.add_((e * shares(name) if shares(name) != 1 else e) * (radius / norm))
             loss_of(number).backward()
             losses.pop()
             with torch.no_grad():

@@ -24,7 +24,7 @@ from torchvision.models import resnet18
 
 from lightning_hp import SAM, Backbone, BackboneFreezing, BatchSizeScaler, ClassifierHead, LRFinder
 from lightning_hp.rehearsal import is_rehearsal
-from tests.callbacks.contract import fp16_on_cpu, loader
+from tests.callbacks.contract import loader, mixed_fp16
 from tests.training import NUM_CLASSES, NUM_FEATURES, Samples, assert_identical, train
 
 LR = 0.05
@@ -721,7 +721,7 @@ def test_sam_perturbs_only_what_is_trained() -> None:
 
 
 @pytest.mark.parametrize(
-    "trainer", [fp16_on_cpu, lambda: {"precision": "bf16-mixed", "accumulate_grad_batches": 4}], ids=["fp16", "bf16"]
+    "trainer", [mixed_fp16, lambda: {"precision": "bf16-mixed", "accumulate_grad_batches": 4}], ids=["fp16", "bf16"]
 )
 def test_other_precisions_and_accumulation(trainer: Any) -> None:
     start = copy.deepcopy(dict(make_backbone().state_dict()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,53 +10,78 @@ import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from tests.callbacks.contract import MEMBERS, TRAININGS, Member, Training, batch_size_by_hand, loader
-from tests.training import Run, assert_same_training, train
+from tests.training import Run, assert_same_training, train, worst_difference
 
 # A refusal changes nothing else, which is what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:LRFinder. the learning rate stays")
 
 VALIDATION = loader()  # its batch size is no concern of a callback
-_WITHOUT: dict[str, Run] = {}
-
-members = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
-trainings = pytest.mark.parametrize("training", TRAININGS, ids=lambda training: training.name)
+_WITHOUT: dict[tuple[str, str], Run] = {}
 
 
-def run(training: Training, callbacks: list[Any], **module_kwargs: Any) -> Run:
-    torch.manual_seed(5)
-    module = training.module_class(**{**training.module, **module_kwargs})
-    return train(
-        module, [*callbacks, *training.callbacks()], training.loader(), val_loader=VALIDATION, **training.trainer()
+def rows(members: list[Member]) -> Any:
+    """Each member in each training on each device."""
+    return pytest.mark.parametrize(
+        ("member", "training", "device"),
+        [
+            pytest.param(
+                member,
+                training,
+                device,
+                id=f"{member.name}-{training.name}" + ("-gpu" if device == "gpu" else ""),
+                marks=[
+                    *([pytest.mark.gpu] if device == "gpu" else []),
+                    *([pytest.mark.exhaustive] if device == "cpu" and training.is_for_accelerators else []),
+                ],
+            )
+            for device in ("cpu", "gpu")
+            for member in members
+            for training in TRAININGS
+            if training.members is None or member.name in training.members
+        ],
     )
 
 
-def without(training: Training) -> Run:
-    if training.name not in _WITHOUT:
-        _WITHOUT[training.name] = run(training, [])
-    return _WITHOUT[training.name]
+def run(training: Training, device: str, callbacks: list[Any], **module_kwargs: Any) -> Run:
+    torch.manual_seed(5)
+    module = training.module_class(**{**training.module, **module_kwargs})
+    callbacks = [*callbacks, *training.callbacks()]
+    return train(module, callbacks, training.loader(), val_loader=VALIDATION, **training.options(device))
 
 
-@trainings
-@members
-def test_a_run_with_an_idle_callback_is_the_run_without_it(member: Member, training: Training) -> None:
+def without(training: Training, device: str) -> Run:
+    key = training.name, device
+    if key not in _WITHOUT:
+        _WITHOUT[key] = run(training, device, [])
+    return _WITHOUT[key]
+
+
+@rows(MEMBERS)
+def test_a_run_with_an_idle_callback_is_the_run_without_it(
+    member: Member, training: Training, device: str, record_property: Callable[[str, object], None]
+) -> None:
     if training.name in member.refuses:
         with pytest.raises(MisconfigurationException):
-            run(training, [member.idle()])
+            run(training, device, [member.idle()])
         return
-    assert_same_training(run(training, [member.idle()]), without(training))
+    callback = run(training, device, [member.idle()])
+    record_property("difference", worst_difference(callback, without(training, device)))
+    assert_same_training(callback, without(training, device))
 
 
-@trainings
-@pytest.mark.parametrize("member", [m for m in MEMBERS if m.active], ids=lambda member: member.name)
-def test_a_run_with_the_callback_is_the_run_with_its_value_set_by_hand(member: Member, training: Training) -> None:
+@rows([member for member in MEMBERS if member.active])
+def test_a_run_with_the_callback_is_the_run_with_its_value_set_by_hand(
+    member: Member, training: Training, device: str, record_property: Callable[[str, object], None]
+) -> None:
     assert member.active is not None
     assert member.applied is not None
     if training.name in member.refuses:
         pytest.skip("refused: the test above has it")
     callback = member.active()
-    with_callback = run(training, [callback])
+    with_callback = run(training, device, [callback])
     assert None not in member.applied(callback).values()
     with batch_size_by_hand(member.applied_batch_size(callback)):
-        by_hand = run(training, [], **member.applied(callback))
+        by_hand = run(training, device, [], **member.applied(callback))
+    record_property("difference", worst_difference(with_callback, by_hand))
     assert_same_training(with_callback, by_hand)
     assert with_callback.module.hparams == by_hand.module.hparams

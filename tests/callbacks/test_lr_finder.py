@@ -750,16 +750,6 @@ def test_it_works_in_the_other_namespace() -> None:
             assert module.hparams["lr"] == 1e-4
 
 
-@pytest.mark.gpu
-def test_on_an_accelerator_a_run_without_applying_is_the_run_without_it() -> None:
-    def weights(callbacks: list[Callback]) -> dict[str, torch.Tensor]:
-        torch.manual_seed(5)
-        run = train(net(dropout=0.3), callbacks, loader(shuffle=True), accelerator="auto", precision="16-mixed")
-        return {name: value.cpu() for name, value in run.weights.items()}
-
-    assert_identical(weights([finder(update_attr=False)]), weights([]), "weights")
-
-
 def test_the_results_of_all_milestones_are_kept_and_survive_a_checkpoint() -> None:
     callback = finder(milestones=(0, 2), suggestion="minimum")
     fit([callback], max_epochs=3)

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from lightning_hp import SAM, BackboneFreezing, BatchSizeScaler, Classifier, LRFinder
 from tests.callbacks.contract import MEMBERS, TRAININGS, Member, Training, batch_size_by_hand, loader
-from tests.training import LightningNet, Net, Run, Samples, assert_same_training, train
+from tests.lightning_net import LightningNet
+from tests.training import Net, Run, Samples, assert_same_training, train
 
 PACKAGES = ["pytorch_lightning", "lightning.pytorch"]
 #: Rows that pass through what differs between the packages: steps, clipping, schedules, wrapped optimizers, our module.
@@ -40,7 +41,7 @@ def run(package: str, training: Training, callbacks: list[Any], **module_kwargs:
         training.loader(),
         val_loader=VALIDATION,
         trainer_class=importlib.import_module(package).Trainer,
-        **training.trainer(),
+        **training.options("cpu"),
     )
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import lightning_hp.functional as hpf
 from lightning_hp import SAM, LRFinder
-from tests.callbacks.contract import fp16_on_cpu, loader
+from tests.callbacks.contract import loader, mixed_fp16
 from tests.callbacks.sam_by_hand import Wrapped, make_net
 from tests.training import MemoryLogger, Net, Run, Samples, Stream, assert_identical, assert_same_training, train
 
@@ -248,7 +248,7 @@ def test_steps_that_are_not_finite_can_be_allowed() -> None:
 @pytest.mark.parametrize("where", ["both", "second"])
 def test_the_gradient_scaler_skips_the_step_and_lowers_its_scale(where: str) -> None:
     module = Breaks(where)
-    plugins = fp16_on_cpu()
+    plugins = mixed_fp16()
     scaler = plugins["plugins"][0].scaler
     scaler.load_state_dict({**scaler.state_dict(), "scale": 4.0, "growth_interval": 1000})
     run = fit([SAM(rho=RHO)], module, max_epochs=1, **plugins)

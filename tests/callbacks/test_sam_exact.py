@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 
 from lightning_hp import SAM
-from tests.callbacks.contract import fp16_on_cpu, loader
+from tests.callbacks.contract import loader, mixed_fp16
 from tests.callbacks.sam_by_hand import OPTIMIZERS, Wrapped, make_net, sam_by_hand
-from tests.training import Run, Samples, assert_identical, assert_same_training, train
+from tests.devices import on_each_device, torch_device
+from tests.training import Run, Samples, assert_identical, assert_same_training, train, worst_difference
 
 RHO = 0.3
 
@@ -77,23 +79,27 @@ PLANES = ("0.weight", "4.weight")
 
 def run_sam(sam: SAM | None, row: dict[str, Any], **kwargs: Any) -> Run:
     module = Wrapped(make_net(**row.get("net", {})), row.get("optimizer", "momentum"))
-    trainer = {**row.get("trainer", {}), **(fp16_on_cpu() if row.get("fp16") else {}), **kwargs}
+    precision = mixed_fp16(kwargs.get("accelerator", "cpu")) if row.get("fp16") else {}
+    trainer = {**row.get("trainer", {}), **precision, **kwargs}
     return train(module, [] if sam is None else [sam], loader(shuffle=True), **trainer)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_equals_the_reference_loop(name: str) -> None:
+@on_each_device
+def test_equals_the_reference_loop(device: str, name: str, record_property: Callable[[str, object], None]) -> None:
     row = ROWS[name]
-    run = run_sam(SAM(**{"rho": RHO, **row.get("sam", {})}), row)
-    net = make_net(**row.get("net", {})).to(row.get("dtype", torch.float32))
+    run = run_sam(SAM(**{"rho": RHO, **row.get("sam", {})}), row, accelerator=device)
+    net = make_net(**row.get("net", {})).to(torch_device(device), row.get("dtype", torch.float32))
     optimizer = OPTIMIZERS[row.get("optimizer", "momentum")](net)
     hand = {"rho": RHO, **row.get("hand", {})}
     if row.get("fp16"):
-        hand |= {"scaler": fp16_on_cpu()["plugins"][0].scaler, "autocast": torch.float16}
+        hand |= {"scaler": mixed_fp16(device)["plugins"][0].scaler, "autocast": torch.float16}
     module: Any = run.module
     assert len(module.batches) == 12
     losses = sam_by_hand(net, optimizer, module.batches, module.random_states, **hand)
-    assert_identical({n[4:]: t for n, t in run.weights.items()}, dict(net.state_dict()), "weights and statistics")
+    found = {n[4:]: t for n, t in run.weights.items()}
+    record_property("difference", worst_difference(found, dict(net.state_dict())))
+    assert_identical(found, dict(net.state_dict()), "weights and statistics")
     assert_identical(run.optimizer[0]["state"], optimizer.state_dict()["state"], "optimizer")
     logged = [values["train_loss_step"] for _, values in run.metrics if "train_loss_step" in values]
     assert logged == pytest.approx(losses[:: len(losses) // len(logged)] if len(logged) == 12 else logged, rel=1e-6)
@@ -102,7 +108,7 @@ def test_equals_the_reference_loop(name: str) -> None:
         assert run.precision == scaler.state_dict()
         assert scaler.get_scale() < 2.0**18, "no step was skipped: the row checks nothing"
     # The random states are those of a training without SAM.
-    assert_identical(module.random_states, run_sam(None, row).module.random_states, "random states")
+    assert_identical(module.random_states, run_sam(None, row, accelerator=device).module.random_states, "random states")
 
 
 @pytest.mark.parametrize("name", ["momentum", "fp16_scaler", "accumulate_clip_fp16", "adamw"])

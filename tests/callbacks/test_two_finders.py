@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 
 from lightning_hp import BatchSizeScaler, LRFinder
 from tests.callbacks.contract import loader
-from tests.training import LightningNet, Net
+from tests.lightning_net import LightningNet
+from tests.training import Net
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.launch import check_both, needs_streams, two_ranks
+from tests.distributed.launch import check_both, needs_streams, run_ranks
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,6 @@ def test_processes_agree(scenario: str, tmp_path: Path) -> None:
 
 
 def test_a_bug_on_one_process_ends_both(tmp_path: Path) -> None:
-    outputs = two_ranks("one_rank_fails", tmp_path, timeout=120, module="tests.distributed.batch_ranks")
+    outputs = run_ranks("one_rank_fails", tmp_path, timeout=120, module="tests.distributed.batch_ranks")
     assert all(code != 0 for code, _ in outputs)
     assert "a bug on one rank" in outputs[1][1]

@@ -1,8 +1,9 @@
-"""The learning rate on two processes: each scenario is run in both."""
+"""The learning rate on two processes: each scenario is run in both. On an accelerator there is one, and NCCL."""
 
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,11 +12,15 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from lightning_hp import LRFinder
+from lightning_hp import SAM, LRFinder
 from tests.callbacks.contract import Rehearse, loader
+from tests.devices import torch_device
 from tests.training import NUM_CLASSES, NUM_FEATURES, Net, Run, assert_identical, assert_same_training, train
 
-DDP: dict[str, Any] = {"devices": 2, "max_epochs": 2}
+DEVICE = os.environ.get("SCENARIO_DEVICE", "cpu")
+BACKEND = "gloo" if DEVICE == "cpu" else "nccl"
+RANKS = int(os.environ.get("WORLD_SIZE", "2"))
+DDP: dict[str, Any] = {"accelerator": DEVICE, "devices": RANKS, "max_epochs": 2}
 
 
 def finder(**kwargs: Any) -> LRFinder:
@@ -25,18 +30,19 @@ def finder(**kwargs: Any) -> LRFinder:
 
 def run(callbacks: list[Any], module: dict[str, Any], trainer: dict[str, Any]) -> Run:
     torch.manual_seed(5)
-    strategy = DDPStrategy(process_group_backend="gloo")
+    strategy = DDPStrategy(process_group_backend=BACKEND)
     return train(Net(**module), callbacks, loader(shuffle=True), strategy=strategy, **DDP, **trainer)
 
 
 def same_on_both_ranks(value: float) -> bool:
-    values = [torch.zeros((), dtype=torch.float64) for _ in range(2)]
-    dist.all_gather(values, torch.tensor(value, dtype=torch.float64))
-    return bool(values[0] == values[1])
+    own = torch.tensor(value, dtype=torch.float64, device=torch_device(DEVICE))
+    values = [torch.zeros_like(own) for _ in range(RANKS)]
+    dist.all_gather(values, own)
+    return all(bool(other == own) for other in values)
 
 
 def ddp() -> None:
-    """No trace, the same answer on both ranks, the value by hand."""
+    """No trace, the same answer on all ranks, the value by hand."""
     rows: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({"dropout": 0.3, "batch_norm": True}, {}),
         ({"optimizer": "adamw"}, {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1}),
@@ -73,11 +79,13 @@ class RestoredOnTheOther(LRFinder):
 
 def one_rank_fails() -> None:
     """Ends with an error on both ranks, soon: a plain fit does, and so must we."""
-    train(FailsOnOneRank(), [RestoredOnTheOther()], loader(), strategy=DDPStrategy(process_group_backend="gloo"), **DDP)
+    train(
+        FailsOnOneRank(), [RestoredOnTheOther()], loader(), strategy=DDPStrategy(process_group_backend=BACKEND), **DDP
+    )
 
 
 class Sharded(pl.LightningModule):
-    """FSDP2: every parameter is split over the two processes."""
+    """FSDP2: every parameter is split over the processes."""
 
     def __init__(self, lr: float = 0.05) -> None:
         super().__init__()
@@ -115,10 +123,12 @@ def fsdp2() -> None:
     """No trace and the value by hand, on sharded weights and sharded optimizer state."""
 
     def fit(callbacks: list[Any], **module: Any) -> list[torch.Tensor]:
-        strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
+        strategy = ModelParallelStrategy(
+            data_parallel_size=RANKS, tensor_parallel_size=1, process_group_backend=BACKEND
+        )
         pl.seed_everything(1)
         trainer = pl.Trainer(
-            accelerator="cpu", devices=2, max_epochs=2, strategy=strategy, callbacks=callbacks, logger=False,
+            **DDP, strategy=strategy, callbacks=callbacks, logger=False, deterministic=DEVICE != "cpu" or None,
             enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         )  # fmt: skip
         sharded = Sharded(**module)
@@ -131,4 +141,6 @@ def fsdp2() -> None:
     applied = fit([active])
     assert active.optimal_lr is not None
     assert_identical(applied, fit([], lr=active.optimal_lr), "shards")
+    if RANKS == 1:  # with two, tests/distributed/sam_ranks.py has it
+        assert_identical(fit([Rehearse(), SAM(rho=0.1)]), fit([SAM(rho=0.1)]), "shards")
     assert same_on_both_ranks(active.optimal_lr)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from lightning_hp.memory import attempt, frozen_gc, release, release_memory, synchronize
+from lightning_hp.memory import attempt, frozen_gc, release, release_memory, released_at_end, synchronize
 
 MIB = 2**20
 
@@ -88,6 +88,19 @@ def test_the_devices_cache_is_emptied_after_cycles_are_collected(monkeypatch: py
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_a_search_leaves_the_devices_cache_empty_and_the_hosts_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied: list[str] = []
+    monkeypatch.setattr(
+        release, "device_module", lambda device: SimpleNamespace(empty_cache=lambda: emptied.append(device))
+    )
+    with released_at_end("cpu"):
+        pass
+    assert emptied == []
+    with pytest.raises(KeyError), released_at_end("cuda:0"):
+        raise KeyError
+    assert emptied == ["cuda:0"]
+
+
 def test_memory_that_malloc_keeps_returns_to_the_system() -> None:
     start = resident()
     blocks = [torch.ones(4096) for _ in range(8192)]  # 16 KiB each: on the heap, which only shrinks from its end

@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -22,8 +22,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_hp.snapshot import RandomState, Snapshot, attributes_of, slots_of
+from lightning_hp.snapshot import RandomState, Snapshot, attributes_of, host_memory, slots_of
 from lightning_hp.snapshot.snapshot import MAX_DESCEND
+from tests.devices import on_each_device, torch_device
 from tests.training import assert_identical
 
 
@@ -329,17 +330,63 @@ def test_the_global_random_state() -> None:
     assert first == (random.random(), np.random.rand(), torch.rand(1))
 
 
-@pytest.mark.gpu
-def test_on_an_accelerator_the_copies_are_in_host_memory() -> None:
-    device = torch.accelerator.current_accelerator()
-    net = nn.Linear(1000, 1000, device=device)
+@on_each_device
+def test_the_copies_are_in_host_memory(device: str) -> None:
+    there = torch_device(device)
+    net = nn.Linear(1000, 1000, device=there)
     before = net.weight.detach().cpu().clone()
-    allocated = torch.get_device_module(device).memory_allocated()
-    snapshot, random_state = Snapshot(net), RandomState(device)
-    assert torch.get_device_module(device).memory_allocated() == allocated
+    allocated = torch.cuda.memory_allocated() if device == "gpu" else 0
+    snapshot, random_state = Snapshot(net), RandomState(there)
+    assert (torch.cuda.memory_allocated() if device == "gpu" else 0) == allocated
     nn.init.zeros_(net.weight)
-    drawn = torch.rand(2, device=device)
+    drawn = torch.rand(2, device=there)
     snapshot.restore()
     random_state.restore()
     assert torch.equal(net.weight.detach().cpu(), before)
-    assert torch.equal(torch.rand(2, device=device), drawn)
+    assert torch.equal(torch.rand(2, device=there), drawn)
+
+
+class LateMemory(torch.Tensor):
+    """Page-locked memory as a device writes it: the values arrive when somebody waits."""
+
+    late: ClassVar[list[tuple[torch.Tensor, torch.Tensor]]] = []
+
+    def copy_(self, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        assert non_blocking
+        plain = self.as_subclass(torch.Tensor)
+        self.late.append((plain, source.clone()))
+        return plain
+
+    @classmethod
+    def arrive(cls, *args: object) -> None:
+        for target, source in cls.late:
+            target.copy_(source)
+        cls.late.clear()
+
+
+@pytest.mark.parametrize("given", ["locked memory", "no locked memory"])
+def test_large_tensors_are_copied_to_locked_memory_and_waited_for(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnDevice(torch.Tensor):
+        device = torch.device("cuda", 0)
+        cpu = torch.Tensor.clone
+
+    asked: list[int] = []
+
+    def locked(tensor: torch.Tensor) -> torch.Tensor | None:
+        asked.append(tensor.numel())
+        return torch.zeros(tensor.shape).as_subclass(LateMemory) if given == "locked memory" else None
+
+    stream = SimpleNamespace(synchronize=LateMemory.arrive)
+    monkeypatch.setattr(host_memory, "_locked_memory_like", locked)
+    monkeypatch.setattr(host_memory, "MAX_LOCKED_BYTES", 3 << 20)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda which: stream)
+    monkeypatch.setattr(torch.Tensor, "detach", lambda self: self)
+    host = host_memory.HostCopies()
+    sizes = [10, 1 << 18, 1 << 18, 1 << 19]
+    values = [torch.rand(size) for size in sizes]
+    copies = [host.copy(value.as_subclass(OnDevice)) for value in values]
+    host.wait()
+    for copy_, value in zip(copies, values, strict=True):
+        assert torch.equal(copy_.as_subclass(torch.Tensor), value)
+    # The first is small; the last one would be more than may be locked, unless nothing was locked before it.
+    assert asked == sizes[1:3] if given == "locked memory" else sizes[1:]

@@ -175,11 +175,12 @@ class Perturbation:
         has_sparse = any(gradient.is_sparse for gradient in gradients)
         if has_sparse:  # duplicate rows have to be summed before they are scaled
             gradients = [gradient.coalesce() if gradient.is_sparse else gradient for gradient in gradients]
-        if self.adaptive:
-            self._multiply_by_t(moving, gradients)
+        scaled, factors = self._factors(moving, gradients) if self.adaptive else ([], [])
+        if scaled:
+            torch._foreach_mul_(scaled, factors)
         norm = total_norm(gradients)
-        if self.adaptive:
-            self._multiply_by_t(moving, gradients)
+        if scaled:
+            torch._foreach_mul_(scaled, factors)
         for parameter in self.parameters:
             parameter.grad = None
         if rho > 0 and moving:
@@ -259,32 +260,44 @@ class Perturbation:
             copy = self._copies[id(parameter)] = torch.empty_like(weight)
         return copy
 
-    def _multiply_by_t(self, moving: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        """Multiplies the gradients by T in place. The memory of the copies holds T meanwhile."""
+    def _factors(self, moving: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The gradients of matrices and kernels, and T for each, in the memory of the copies."""
+        scaled, factors = list[Tensor](), list[Tensor]()
+        weights, memory = list[Tensor](), list[Tensor]()  # of T that is computed for all of these at once
         for parameter, gradient in zip(moving, gradients, strict=True):
             if parameter.ndim < 2:
                 continue
             weight = local_part(parameter)
             if gradient.is_sparse:
-                gradient.values().mul_(weight[tuple(gradient.indices())].abs().add_(self.eta))
-            else:
-                t = adaptive_scale(weight, self.eta, out=self._copy_of(parameter, weight))
-                local_part(gradient).mul_(t)
+                scaled.append(gradient.values())
+                factors.append(weight[tuple(gradient.indices())].abs().add_(self.eta))
+                continue
+            scaled.append(local_part(gradient))
+            if weight.is_complex():
+                factors.append(weight.abs().add_(self.eta))
+                continue
+            factors.append(self._copy_of(parameter, weight))
+            weights.append(weight)
+            memory.append(factors[-1])
+        if weights:
+            torch._foreach_copy_(memory, weights)
+            torch._foreach_abs_(memory)
+            torch._foreach_add_(memory, self.eta)
+        return scaled, factors
 
 
-def adaptive_scale(weight: Tensor, eta: float, out: Tensor | None = None) -> Tensor:
+def adaptive_scale(weight: Tensor, eta: float) -> Tensor:
     """T of adaptive SAM: ``|w| + eta`` for matrices and kernels, 1 for parameters with at most one dimension.
 
     Args:
         weight: The weight.
         eta: Added to the absolute values.
-        out: Memory for the result of a matrix or kernel; ``None``: new memory.
 
     Returns:
         T, of the shape of ``weight``.
 
     """
-    return torch.ones_like(weight) if weight.ndim < 2 else torch.abs(weight, out=out).add_(eta)
+    return torch.ones_like(weight) if weight.ndim < 2 else weight.abs().add_(eta)
 
 
 _ALREADY_PERTURBED = "Expected weights at w, but they are at w + e(w): call `restore` first."

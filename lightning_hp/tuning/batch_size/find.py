@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_hp.functional.learning_rate.scaling import scale_lr, scaling_advice, scaling_rule, warmup_steps
 from lightning_hp.hyperparameters import BatchSize, LearningRate
-from lightning_hp.memory import frozen_gc, memory_meter
+from lightning_hp.memory import frozen_gc, memory_meter, released_at_end
 from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal, at_heaviest_step
 from lightning_hp.reporting import progress_bar
 from lightning_hp.results import BatchBound, BatchSizeResult
@@ -65,7 +65,13 @@ def find_batch_size(
         val_limit = validation_limit(trainer, pl_module, batch_size)
         read = partial(read_bounds, val_limit=val_limit, counts=step_counts(trainer))
     bar = progress_bar(trainer, "Finding the batch size", "sizes")
-    with frozen_gc(), bar as on_trial, at_heaviest_step(trainer), kind(trainer, pl_module) as rehearsal:
+    with (
+        frozen_gc(),
+        released_at_end(trainer.strategy.root_device),
+        bar as on_trial,
+        at_heaviest_step(trainer),
+        kind(trainer, pl_module) as rehearsal,
+    ):
         bounds = read(settings, rehearsal, batch_size)
         if learning_rate is not None:
             refuse_rates_that_do_not_follow(rehearsal, batch_size, learning_rate)

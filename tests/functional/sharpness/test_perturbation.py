@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import lightning_hp.functional as hpf
 from tests.callbacks.sam_by_hand import make_net, sam_by_hand
+from tests.devices import no_waiting, on_each_device, torch_device
 
 
 def parameters(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
@@ -255,23 +256,20 @@ def test_five_lines_in_a_loop_are_the_loop_by_hand() -> None:
     assert all(torch.equal(p, q) for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
 
 
-@pytest.mark.gpu
-def test_on_an_accelerator_it_is_the_same_and_does_not_synchronize() -> None:
+@on_each_device
+def test_on_an_accelerator_it_is_the_same_and_does_not_wait(device: str) -> None:
     many = parameters((64, 64), (64,))
-    there = [nn.Parameter(p.detach().cuda()) for p in many]
+    there = [nn.Parameter(p.detach().to(torch_device(device), copy=True)) for p in many]
     for p, q in zip(many, there, strict=True):
-        q.grad = p.grad.cuda()  # type: ignore[union-attr]
+        q.grad = p.grad.to(q.device, copy=True)  # type: ignore[union-attr]
     with hpf.Perturbation(many, rho=0.5).ascended():
         expected = [p.detach().clone() for p in many]
     sam = hpf.Perturbation(there, rho=0.5)
     home = [p.detach().clone() for p in there]
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting(device, reads=1):  # on the CPU the length of the perturbation is read
         sam.ascend()
         moved = [p.detach().clone() for p in there]
         sam.restore()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert all(torch.allclose(m.cpu(), e, atol=1e-6) for m, e in zip(moved, expected, strict=True))
     assert all(torch.equal(p, h) for p, h in zip(there, home, strict=True))
 
