@@ -155,7 +155,10 @@ class SweepResult:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The settings with the best mean over the seeds."""
+        """The settings with the best mean over the seeds.
+
+        With ``scale_lr`` or ``retune`` their trainings had another learning rate or batch size, which :meth:`used` gives.
+        """
         return dict(self._settings[self._best])
 
     @property
@@ -168,7 +171,7 @@ class SweepResult:
         """The cheapest settings whose mean is within one standard error of the best.
 
         The error is that of the paired difference to the best settings. With one seed it is unknown, and these are the
-        best settings.
+        best settings. As for :attr:`best`, :meth:`used` gives what their trainings had instead.
         """
         return dict(self._settings[self._recommended])
 

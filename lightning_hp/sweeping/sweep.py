@@ -110,8 +110,8 @@ def sweep(
         trainer: Arguments of the Trainer. Callbacks are copied for each training. By default there are no checkpoints,
             no progress bar, no model summary and no validation before the training.
         scale_lr: ``"linear"`` (SGD) or ``"sqrt"`` (Adam and its variants): the ``lr`` of settings is that for the batch
-            size of the start, and ``build`` gets it scaled to the ``batch_size`` of the settings. Both have to be in
-            ``space``.
+            size of the start, and ``build`` gets it scaled to the ``batch_size`` of the settings, whatever the
+            accumulation is. Both have to be in ``space``, the rate as ``lr`` or ``learning_rate``.
         retune: ``True``: BatchSizeScaler and LRFinder rehearse in each setting. Or the finders to use. They search with
             the first seed; the other seeds use what was found.
         pruner: A pruner of Optuna: it ends trainings that are poor, after any epoch.
