@@ -157,7 +157,7 @@ class SweepResult:
     def best(self) -> dict[str, Any]:
         """The settings with the best mean over the seeds.
 
-        With ``scale_lr`` or ``retune`` their trainings had another learning rate or batch size, which :meth:`used` gives.
+        With ``scale_lr`` or ``retune`` the trainings had another learning rate or batch size, as :meth:`used` says.
         """
         return dict(self._settings[self._best])
 
