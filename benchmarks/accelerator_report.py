@@ -13,7 +13,7 @@ PATH = FOLDER / "accelerator.json"
 HEAD = """\
 # On an accelerator
 
-The tests and benchmarks that need a CUDA device are one command, which takes less than eight minutes on one card:
+The tests and benchmarks that need a CUDA device are one command, sized for eight minutes on one card:
 
 ```bash
 make gpu    # or: python -m pytest -m gpu --accelerator-json docs/benchmarks/accelerator.json
