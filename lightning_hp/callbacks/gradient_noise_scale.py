@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from lightning_hp.callbacks.finder import refused_twice_in_setup
 from lightning_hp.callbacks.finder_state import STATE_VERSION, check_state, naming_the_checkpoint
-from lightning_hp.functional.batch_size.noise_scale import NoiseScale, NoiseScaleEstimator
+from lightning_hp.functional.batch_size.noise_scale import NoiseScale
 from lightning_hp.functional.checks import check_bool, check_int, check_iterable, check_number
 from lightning_hp.rehearsal import (
     HOOKS_BEFORE_EPOCH,
@@ -24,12 +24,15 @@ from lightning_hp.rehearsal import (
 )
 from lightning_hp.reporting import log_figure, log_scalars, log_table
 from lightning_hp.results import NoiseScaleResult
-from lightning_hp.trainer import is_resuming, misconfiguration
+from lightning_hp.trainer import LoopLoaders, is_resuming, misconfiguration
 from lightning_hp.trainer.base_classes import Callback
 from lightning_hp.tuning.noise_scale import (
     Norms,
+    Observations,
+    SampleCounter,
     StepMeter,
     has_second_pass,
+    num_distinct_steps,
     refuse_for_noise_scale,
     refuse_optimizer_for_noise_scale,
     rehearse_noise_scale,
@@ -54,7 +57,7 @@ class GradientNoiseScale(Callback):
     of two batch sizes:
 
     - with ``accumulate_grad_batches``, those of the micro-batches with their mean;
-    - under DDP, those of the processes with their mean, at one all-reduce of three numbers in each measured step;
+    - under DDP, those of the processes with their mean, at one all-reduce of four numbers in each measured step;
     - in other trainings it rehearses: at the beginning of some epochs it accumulates batches to steps, measures them
       and restores everything.
 
@@ -87,7 +90,10 @@ class GradientNoiseScale(Callback):
         Gradients are measured before clipping. Together with ``SAM`` they are those at w, not at w + e(w), which takes
         the memory of one more gradient; under DDP each process then compares its own micro-batches. With a gradient
         scaler, steps that it skips do not count. Losses are taken for means over the samples of a batch, whose number
-        is the first dimension of its first tensor.
+        is the first dimension of its first tensor, or of the first one that agrees with the loader's ``batch_size``.
+
+        The interval is that of random batches: where a loader without shuffling repeats fewer than eight steps, it is
+        not known.
 
         A measured step computes the norm of each parameter's gradient. Norms are read from an accelerator where they
         are logged, every ``log_every_n_steps``, and in a checkpoint. Logs ``noise_scale/estimate``, ``noise_scale/low``
@@ -147,12 +153,16 @@ class GradientNoiseScale(Callback):
 
     def _reset(self) -> None:
         """Sets everything that belongs to one training to its initial value."""
-        self._estimator = NoiseScaleEstimator(self._decay)
+        self._observations = Observations(self._decay)
         self._history: list[tuple[int, NoiseScale]] = []
-        self._num_observations = 0
         self._source = ""
-        self._batch_size = 1
-        self._unread: list[tuple[int, int, Norms]] = []  # with the step, and its batches on all processes
+        self._reason = "No step was measured."  # where there is no history
+        self._loaded_notes: tuple[str, ...] | None = None
+        self._sample_note: str | None = None
+        self._num_single = 0  # the last steps that had one batch each
+        self._num_distinct: int | None = None
+        self._unread: list[tuple[int, Norms]] = []  # with the step
+        self._counter = SampleCounter([])
         self._meter: StepMeter | None = None
         self._global_step = self._num_logged = 0
         self._keeps_sum = False
@@ -170,9 +180,10 @@ class GradientNoiseScale(Callback):
             lows=tuple(row.low for _, row in rows),
             highs=tuple(row.high for _, row in rows),
             source=self._source,
-            batch_size=self._batch_size,
-            num_observations=self._num_observations,
-            reason=rows[-1][1].reason if rows else "No step was measured.",
+            batch_size=self._observations.batch_size,
+            num_observations=self._observations.observed,
+            reason=rows[-1][1].reason if rows else self._observations.reason or self._reason,
+            notes=self._notes() if self._loaded_notes is None else self._loaded_notes,
         )
 
     @override
@@ -209,13 +220,25 @@ class GradientNoiseScale(Callback):
         if self._source not in ("", source):
             self._reset()  # resumed under other conditions
         self._source, self._keeps_sum = source, repeats
+        self._loaded_notes, self._counter = None, SampleCounter(LoopLoaders(trainer).running)
         self._num_logged = self._logs_before(trainer)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Rehearses, where neither processes nor micro-batches can be compared."""
-        if self._source == "rehearsal" and self._is_due(trainer.current_epoch) and not reason_not_to_rehearse(trainer):
+        if self._source != "rehearsal":
+            return
+        if (reason := reason_not_to_rehearse(trainer)) is not None:
+            self._reason = f"No step was measured, {reason}. Train without it."
+        elif self._is_due(trainer.current_epoch):
             self._rehearse(trainer, pl_module)
+        elif self._milestones is not None and not self._milestones:
+            self._reason = (
+                "No step was measured: a step has one batch, and `milestones=()` excludes rehearsals. Use"
+                " `accumulate_grad_batches`, or `milestones=None`."
+            )
+        elif self._milestones and trainer.current_epoch < min(self._milestones):
+            self._reason = "No step was measured: no epoch of `milestones` has begun."
 
     @override
     def on_train_batch_start(
@@ -226,7 +249,9 @@ class GradientNoiseScale(Callback):
             return
         if self._meter is None and trainer.global_step % self._every == 0:
             self._global_step = trainer.global_step
-            self._meter = StepMeter(trainer, self._keeps_sum)
+            self._meter = StepMeter(trainer, self._counter, self._keeps_sum)
+            num_batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
+            self._num_distinct = num_distinct_steps(LoopLoaders(trainer).running, num_batches, accumulate)
             self._meter.add_hooks()
         if self._meter is not None:
             self._meter.on_train_batch_start(batch)
@@ -258,8 +283,12 @@ class GradientNoiseScale(Callback):
             return
         self._meter.remove()
         norms, self._meter = self._meter.norms, None
-        if norms is not None:
-            self._unread.append((trainer.global_step, norms.num_batches, norms))
+        if norms is None:
+            self._num_single += 1
+            self._reason = "No step was measured: each step had one batch. Accumulate more, or use smaller batches."
+        else:
+            self._num_single = 0
+            self._unread.append((trainer.global_step, norms))
         is_logged = self._logs_before(trainer) > self._num_logged
         if is_logged or len(self._unread) >= _MAX_UNREAD:
             self._read()
@@ -272,9 +301,11 @@ class GradientNoiseScale(Callback):
         """Logs a table and a figure, and says what follows."""
         self._release()
         result = self.result
-        if result is None or not result.steps:
+        if result is None:
             return
         rank_zero_info(f"GradientNoiseScale: {result}")
+        if not result.steps:
+            return
         log_table(trainer, "noise_scale/summary", *result.table(), trainer.global_step)
         if trainer.is_global_zero and trainer.loggers:
             log_figure(trainer, "noise_scale", result.plot().figure, trainer.global_step)
@@ -296,7 +327,8 @@ class GradientNoiseScale(Callback):
         result = self.result
         return {
             "version": STATE_VERSION,
-            "estimator": self._estimator.state_dict(),
+            "estimator": self._observations.estimator.state_dict(),
+            "counts": self._observations.state_dict(),
             "result": None if result is None else result.to_dict(),
         }
 
@@ -310,16 +342,17 @@ class GradientNoiseScale(Callback):
 
         """
         with naming_the_checkpoint("GradientNoiseScale"):
-            entries = check_state(state_dict, ("estimator", "result"))
-            estimator = NoiseScaleEstimator(self._decay)
-            estimator.load_state_dict(entries["estimator"])
+            entries = check_state(state_dict, ("estimator", "counts", "result"))
+            observations = Observations(self._decay)
+            observations.estimator.load_state_dict(entries["estimator"])
+            observations.load_state_dict(entries["counts"])
             saved = entries["result"]
             result = None if saved is None else NoiseScaleResult.from_dict(saved)
         self._reset()
-        self._estimator = estimator
+        self._observations = observations
         if result is not None:
-            self._source, self._batch_size = result.source, result.batch_size
-            self._num_observations = result.num_observations
+            self._source, self._loaded_notes = result.source, result.notes
+            self._reason = result.reason or self._reason
             rows = zip(result.steps, result.noise_scales, result.lows, result.highs, strict=True)
             self._history = [
                 (step, NoiseScale(None if math.isnan(value) else value, low, high, math.nan, math.nan, 0))
@@ -335,28 +368,41 @@ class GradientNoiseScale(Callback):
     def _rehearse(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures at the present weights, by steps that are undone."""
         with consuming_data(self._may_consume_data), Rehearsal(trainer, pl_module, HOOKS_BEFORE_EPOCH) as rehearsal:
-            steps = rehearse_noise_scale(rehearsal, self._num_training_steps, self._num_micro_batches)
-        self._estimator = NoiseScaleEstimator()
-        self._unread = [(trainer.global_step, trainer.world_size, norms) for norms in steps]
-        self._read()
-        if steps:
+            num_steps, num_micro_batches = self._num_training_steps, self._num_micro_batches
+            found = rehearse_noise_scale(rehearsal, num_steps, num_micro_batches, self._observations)
+        self._sample_note = found.note
+        if found.num_measured:
+            self._note_down(trainer.global_step, found.scale)
             self._log(trainer)
+        else:
+            self._reason = found.scale.reason or self._reason
 
     def _read(self) -> None:
         """Reads the norms from the device, in their order, and adds them to the averages."""
         unread, self._unread = self._unread, []
-        for step, num_batches, norms in unread:
-            if (found := norms.read()) is None:
-                continue
-            gradient, noise, micro_batch = found
-            self._estimator.update(gradient, noise)
-            self._num_observations += 1
-            self._batch_size = max(self._batch_size, round(micro_batch * num_batches))  # the last batches are smaller
-            if self._history and self._history[-1][0] == step:
-                self._history.pop()
-            self._history.append((step, self._estimator.noise_scale()))
-            if len(self._history) > _MAX_ROWS:
-                self._history = [*self._history[:-1:2], self._history[-1]]
+        for step, norms in unread:
+            if self._observations.add(norms) is not None:
+                self._note_down(step, self._observations.noise_scale(self._num_distinct))
+
+    def _note_down(self, step: int, scale: NoiseScale) -> None:
+        """Adds an estimate to those of the training."""
+        if self._history and self._history[-1][0] == step:
+            self._history.pop()
+        self._history.append((step, scale))
+        if len(self._history) > _MAX_ROWS:
+            self._history = [*self._history[:-1:2], self._history[-1]]
+
+    def _notes(self) -> tuple[str, ...]:
+        """What limits the result, a sentence each."""
+        notes = self._observations.notes()
+        if (note := self._sample_note or self._counter.note) is not None:
+            notes.append(note)
+        if self._history and self._num_single > 1:  # the last step of an epoch may have one batch
+            notes.append(
+                f"The last {self._num_single} steps that were due had one batch each, which cannot be compared; the"
+                f" estimate is that after step {self._history[-1][0]}. Accumulate two batches or more."
+            )
+        return tuple(notes)
 
     def _log(self, trainer: pl.Trainer) -> None:
         if not self._history:

@@ -104,7 +104,12 @@ def num_samples_of(batch: Any) -> int | None:
         The number; ``None`` if there is none.
 
     """
-    return next(_sizes(batch, _MAX_DEPTH), None)
+    return next(sizes_in(batch), None)
+
+
+def sizes_in(batch: Any) -> Iterator[int]:
+    """The numbers of samples that the parts of a batch show, in their order; :func:`num_samples_of` is the first."""
+    return _sizes(batch, _MAX_DEPTH)
 
 
 def _sizes(batch: Any, depth: int) -> Iterator[int]:

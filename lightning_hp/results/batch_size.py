@@ -306,8 +306,9 @@ class BatchSizeResult:
             )
         if self.lr_scaled is not None and self.lr_before is not None:
             factor = self.lr_scaled / self.lr_before if self.lr_before else 1.0
+            scaled = "scaled" if self.lr_used in (None, self.lr_scaled) else "would be scaled"
             lines.append(
-                f"  learning rate scaled: {self.lr_before:.3g} x {factor:.3g} ({self.lr_rule}) = {self.lr_scaled:.3g}"
+                f"  learning rate {scaled}: {self.lr_before:.3g} x {factor:.3g} ({self.lr_rule}) = {self.lr_scaled:.3g}"
             )
         if self.warmup_steps:
             lines.append(f"  warm-up over {self.warmup_steps} optimizer steps")

@@ -16,7 +16,7 @@ from lightning_hp.functional.checks import (
     check_str,
     wrong_value,
 )
-from lightning_hp.results.fields import from_json, optional, set_fields, to_json
+from lightning_hp.results.fields import check_items, from_json, optional, set_fields, to_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,9 +35,10 @@ class NoiseScaleResult:
         highs: Upper ends; infinite where there is none.
         source: The two gradients: ``"accumulation"``, micro-batches and their mean; ``"processes"``, those of each
             process of DDP and their mean; ``"rehearsal"``, accumulated steps that were undone.
-        batch_size: Samples of an optimizer step of the training, >= 1.
+        batch_size: Mean number of samples of an optimizer step of the training, rounded, >= 1.
         num_observations: Steps that were measured.
         reason: Why the last estimate is not known, a sentence; ``None`` if it is.
+        notes: What limits the result, a sentence each.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -64,6 +65,7 @@ class NoiseScaleResult:
     batch_size: int
     num_observations: int
     reason: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         rows: dict[str, tuple[Any, ...]] = {
@@ -84,6 +86,7 @@ class NoiseScaleResult:
             batch_size=check_int("batch_size", self.batch_size, 1),
             num_observations=check_int("num_observations", self.num_observations, 0),
             reason=optional(check_str, "reason", self.reason),
+            notes=check_items("notes", self.notes, str),
         )
 
     @property
@@ -122,11 +125,12 @@ class NoiseScaleResult:
         rows: list[list[Any]] = [
             ["noise scale", self.noise_scale, f"{_number(low)} to {_number(high)}" if self.steps else "not measured"],
             ["linear scaling up to", self.max_linear_batch_size, "samples in an optimizer step, at most"],
-            ["batch size", self.batch_size, "samples in an optimizer step of the training"],
+            ["batch size", self.batch_size, "samples in an optimizer step of the training, on average"],
             ["measured steps", self.num_observations, self.source],
         ]
         if self.reason is not None:
             rows.append(["note", None, self.reason])
+        rows += [["note", None, note] for note in self.notes]
         return ["", "value", "meaning"], rows
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,23 +161,37 @@ class NoiseScaleResult:
 
     def __str__(self) -> str:
         low, high = self.interval
+        rows = zip(self.steps, self.noise_scales, self.lows, self.highs, strict=True)
+        known = [row for row in rows if not math.isnan(row[1])]
         if self.noise_scale is None:
             at_least = f"; at least {_number(low)} samples" if low > 0 else ""
-            return f"Gradient noise scale not known{at_least}. {self.reason or 'No step was measured.'}"
-        known = [value for value in self.noise_scales if not math.isnan(value)]
-        return (
-            f"Gradient noise scale {_number(self.noise_scale)} samples ({_number(low)} to {_number(high)}) after"
-            f" {self.steps[-1]} steps, between {_number(min(known))} and {_number(max(known))} along the training\n"
-            f"  critical batch size: at most about {_number(self.noise_scale)} samples in a step, by its order of"
-            f" magnitude; the training has {self.batch_size}\n"
-            f"  learning rate: scaled linearly with the batch size up to {self.max_linear_batch_size} samples at most"
-        )
+            lines = [f"Gradient noise scale not known{at_least}. {self.reason or 'No step was measured.'}"]
+            if known:
+                step, value, low, high = known[-1]
+                lines.append(f"  last known: {_interval(value, low, high)} after {step} steps")
+        else:
+            values = [row[1] for row in known]
+            lines = [f"Gradient noise scale {_interval(self.noise_scale, low, high)} after {self.steps[-1]} steps,"]
+            lines[0] += f" between {_number(min(values))} and {_number(max(values))} along the training"
+            at_most = f"at most about {_number(self.noise_scale)} samples in a step, by its order of magnitude"
+            lines.append(f"  critical batch size: {at_most}; the training has {self.batch_size}")
+            lines.append(f"  learning rate: {self._scaling()}")
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def _scaling(self) -> str:
+        if self.noise_scale is None or LINEAR_SHARE * self.noise_scale < 1:
+            return "not scaled with the batch size, since the gradient has nearly no noise"
+        return f"scaled linearly with the batch size up to {self.max_linear_batch_size} samples at most"
 
 
 def _number_or_nan(name: str, value: Any, nan: bool) -> float:
     if nan and isinstance(value, float) and math.isnan(value):
         return math.nan
     return check_number(name, value, minimum=0, finite=False)
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{_number(value)} samples ({_number(low)} to {_number(high)})"
 
 
 def _number(value: float) -> str:

@@ -9,6 +9,7 @@ from lightning_hp.trainer.loaders import (
     copy_loaders,
     flatten_loaders,
     forms_its_batches,
+    has_fixed_order,
     is_resizable,
     length_of,
     loader_roots,
@@ -26,6 +27,7 @@ from lightning_hp.trainer.namespace import (
     logged_hparams,
     logs_hparams,
     misconfiguration,
+    misconfiguration_type,
 )
 from lightning_hp.trainer.optimizers import (
     build_optimizers,
@@ -56,6 +58,7 @@ __all__ = [
     "flatten_loaders",
     "forms_its_batches",
     "has_bucket_views",
+    "has_fixed_order",
     "independent_ranks",
     "is_resizable",
     "is_resuming",
@@ -68,6 +71,7 @@ __all__ = [
     "logs_hparams",
     "logs_now",
     "misconfiguration",
+    "misconfiguration_type",
     "muted",
     "no_op",
     "note_trained",

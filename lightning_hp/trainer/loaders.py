@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from lightning_hp.trainer.namespace import lightning_module_of
 
@@ -85,6 +85,13 @@ def forms_its_batches(loader: Any) -> bool:
     kind = type(_batch_sampler(loader))
     # Lightning wraps the batch sampler for `predict`.
     return kind is BatchSampler or any(base.__name__ == "_IndexBatchSamplerWrapper" for base in kind.__mro__)
+
+
+def has_fixed_order(loader: Any) -> bool:
+    """Whether each pass has the same batches, as far as the sampler shows it."""
+    sampler = getattr(loader, "sampler", None)
+    is_fixed = isinstance(sampler, SequentialSampler) or getattr(sampler, "shuffle", True) is False
+    return is_fixed and forms_its_batches(loader)
 
 
 def loader_roots(loaders: Any) -> list[Any]:

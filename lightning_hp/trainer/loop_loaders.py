@@ -43,6 +43,12 @@ class LoopLoaders:
         """Whether there are any: loaders that were given, or a hook that builds them."""
         return bool(self._source.is_defined())
 
+    @property
+    def running(self) -> list[Any]:
+        """The loaders that the loop has built, as a flat list."""
+        loop: Any = self._loop
+        return list(loop._combined_loader.flattened)
+
     def build(self) -> Any:
         """Returns the loaders that the loop would get now; calls the hook, if there is one."""
         return request_loaders(self._trainer, self._source)

@@ -54,8 +54,13 @@ def lightning_module_of(trainer: pl.Trainer, name: str) -> ModuleType:
 
 def misconfiguration(trainer: pl.Trainer, message: str) -> Exception:
     """A ``MisconfigurationException`` of the Trainer's own package, so that its user can catch it."""
-    error: Exception = lightning_module_of(trainer, "utilities.exceptions").MisconfigurationException(message)
-    return error
+    return misconfiguration_type(trainer)(message)
+
+
+def misconfiguration_type(trainer: pl.Trainer) -> type[Exception]:
+    """The class ``MisconfigurationException`` of the Trainer's own package."""
+    kind: type[Exception] = lightning_module_of(trainer, "utilities.exceptions").MisconfigurationException
+    return kind
 
 
 def logged_hparams(owner: object) -> Any:

@@ -18,7 +18,7 @@ from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from lightning_hp import SAM, BatchSizeScaler, GradientNoiseScale, LRFinder, NoiseScaleResult
 from lightning_hp.functional import NoiseScaleEstimator, gradient_and_noise
@@ -31,7 +31,9 @@ Y = (X @ torch.randn(FEATURES, CLASSES, generator=GENERATOR) + torch.randn(NUM, 
 PACKAGES = ["pytorch_lightning", "lightning.pytorch"]
 
 
-def make_model(package: str = "pytorch_lightning", optimizer: str = "SGD", lr: float = 0.1, **options: Any) -> Any:
+def make_model(
+    package: str = "pytorch_lightning", optimizer: str = "SGD", lr: float = 0.1, twice: bool = False, **options: Any
+) -> Any:
     base = importlib.import_module(package).LightningModule
 
     class Logistic(base):
@@ -49,6 +51,11 @@ def make_model(package: str = "pytorch_lightning", optimizer: str = "SGD", lr: f
             self.seen.append(([p.detach().clone() for p in self.parameters()], x, y))
             return nn.functional.cross_entropy(self.net(x), y)
 
+        def backward(self, loss: Tensor) -> None:
+            if twice:
+                loss.backward(retain_graph=True)
+            loss.backward()
+
         def configure_optimizers(self) -> Any:
             return getattr(torch.optim, optimizer)(self.parameters(), lr=self.lr, **options)
 
@@ -56,7 +63,12 @@ def make_model(package: str = "pytorch_lightning", optimizer: str = "SGD", lr: f
 
 
 def fit(
-    callbacks: list[Any], model: Any = None, package: str = "pytorch_lightning", batch_size: int = BATCH, **options: Any
+    callbacks: list[Any],
+    model: Any = None,
+    package: str = "pytorch_lightning",
+    batch_size: int = BATCH,
+    data: Any = None,
+    **options: Any,
 ) -> Any:
     model = make_model(package) if model is None else model
     ckpt_path = options.pop("ckpt_path", None)
@@ -76,7 +88,8 @@ def fit(
         callbacks=callbacks,
     )
     pl.seed_everything(3)
-    trainer.fit(model, DataLoader(TensorDataset(X, Y), batch_size=batch_size, shuffle=True), ckpt_path=ckpt_path)
+    data = DataLoader(TensorDataset(X, Y), batch_size=batch_size, shuffle=True) if data is None else data
+    trainer.fit(model, data, ckpt_path=ckpt_path)
     return model
 
 
@@ -221,10 +234,13 @@ def test_a_rehearsal_finds_the_exact_value_at_the_weights_of_each_milestone() ->
 
 def test_a_loader_of_one_batch_has_nothing_to_compare() -> None:
     noise = GradientNoiseScale()
-    fit([noise], accumulate_grad_batches=1, batch_size=NUM)
+    fit([noise], accumulate_grad_batches=1, batch_size=NUM, max_epochs=4)
     assert noise.result is not None
     assert noise.result.noise_scale is None
-    assert str(noise.result) == "Gradient noise scale not known. No step was measured."
+    assert str(noise.result) == (
+        "Gradient noise scale not known. No step was measured: an epoch has one batch, which cannot be compared. Use"
+        " smaller batches."
+    )
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
@@ -364,5 +380,239 @@ def test_the_scaler_shows_it_as_a_row_that_decides_nothing() -> None:
     assert low <= exact(models[0].seen[0][0]) <= high
     assert found.num_steps == plain.num_steps + 10
     assert "noise scale: advised up to" in str(found)
-    with pytest.raises(MisconfigurationException, match="automatic optimization"):
-        fit([BatchSizeScaler(noise_scale=True, **given)], Manual(), accumulate_grad_batches=1)
+
+
+class StepsByHand(Manual):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("package", "model", "reason"),
+    [
+        ("pytorch_lightning", lambda: make_model(optimizer="LBFGS"), "LBFGS"),
+        ("pytorch_lightning", lambda: make_model(twice=True), "one backward pass for a batch"),
+        ("lightning.pytorch", lambda: make_model("lightning.pytorch", twice=True), "one backward pass for a batch"),
+        ("pytorch_lightning", StepsByHand, "automatic optimization"),
+    ],
+    ids=["LBFGS", "twice", "twice in lightning", "manual"],
+)
+def test_where_it_cannot_be_measured_the_scaler_says_so_and_goes_on(package: str, model: Any, reason: str) -> None:
+    module = model()
+    limits: Any = {"min_steps_per_epoch": 1, "min_training_steps": 1, "min_step_share": 0.01}
+    options: Any = {"min_per_class": 0, "init_val": 12, "max_val": 12, "round_to": 1, "limits": limits}
+    scaler = BatchSizeScaler(noise_scale=True, lr_scaling=None, **options)
+    fit([scaler], module, package, accumulate_grad_batches=1)
+    assert scaler.result is not None
+    assert scaler.optimal_batch_size == scaler.result.batch_size_used == 12
+    row = scaler.result.bounds[-1]
+    assert (row.name, row.size) == ("noise scale", None)
+    assert row.detail.startswith("not known: expected ")
+    assert reason in row.detail
+    assert not any(p._backward_hooks for p in module.parameters())
+
+
+def ordered(num: int, batch_size: int = BATCH, shuffle: bool = False) -> Any:
+    return DataLoader(TensorDataset(X[:num], Y[:num]), batch_size=batch_size, shuffle=shuffle)
+
+
+class Stream(IterableDataset[Any]):
+    """The same samples in each pass, of which the loader shows nothing."""
+
+    def __iter__(self) -> Any:
+        return iter([(X[i], Y[i]) for i in range(32)])
+
+
+@pytest.mark.parametrize(
+    ("options", "num"),
+    [
+        ({"overfit_batches": 4}, 1),
+        ({"data": ordered(64)}, 1),
+        ({"data": ordered(90, batch_size=4)}, 3),
+        ({"data": DataLoader(Stream(), batch_size=4)}, 1),
+        ({"data": ordered(32), "accumulate_grad_batches": 4}, 1),
+        ({"data": ordered(90), "accumulate_grad_batches": 4}, 3),
+    ],
+    ids=["overfitting", "one step", "three steps", "stream", "accumulated", "three accumulated"],
+)
+@pytest.mark.filterwarnings("ignore:You requested to overfit but enabled train dataloader shuffling")
+def test_repetitions_of_the_same_batches_show_no_error(options: dict[str, Any], num: int) -> None:
+    noise = GradientNoiseScale()
+    fit([noise], **{"accumulate_grad_batches": 1, "max_epochs": 10, **options})
+    result = noise.result
+    assert result is not None
+    assert result.num_observations >= 10
+    assert all(math.isnan(value) for value in result.noise_scales)
+    assert result.interval == (0.0, math.inf)
+    assert f"The measured steps repeat {num}, with equal batches" in str(result)
+
+
+@pytest.mark.parametrize("sampler", [None, "custom"])
+def test_different_batches_in_a_fixed_order_and_own_batch_samplers_are_measured(sampler: str | None) -> None:
+    """An own batch sampler may draw as it likes, though the loader then has a sequential sampler too."""
+    indices = [torch.randperm(NUM)[:BATCH].tolist() for _ in range(20)]
+    data: Any = ordered(90, batch_size=4) if sampler is None else DataLoader(TensorDataset(X, Y), batch_sampler=indices)
+    noise = GradientNoiseScale(decay=1)
+    fit([noise], accumulate_grad_batches=2, max_epochs=3, data=data)
+    assert noise.result is not None
+    assert noise.result.reason is None or "not above zero" in noise.result.reason
+
+
+@pytest.mark.parametrize("num_batches", [2, 9, 17])
+def test_a_rehearsal_measures_the_steps_that_were_asked_for_where_an_epoch_ends_with_one_batch(
+    num_batches: int,
+) -> None:
+    noise = GradientNoiseScale(num_training_steps=8, milestones=(0,))
+    fit([noise], accumulate_grad_batches=1, data=ordered(5 * num_batches, batch_size=5, shuffle=True))
+    assert noise.result is not None
+    assert noise.result.num_observations == 8
+    assert noise.result.reason is None or "not above zero" in noise.result.reason
+
+
+def test_the_batch_size_is_the_mean_number_of_samples_of_a_step() -> None:
+    indices = [list(range(i, i + size)) for i, size in [(0, 16), (16, 16), (32, 16), (48, 1)] * 2]
+    data: Any = DataLoader(TensorDataset(X, Y), batch_sampler=indices)
+    accumulating, rehearsing, uneven = GradientNoiseScale(), GradientNoiseScale(), GradientNoiseScale()
+    fit([accumulating], data=data)
+    fit([rehearsing], data=data, accumulate_grad_batches=1)
+    fit([uneven])  # three steps of an epoch: 32, 32 and 26 samples
+    sizes = [0 if one.result is None else one.result.batch_size for one in (accumulating, rehearsing, uneven)]
+    assert sizes == [49, 12, 30]
+
+
+def test_gradients_that_are_not_finite_and_those_out_of_range_are_counted() -> None:
+    class Scaled(pl.LightningModule):
+        """The loss is multiplied by a factor from the fourth step on."""
+
+        def __init__(self, factor: float, since: int = 0) -> None:
+            super().__init__()
+            self.net, self.factor, self.since = nn.Linear(FEATURES, CLASSES), factor, since
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+            return loss * (self.factor if self.trainer.global_step >= self.since else 1.0)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    def text(model: Any, **options: Any) -> str:
+        noise = GradientNoiseScale()
+        fit([noise], model, max_epochs=4, **options)
+        return str(noise.result)
+
+    assert "No measured step had a finite gradient.\n  12 of 12 measured steps do not count" in text(Scaled(math.nan))
+    diverged = text(Scaled(math.nan, since=3))
+    assert "3 observations show no error" in diverged
+    assert "9 of 12 measured steps do not count" in diverged
+    assert "30 of 30 measured steps do not count" in text(Scaled(math.inf), accumulate_grad_batches=1)
+    assert "above the range of float32" in text(Scaled(1e25))
+    tiny = text(Scaled(1e-25))
+    assert "12 equal observations show no error.\n  12 of 12 measured steps have a gradient of zero" in tiny
+    assert "below the range of float32" in tiny
+
+
+def test_an_estimate_that_is_not_continued_says_so() -> None:
+    noise = GradientNoiseScale()
+    scheduler = pl.callbacks.GradientAccumulationScheduler({0: 4, 4: 1})
+    fit([noise, scheduler], max_epochs=6, accumulate_grad_batches=1)
+    result = noise.result
+    assert result is not None
+    assert result.steps[-1] == 12
+    (note,) = result.notes
+    assert "The last 24 steps that were due had one batch each" in note
+    assert "after step 12" in note
+    loaded = GradientNoiseScale()
+    loaded.load_state_dict(noise.state_dict())
+    assert loaded.result is not None
+    assert loaded.result.to_dict() == result.to_dict()
+    usual = GradientNoiseScale()
+    fit([usual], max_epochs=4, accumulate_grad_batches=11)  # the last step of an epoch has one batch
+    assert usual.result is not None
+    assert usual.result.notes == ()
+
+
+class WeightsFirst(pl.LightningModule):
+    """Batches whose first tensor has no sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(FEATURES, CLASSES)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        *_, x, y = batch
+        return nn.functional.cross_entropy(self.net(x), y)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("accumulate", [4, 1])
+def test_samples_are_counted_by_the_tensor_that_agrees_with_the_loader(accumulate: int) -> None:
+    def loader(first: Any) -> Any:
+        def collate(rows: Any) -> Any:
+            x, y = default_collate(rows)
+            return [*first(x), x, y]
+
+        return DataLoader(TensorDataset(X, Y), batch_size=BATCH, shuffle=True, collate_fn=collate)
+
+    results = []
+    for first in (lambda x: [], lambda x: [torch.ones(CLASSES)], lambda x: [torch.ones(CLASSES), x.T]):
+        torch.manual_seed(0)
+        noise = GradientNoiseScale()
+        fit([noise], WeightsFirst(), accumulate_grad_batches=accumulate, data=loader(first))
+        assert noise.result is not None
+        results.append(noise.result.to_dict())
+        assert noise.result.notes == ()
+    assert results[0] == results[1] == results[2]
+
+    class Hidden(WeightsFirst):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step([batch[0].T, batch[1].flatten()], batch_idx)
+
+    noise = GradientNoiseScale()
+    data = DataLoader(
+        TensorDataset(X, Y), BATCH, collate_fn=lambda rows: [(c := default_collate(rows))[0].T, c[1].view(1, -1)]
+    )
+    fit([noise], Hidden(), accumulate_grad_batches=accumulate, data=data)
+    assert noise.result is not None
+    (note,) = noise.result.notes
+    assert "has the 8 samples that the loader states" in note
+    assert f"so {FEATURES} are counted" in note
+
+
+@pytest.mark.parametrize(
+    ("noise", "options", "words"),
+    [
+        (GradientNoiseScale(milestones=()), {}, "Use `accumulate_grad_batches`, or `milestones=None`"),
+        (GradientNoiseScale(milestones=(7,)), {}, "no epoch of `milestones` has begun"),
+        (GradientNoiseScale(), {"fast_dev_run": True}, "because `fast_dev_run` is not a training"),
+        (GradientNoiseScale(), {"batch_size": NUM, "accumulate_grad_batches": 4}, "each step had one batch"),
+    ],
+    ids=["never", "later", "fast_dev_run", "one batch"],
+)
+def test_where_nothing_is_measured_the_reason_is_named(noise: Any, options: dict[str, Any], words: str) -> None:
+    fit([noise], **{"accumulate_grad_batches": 1, **options})
+    assert str(noise.result).startswith("Gradient noise scale not known. No step was measured")
+    assert words in str(noise.result)
+
+
+def test_a_size_that_is_only_reported_is_not_said_to_be_set() -> None:
+    limits: Any = {"min_steps_per_epoch": 1, "min_training_steps": 1, "min_step_share": 0.01}
+    texts = []
+    for update_attr in (True, False):
+        scaler = BatchSizeScaler(
+            min_per_class=0, init_val=12, max_val=12, round_to=1, limits=limits, update_attr=update_attr
+        )
+        fit([scaler], accumulate_grad_batches=1)
+        texts.append(str(scaler.result))
+    assert "learning rate scaled: 0.1 x 1.5" in texts[0]
+    assert "learning rate would be scaled: 0.1 x 1.5" in texts[1]
+    assert all("At this size the training has 16 optimizer steps instead of 24" in text for text in texts)

@@ -94,10 +94,11 @@ def test_it_reads_well():
         "  memory: at most 700 (4000 MiB, free memory)",
         "  classes: nothing asked",
         "  throughput: fast from 64 (within 5% of 476 samples/s)",
-        "  learning rate scaled: 0.1 x 2 (linear) = 0.2",
+        "  learning rate would be scaled: 0.1 x 2 (linear) = 0.2",
         "  Mind the step.",
         "  9 steps in 1.2 s",
     ]
+    assert "  learning rate scaled: 0.1 x 2 (linear) = 0.2" in str(result(lr_used=0.2)).splitlines()
     assert str(unscaled()).splitlines() == ["Batch size 64 (before 32), decided by throughput", "  9 steps in 1.2 s"]
 
 

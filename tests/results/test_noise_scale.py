@@ -17,7 +17,15 @@ from tests.plotting.drawn import draw, lines, texts
 
 KNOWN = NoiseScaleResult((100, 200), (80.0, 300.0), (60.0, 210.0), (110.0, 450.0), "accumulation", 64, 200)
 UNKNOWN = NoiseScaleResult(
-    (8, 16), (40.0, math.nan), (20.0, 31.5), (90.0, math.inf), "processes", 32, 16, reason="Not above zero."
+    (8, 16),
+    (40.0, math.nan),
+    (20.0, 31.5),
+    (90.0, math.inf),
+    "processes",
+    32,
+    16,
+    reason="Not above zero.",
+    notes=("Steps are missing.",),
 )
 EMPTY = NoiseScaleResult((), (), (), (), "rehearsal", 1, 0, reason="No step was measured.")
 RESULTS = pytest.mark.parametrize("result", [KNOWN, UNKNOWN, EMPTY], ids=["known", "unknown", "empty"])
@@ -32,8 +40,14 @@ def test_the_advice_is_half_of_the_last_estimate() -> None:
 def test_as_text() -> None:
     assert "300 samples (210 to 450) after 200 steps, between 80 and 300" in str(KNOWN)
     assert "up to 150 samples at most" in str(KNOWN)
-    assert str(UNKNOWN) == "Gradient noise scale not known; at least 32 samples. Not above zero."
+    assert str(UNKNOWN) == (
+        "Gradient noise scale not known; at least 32 samples. Not above zero.\n"
+        "  last known: 40 samples (20 to 90) after 8 steps\n"
+        "  Steps are missing."
+    )
     assert str(EMPTY) == "Gradient noise scale not known. No step was measured."
+    noiseless = replace(KNOWN, noise_scales=(0.0, 0.0), lows=(0.0, 0.0), highs=(0.1, 0.1))
+    assert "learning rate: not scaled with the batch size" in str(noiseless)
 
 
 @RESULTS
@@ -70,6 +84,7 @@ def test_the_plot_has_the_estimates_and_the_batch_size(result: NoiseScaleResult)
         ({"batch_size": 0}, ValueError),
         ({"num_observations": 1.5}, TypeError),
         ({"reason": 3}, TypeError),
+        ({"notes": (3,)}, TypeError),
     ],
 )
 def test_wrong_fields_are_refused(change: dict[str, Any], error: type[Exception]) -> None:

@@ -190,13 +190,17 @@ class NoiseScaleEstimator:
         sums = self._sums
         gradient, noise = sums["gradient"] / sums["weight"], sums["noise"] / sums["weight"]
         if self._count < MIN_OBSERVATIONS:
-            reason = f"{self._count} observations show no error; at least {MIN_OBSERVATIONS} are needed."
+            what = "1 observation shows" if self._count == 1 else f"{self._count} observations show"
+            reason = f"{what} no error; at least {MIN_OBSERVATIONS} are needed."
             return NoiseScale(None, 0.0, math.inf, gradient, noise, self._count, reason)
         effective = sums["weight"] ** 2 / sums["squared_weight"]
         # The degrees of freedom of a mean square successive difference.
         degrees = 2 * (effective - 1) ** 2 / (3 * effective - 4) if effective > 2 else 0.0
         if degrees < _MIN_DEGREES:
             reason = f"The last {effective:.1f} observations decide, which show no error; increase `decay`."
+            return NoiseScale(None, 0.0, math.inf, gradient, noise, self._count, reason)
+        if sums["gg"] == sums["nn"] == 0:
+            reason = f"{self._count} equal observations show no error."
             return NoiseScale(None, 0.0, math.inf, gradient, noise, self._count, reason)
         scale = sums["squared_weight"] / sums["difference_weight"] / sums["weight"] ** 2
         quantile = _student_quantile(0.5 + self._confidence / 2, degrees)

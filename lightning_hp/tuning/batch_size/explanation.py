@@ -80,7 +80,7 @@ def _counts(bounds: Bounds, size: int, accumulate: int) -> list[str]:
     if not parts and (before == math.inf or after > before):
         return []
     what = f": {', '.join(parts)}" if parts else ""
-    return [f"The training has {after:.0f} optimizer steps instead of {before:.0f}{what}."]
+    return [f"At this size the training has {after:.0f} optimizer steps instead of {before:.0f}{what}."]
 
 
 def note_on_speed(choice: Choice, speeds: Mapping[int, Sequence[float]]) -> list[str]:

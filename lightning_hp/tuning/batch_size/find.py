@@ -18,13 +18,12 @@ from lightning_hp.tuning.batch_size.bounds import Bounds
 from lightning_hp.tuning.batch_size.choice import choose_batch_size
 from lightning_hp.tuning.batch_size.explanation import describe_bounds, note_on_speed, notes_on
 from lightning_hp.tuning.batch_size.float_limits import validation_limit
-from lightning_hp.tuning.batch_size.noise_row import NUM_NOISE_STEPS, noise_scale_row
+from lightning_hp.tuning.batch_size.noise_row import noise_scale_row
 from lightning_hp.tuning.batch_size.rate_follows import refuse_rates_that_do_not_follow
 from lightning_hp.tuning.batch_size.read_bounds import only_batches_of_one, read_bounds, read_evaluation_bounds
 from lightning_hp.tuning.batch_size.settings import SearchSettings
 from lightning_hp.tuning.batch_size.step_counts import step_counts
 from lightning_hp.tuning.batch_size.trials import BatchTrials
-from lightning_hp.tuning.noise_scale import refuse_for_noise_scale, refuse_optimizer_for_noise_scale
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -55,10 +54,6 @@ def find_batch_size(
     """
     started = time.monotonic()
     in_training = trainer.state.fn == "fit"
-    measures_noise = in_training and settings.noise_scale
-    if measures_noise:
-        refuse_for_noise_scale(trainer, pl_module)
-        refuse_optimizer_for_noise_scale(trainer, pl_module)
     kind: Any = partial(Rehearsal, needs_loss=False) if in_training else EvaluationRehearsal
     read: Any = read_evaluation_bounds
     if in_training:
@@ -87,9 +82,11 @@ def find_batch_size(
             bounds.batches_before_one,
         )
         choice = choose_batch_size(trials, bounds.goal)
-        advice: tuple[BatchBound, ...] = ()
-        if measures_noise and choice.batch_size is not None:
-            advice = noise_scale_row(rehearsal, batch_size, choice.batch_size, bounds.accumulation(choice))
+        advice, num_noise_steps = list[BatchBound](), 0
+        if in_training and settings.noise_scale and choice.batch_size is not None:
+            accumulate = bounds.accumulation(choice)
+            row, num_noise_steps = noise_scale_row(rehearsal, batch_size, choice.batch_size, accumulate)
+            advice.append(row)
         trials.finish(choice.batch_size)
     if choice.batch_size is None:
         if trials.fitted and not bounds.one_sample_trains:
@@ -116,7 +113,7 @@ def find_batch_size(
         min_per_class=bounds.settings.min_per_class,
         class_probability=bounds.probability(step),
         notes=(*notes_on(bounds, choice, accumulate), *note_on_speed(choice, trials.speeds)),
-        num_steps=trials.num_steps + len(advice) * NUM_NOISE_STEPS,
+        num_steps=trials.num_steps + num_noise_steps,
         num_loader_builds=trials.num_loader_builds + len(advice),
         seconds=time.monotonic() - started,
     )

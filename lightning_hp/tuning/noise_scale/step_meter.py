@@ -6,7 +6,7 @@ mean over all micro-batches of all processes is what ``.grad`` has before clippi
 
     for each micro-batch i of this process      small += |g_i|^2 / n
     before the optimizer step                   large  = |.grad|^2
-    all-reduce of three numbers                 small, large, 1 / samples of a micro-batch
+    all-reduce of four numbers                  small, large, 1 / samples of a micro-batch, samples
 
 Norms stay tensors on the device; :meth:`Norms.read` waits for them.
 """
@@ -15,19 +15,34 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_hp.functional.batch_size.noise_scale import gradient_and_noise
 from lightning_hp.functional.gradients import total_norm
-from lightning_hp.rehearsal.recorder import num_samples_of
 from lightning_hp.second_pass import optimized_parameters
 from lightning_hp.trainer import misconfiguration
+from lightning_hp.tuning.noise_scale.sample_counter import SampleCounter
 
 # The squares of their numbers are summed in 32 bits.
 _SHORT = (torch.float16, torch.bfloat16)
+
+
+class Observation(NamedTuple):
+    """What one optimizer step shows.
+
+    Attributes:
+        gradient: Estimate of |G|^2.
+        noise: Estimate of S.
+        num_samples: Samples of the step on all processes.
+
+    """
+
+    gradient: float
+    noise: float
+    num_samples: float
 
 
 @dataclass(frozen=True)
@@ -36,23 +51,26 @@ class Norms:
 
     Attributes:
         values: Mean squared norm of the micro-batches' gradients, squared norm of their mean, and one over the samples
-            of a micro-batch (one over the harmonic mean), shape ``(3,)``, ``float64`` or ``float32``.
+            of a micro-batch (one over the harmonic mean), samples of the step on a process, shape ``(4,)``, ``float64``
+            or ``float32``.
         num_parts: Micro-batches in the mean, >= 2.
         num_batches: Micro-batches of the step on all processes.
+        world_size: Processes.
 
     """
 
     values: Tensor
     num_parts: int
     num_batches: int
+    world_size: int
 
-    def read(self) -> tuple[float, float, float] | None:
-        """Estimates of |G|^2 and of S, and the samples of a micro-batch; ``None`` where a norm is not finite."""
-        small, large, inverse = self.values.tolist()
+    def read(self) -> Observation | None:
+        """The numbers, from the device; ``None`` where a norm is not finite."""
+        small, large, inverse, samples = self.values.tolist()
         batch = 1 / inverse
         if not (math.isfinite(small) and math.isfinite(large) and max(small, large) < 1e150):
             return None
-        return *gradient_and_noise(small, large, batch, batch * self.num_parts), batch
+        return Observation(*gradient_and_noise(small, large, batch, batch * self.num_parts), samples * self.world_size)
 
 
 class StepMeter:
@@ -62,6 +80,7 @@ class StepMeter:
 
     Args:
         trainer: A Trainer with automatic optimization, on a single device or under DDP.
+        samples: Counts the samples of its batches.
         keeps_sum: Whether the mean is computed here, which takes the memory of one gradient, instead of read from
             ``.grad``: for a step in which another gradient than that of the batch is given to the optimizer. It is the
             mean over this process.
@@ -72,14 +91,15 @@ class StepMeter:
 
     """
 
-    def __init__(self, trainer: Any, keeps_sum: bool = False) -> None:
+    def __init__(self, trainer: Any, samples: SampleCounter, keeps_sum: bool = False) -> None:
         self._trainer = trainer
+        self._counter = samples
         self._parameters = [p for p in optimized_parameters(trainer) if p.requires_grad]
         self._keeps_sum = keeps_sum
         self._sums: dict[int, Tensor] = {}
         self._batch_samples = 0
         self._squares: list[Tensor] = []
-        self._inverse_sizes: list[float] = []
+        self._sizes: list[int] = []
         self._part: dict[int, Tensor] = {}
         self._is_open = False
         self._handles: list[Any] = []
@@ -112,7 +132,7 @@ class StepMeter:
             MisconfigurationException: If they cannot be counted.
 
         """
-        samples = num_samples_of(batch)
+        samples = self._counter.count(batch)
         if not samples:
             raise misconfiguration(
                 self._trainer,
@@ -132,7 +152,7 @@ class StepMeter:
             norms = list(self._part.values())
             square = torch.stack(norms).square().sum() if norms else torch.zeros((), device=self._parameters[0].device)
             self._squares.append(square)
-            self._inverse_sizes.append(1 / self._batch_samples)
+            self._sizes.append(self._batch_samples)
         self._is_open = False
 
     @torch.no_grad()
@@ -152,12 +172,13 @@ class StepMeter:
             # The precision plugin has divided these by the scale of the loss.
             gradients = [gradient for p in self._parameters if (gradient := p.grad) is not None]
             large = total_norm(gradients).square() * (trainer.accumulate_grad_batches / num) ** 2
-        inverse = torch.full_like(small, sum(self._inverse_sizes) / num)  # without a copy from the host
-        values = torch.stack([small, large.to(small), inverse])
+        numbers = sum(1 / size for size in self._sizes) / num, sum(self._sizes)
+        filled = [torch.full_like(small, number) for number in numbers]  # without a copy from the host
+        values = torch.stack([small, large.to(small), *filled])
         if trainer.world_size > 1:
             torch.distributed.all_reduce(values)
             values /= trainer.world_size
-        self.norms = Norms(values, num_parts, num * trainer.world_size)
+        self.norms = Norms(values, num_parts, num * trainer.world_size, trainer.world_size)
 
     def see(self, index: int, gradient: Tensor) -> None:
         """Computes the norm of what one backward pass adds to the gradient of one parameter."""

@@ -156,6 +156,9 @@ def test_few_observations_give_a_reason() -> None:
     assert few.value is None
     assert f"{MIN_OBSERVATIONS - 1} observations show no error" in str(few.reason)
     assert estimate(observe(0, MIN_OBSERVATIONS)).noise_scale().num_observations == MIN_OBSERVATIONS
+    equal = estimate([(1.0, 64.0)] * 20).noise_scale()
+    assert (equal.value, equal.low, equal.high) == (None, 0.0, math.inf)
+    assert equal.reason == "20 equal observations show no error."
     forgetful = estimate(observe(0, 50), decay=0.2).noise_scale()
     assert forgetful.value is None
     assert "increase `decay`" in str(forgetful.reason)

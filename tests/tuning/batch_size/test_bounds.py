@@ -379,7 +379,7 @@ def test_a_throughput_that_still_rises_says_so():
 def test_notes():
     bounds = read(DataLoader(dataset(1000, 40), 2))
     assert "need 120 samples in an optimizer step and get 80" in notes_on(bounds, chosen(8), 10)[0]
-    assert notes_on(bounds, chosen(64), 2) == ["The training has 8 optimizer steps instead of 500."]
+    assert notes_on(bounds, chosen(64), 2) == ["At this size the training has 8 optimizer steps instead of 500."]
     normalised = read(DataLoader(dataset(1000, 40), 2), module=Module(torch.nn.BatchNorm1d(2)))
     assert "sees the micro-batch of 64, not the 128" in notes_on(normalised, chosen(64), 2)[-1]
     rare = TensorDataset(torch.zeros(1000, 1), (torch.arange(1000) % 100 == 0).long())

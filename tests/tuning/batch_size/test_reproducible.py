@@ -159,7 +159,7 @@ def test_the_note_says_what_was_given_up():
     choice = choose_batch_size(Noisy(float, 0), known.goal)
     assert (choice.batch_size, choice.decided_by) == (128, "highest")
     lost, faster = notes_on(known, choice, 1)
-    assert lost == "The training has 1759 optimizer steps instead of 7035."
+    assert lost == "At this size the training has 1759 optimizer steps instead of 7035."
     assert "Larger batches were not tried" in faster
     assert "25%" in faster
     chosen = Choice(32, "throughput", 32, True)
