@@ -60,6 +60,8 @@ class Member:
     applied: Callable[[Any], dict[str, Any]] | None = None
     applied_batch_size: Callable[[Any], int] = lambda callback: BATCH_SIZE
     refuses: frozenset[str] = frozenset()
+    #: It runs no step of the training. On the CPU the rows of `FOR_WATCHERS` are enough; `-m exhaustive` has all.
+    watches: bool = False
 
 
 def _finder(**kwargs: Any) -> LRFinder:
@@ -101,7 +103,7 @@ MEMBERS = [
         applied_batch_size=lambda callback: callback.optimal_batch_size,
         refuses=frozenset({"stateful_loader"}),
     ),
-    Member("pruning_that_ends_nothing", idle=_pruning),
+    Member("pruning_that_ends_nothing", idle=_pruning, watches=True),
     Member(
         "sam_of_radius_0",
         idle=lambda: SAM(rho=0.0),
@@ -112,7 +114,7 @@ MEMBERS = [
         idle=lambda: GradientNoiseScale(milestones=(0, 1), num_training_steps=8, num_micro_batches=2),
         refuses=frozenset({"manual"}),
     ),
-    Member("hparams_logger", idle=lambda: HParamsLogger({"seed": 5}, ["train_loss"])),
+    Member("hparams_logger", idle=lambda: HParamsLogger({"seed": 5}, ["train_loss"]), watches=True),
     Member(
         "loss_landscape",
         idle=lambda: LossLandscape(1, resolution=3, num_samples=20, radii=[0.1]),
@@ -123,6 +125,7 @@ MEMBERS = [
         idle=lambda: LossLandscape(
             directions="trajectory", resolution=3, num_samples=20, batch_norm="batch", loss=_loss_of_batch, radii=[]
         ),
+        watches=True,
     ),
     Member(
         "backbone_freezing_of_0_epochs",
@@ -299,6 +302,14 @@ class Compiled(Net):
         backend = "aot_eager" if self.trainer.strategy.root_device.type == "cpu" else "inductor"
         self.body.compile(backend=backend, dynamic=True)
 
+
+#: Rows in which what only watches could leave a trace: of each kind of state one.
+FOR_WATCHERS = frozenset(
+    {
+        "dropout", "batch_norm", "manual", "accumulation", "fp16_scaler", "overfit_batches", "iterable",
+        "persistent_workers", "sam", "classifier", "backbone_freezing", "reload_every_epoch",
+    }
+)  # fmt: skip
 
 TRAININGS = [
     Training("plain"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from tests.callbacks.contract import MEMBERS, TRAININGS, Member, Training, batch_size_by_hand, loader
+from tests.callbacks.contract import FOR_WATCHERS, MEMBERS, TRAININGS, Member, Training, batch_size_by_hand, loader
 from tests.training import Run, assert_same_training, train, worst_difference
 
 # A refusal changes nothing else, which is what these tests are about.
@@ -31,7 +31,7 @@ def rows(members: list[Member]) -> Any:
                 id=f"{member.name}-{training.name}" + ("-gpu" if device == "gpu" else ""),
                 marks=[
                     *([pytest.mark.gpu] if device == "gpu" else []),
-                    *([pytest.mark.exhaustive] if device == "cpu" and training.is_for_accelerators else []),
+                    *([pytest.mark.exhaustive] if device == "cpu" and _is_rare(member, training) else []),
                 ],
             )
             for device in ("cpu", "gpu")
@@ -40,6 +40,11 @@ def rows(members: list[Member]) -> Any:
             if training.members is None or member.name in training.members
         ],
     )
+
+
+def _is_rare(member: Member, training: Training) -> bool:
+    """Whether a row is left to ``-m exhaustive``."""
+    return training.is_for_accelerators or (member.watches and training.name not in FOR_WATCHERS)
 
 
 def run(training: Training, device: str, callbacks: list[Any], **module_kwargs: Any) -> Run:
