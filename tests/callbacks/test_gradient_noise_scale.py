@@ -360,7 +360,14 @@ def test_it_does_not_act_in_a_rehearsal_of_another_callback() -> None:
 
 def test_the_scaler_shows_it_as_a_row_that_decides_nothing() -> None:
     limits: Any = {"min_steps_per_epoch": 1, "min_training_steps": 1, "min_step_share": 0.01}
-    given: Any = {"min_per_class": 4, "init_val": 12, "max_val": 12, "round_to": 1, "limits": limits}
+    given: Any = {
+        "objective": "memory",
+        "min_per_class": 4,
+        "init_val": 12,
+        "max_val": 12,
+        "round_to": 1,
+        "limits": limits,
+    }
     given["class_options"] = {"num_classes": CLASSES}
     scalers = [BatchSizeScaler(noise_scale=noise_scale, **given) for noise_scale in (True, False)]
     models = [fit([scaler], accumulate_grad_batches=1, batch_size=8) for scaler in scalers]
