@@ -128,6 +128,7 @@ PRIVATE = (
     Private("_foreach_mul_", ("torch",), "scale many tensors in one kernel"),
     Private("_foreach_add_", ("torch",), "add to many tensors in one kernel"),
     Private("_foreach_copy_", ("torch",), "copy many tensors in one kernel"),
+    Private("_foreach_lerp_", ("torch",), "move many tensors towards others in one kernel"),
     Private("_amp_foreach_non_finite_check_and_unscale_", ("torch",), "look for NaN in many tensors in one kernel"),
     Private("_utils", ("torch",), "import `_flatten_dense_tensors`"),
     Private("_flatten_dense_tensors", ("torch._utils",), "compute one norm of many small tensors"),

@@ -60,8 +60,19 @@ SPEEDS = {16: 257, 32: 379, 64: 471, 128: 476}
 COUNTS = {"class_counts": [20, 20, 10], "min_per_class": 2}
 
 
+WEIGHT = nn.Parameter(torch.arange(6.0).reshape(2, 3))
+BOWL = {"loss": lambda: (WEIGHT**2).sum(), "parameters": [WEIGHT]}
+GRID = np.linspace(-1, 1, 7)
+
+
 def network() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def surface_with_gaps() -> np.ndarray:
+    surface = np.full((7, 7), np.nan)
+    surface[::2, ::2] = 1.0
+    return surface
 
 
 #: For each public constructor and function the arguments of one valid call; those that are missing have a default.
@@ -85,10 +96,17 @@ VALID: dict[Callable[..., Any], Callable[[], dict[str, Any]]] = {
     lightning_hp.LRFinder: dict,
     lightning_hp.PruningCallback: lambda: {"trial": optuna.trial.FixedTrial({}), "monitor": "val_loss"},
     lightning_hp.SAM: dict,
+    hpf.BatchLoss: lambda: {
+        "model": network(),
+        "batches": [(torch.ones(4, 4), torch.zeros(4, dtype=torch.long))],
+        "loss_function": nn.functional.cross_entropy,
+    },
     hpf.Perturbation: lambda: {"parameters": list(network().parameters())},
+    hpf.ascent_rise: lambda: {**BOWL, "radius": 0.1},
     hpf.batch_size_for_average: lambda: {**COUNTS},
     hpf.batch_size_for_coverage: lambda: {"coverage": 0.9, **COUNTS},
     hpf.batch_size_for_share: lambda: {"share": 0.9, **COUNTS},
+    hpf.coarse_points: lambda: {"num_x": 7, "num_y": 9},
     hpf.compare_settings: lambda: {"scores": [[0.1, 0.2], [0.3, 0.5]]},
     hpf.choose_rate: lambda: {
         "losses": {0.01: [2.3, 2.0, 1.9], 0.1: [2.3, 1.8, 1.5], 1.0: [2.3, 2.2]},
@@ -99,15 +117,35 @@ VALID: dict[Callable[..., Any], Callable[[], dict[str, Any]]] = {
     },
     hpf.coverage_probability: lambda: {"batch_size": 16, **COUNTS},
     hpf.covered_share: lambda: {"batch_size": 16, **COUNTS},
+    hpf.fill_surface: lambda: {"x": GRID, "y": GRID, "surface": surface_with_gaps()},
     hpf.gradient_norm: lambda: {"gradients": [torch.ones(3), torch.ones(2, 2)]},
+    hpf.hessian_eigenvalues: lambda: {**BOWL},
+    hpf.hessian_product: lambda: {**BOWL, "vector": [torch.ones(2, 3)]},
+    hpf.hessian_trace: lambda: {**BOWL, "num_samples": 2},
+    hpf.loss_line: lambda: {**BOWL, "direction": [torch.ones(2, 3)], "coordinates": GRID},
+    hpf.loss_path: lambda: {**BOWL, "end": [torch.ones(2, 3)], "coordinates": GRID},
+    hpf.loss_surface: lambda: {
+        **BOWL,
+        "directions": [[torch.ones(2, 3)], [torch.eye(2, 3)]],
+        "x": GRID,
+        "y": GRID,
+    },
     hpf.is_stuck: lambda: {"first_losses": [2.31, 2.33], "loss": 2.3, "num_classes": 10},
     hpf.lr_range: lambda: {"min_lr": 1e-4, "max_lr": 1.0, "num_training_steps": 5},
     hpf.minimum_lr: lambda: {**CURVE},
     hpf.next_rung: lambda: {"samples_per_second": SPEEDS, "max_val": 4096, "min_val": 8},
     hpf.norm_parameters: lambda: {"module": network()},
+    hpf.pca_directions: lambda: {"checkpoints": [[torch.eye(2)], [torch.ones(2, 2)], [torch.zeros(2, 2)]]},
     hpf.perturbation_radius: lambda: {"step": 3, "rho": 0.4, "warmup": 0.5, "num_training_steps": 8},
     hpf.predict_batch_size: lambda: {"points": [(4, 580), (8, 899), (16, 1537)], "budget": 5495},
     hpf.predict_peak: lambda: {"points": [(16, 1537), (32, 2849)], "batch_size": 64},
+    hpf.project_weights: lambda: {
+        "checkpoints": [[torch.ones(2)]],
+        "origin": [torch.zeros(2)],
+        "directions": [[torch.tensor([1.0, 0.0])]],
+    },
+    hpf.random_directions: lambda: {"parameters": [torch.ones(2, 3), torch.ones(2)]},
+    hpf.random_rise: lambda: {**BOWL, "radius": 0.1},
     hpf.scale_lr: lambda: {"base_lr": 0.1, "batch_size": 256, "base_batch_size": 32},
     hpf.scaling_advice: lambda: {
         "batch_size": 1024,

@@ -31,7 +31,6 @@ def run_sweep(config_paths: Sequence[str], sweep_path: str, rest: Sequence[str])
         from lightning_hp.sweeping.extras import require
 
         require("optuna", "sweep")
-        require("scipy", "sweep")
         configs = [read_mapping(path) for path in config_paths]
         options = check_entries(read_entries(sweep_path))
         command, code = command_of(options.cli)

@@ -158,7 +158,6 @@ def sweep(
 
     """
     require("optuna", "sweep")
-    require("scipy", "sweep")
     check_callable("build", build, what="a function of settings")
     subjects = Space(space, start)
     all_seeds = check_seeds(seeds)

@@ -335,7 +335,6 @@ class Holding:
     ("module", "extra", "options"),
     [
         ("optuna", "sweep", {}),
-        ("scipy", "sweep", {}),
         ("loky", "workers", {"workers": 2}),
         ("cloudpickle", "workers", {"workers": 2}),
     ],

@@ -1,1 +1,1 @@
-"""Sharpness-aware minimization (SAM): the perturbation of the weights and its schedule."""
+"""Sharpness: the perturbation of SAM and its schedule; loss surfaces, rise at a radius, curvature."""

@@ -268,8 +268,23 @@ class Perturbation:
             if gradient.is_sparse:
                 gradient.values().mul_(weight[tuple(gradient.indices())].abs().add_(self.eta))
             else:
-                t = torch.abs(weight, out=self._copy_of(parameter, weight)).add_(self.eta)
+                t = adaptive_scale(weight, self.eta, out=self._copy_of(parameter, weight))
                 local_part(gradient).mul_(t)
+
+
+def adaptive_scale(weight: Tensor, eta: float, out: Tensor | None = None) -> Tensor:
+    """T of adaptive SAM: ``|w| + eta`` for matrices and kernels, 1 for parameters with at most one dimension.
+
+    Args:
+        weight: The weight.
+        eta: Added to the absolute values.
+        out: Memory for the result of a matrix or kernel; ``None``: new memory.
+
+    Returns:
+        T, of the shape of ``weight``.
+
+    """
+    return torch.ones_like(weight) if weight.ndim < 2 else torch.abs(weight, out=out).add_(eta)
 
 
 _ALREADY_PERTURBED = "Expected weights at w, but they are at w + e(w): call `restore` first."
