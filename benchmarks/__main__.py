@@ -22,6 +22,9 @@ from benchmarks import (
     sam_cost,
     step_cost,
 )
+from benchmarks.sam_quality import report as sam_quality_report
+from benchmarks.sam_quality import run as sam_quality
+from benchmarks.sam_quality import sharpness as sam_quality_sharpness
 from benchmarks.tasks import TASKS
 
 #: The task on which the torch loop of the ground truth is compared with the Trainer.
@@ -32,7 +35,8 @@ def main() -> None:
     """Parses the command line and runs the benchmarks that it names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--recompute", action="store_true", help="train the ground truth again (about half an hour)")
-    known = ("regret", "step_cost", "sam_cost", "batch_size", "batch_wall", "batch_watchdog", "lr_scaling")
+    known = ("regret", "step_cost", "sam_cost", "sam_quality")
+    known += ("batch_size", "batch_wall", "batch_watchdog", "lr_scaling")
     parser.add_argument("--only", choices=known, help="run one benchmark")
     options = parser.parse_args()
 
@@ -63,6 +67,10 @@ def main() -> None:
         trainings = lr_scaling.run_all()
         lr_scaling.save(trainings, lr_scaling_report.FOLDER / "lr_scaling.json")
         lr_scaling_report.write(trainings)
+    if options.only in (None, "sam_quality"):  # continues what is in its file
+        results = sam_quality.run_all()
+        sam_quality_sharpness.measure_all(results)
+        sam_quality_report.write(results)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ class Arm:
         sam: Further arguments of SAM; ``None``: without SAM.
         share: Part of the steps in which SAM acts.
         longer: Whether the training takes as much time as one with SAM in every step.
-        tuned_decay: Whether the weight decay is that of the arm that tunes it.
 
     """
 
@@ -42,7 +41,6 @@ class Arm:
     sam: dict[str, Any] | None = field(default_factory=dict)
     share: float = 1.0
     longer: bool = False
-    tuned_decay: bool = False
 
     @property
     def family(self) -> str:
@@ -68,7 +66,6 @@ ARMS: tuple[Arm, ...] = (
     SAM_ARM,
     LONGER,
     TUNED_DECAY,
-    Arm("SAM, weight decay tuned", tuned_decay=True),
     Arm("ASAM", radii=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0), sam={"adaptive": True}),
     Arm("SAM, interval=2", radii=(0.05, 0.1, 0.2, 0.4, 0.8, 1.6), sam={"interval": 2}, share=0.5),
     Arm("SAM, params='norm'", radii=(0.1, 0.2, 0.4, 0.8, 1.6, 3.2), sam={"params": "norm"}),

@@ -14,7 +14,7 @@ from benchmarks import datasets
 from benchmarks.lr_tasks import held_out_data
 
 #: Of each sentence.
-TOKENS = 16
+TOKENS = 10
 
 #: Inputs and, last, labels.
 Part = tuple[Tensor, ...]

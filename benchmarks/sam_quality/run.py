@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.pages import FOLDER
-from benchmarks.sam_quality.arms import ARMS, BASE, SAM_ARM, TUNED_DECAY, WEIGHT_DECAY, Arm
+from benchmarks.sam_quality.arms import ARMS, BASE, SAM_ARM, WEIGHT_DECAY, Arm
 from benchmarks.sam_quality.tasks import TASKS, Task
 from benchmarks.sam_quality.training import TUNING_SEED, Setting, Training, suggested_lr, train
 from benchmarks.sam_quality.tuning import tune
@@ -94,7 +94,7 @@ def _tune_all(results: Results, task: Task) -> dict[Arm, Setting]:
     chosen: dict[Arm, Setting] = {}
     for arm in ARMS:
         if arm.applies_to(task):
-            chosen[arm] = tune(task, arm, _start(results, task, arm, chosen), _Run(results, task, arm))
+            chosen[arm] = tune(task, arm, _start(results, task, arm), _Run(results, task, arm))
             print(f"{task.name}, {arm.name}: {chosen[arm]}", flush=True)
     return chosen
 
@@ -111,10 +111,9 @@ class _Run:
         return done
 
 
-def _start(results: Results, task: Task, arm: Arm, chosen: dict[Arm, Setting]) -> Setting:
-    decay = chosen[TUNED_DECAY].weight_decay if arm.tuned_decay else WEIGHT_DECAY[task.optimizer]
+def _start(results: Results, task: Task, arm: Arm) -> Setting:
     epochs = round(task.epochs * _time_ratio(results, task)) if arm.longer else task.epochs
-    return Setting(results.lr(task, arm.family), decay, 0.0, epochs)
+    return Setting(results.lr(task, arm.family), WEIGHT_DECAY[task.optimizer], 0.0, epochs)
 
 
 def _time_ratio(results: Results, task: Task) -> float:

@@ -81,9 +81,9 @@ def resnet() -> nn.Module:
 
 
 def pretrained_blocks() -> nn.Module:
-    """Stem and first four blocks of EfficientNet-Lite0 with ImageNet weights, and a new head for ten digits."""
+    """Stem and first three blocks of EfficientNet-Lite0 with ImageNet weights, and a new head for ten digits."""
     trunk: Any = next(shaping_glyphs.first_blocks().children())
-    return nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 10))
+    return nn.Sequential(*trunk[:6], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10))
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +119,7 @@ TASKS: tuple[Task, ...] = (
         lambda: cnn((16, 32, 32), 512, batch_norm=True),
         "SGD",
         32,
-        20,
+        16,
         0.4,
         has_norm=True,
     ),
@@ -130,7 +130,7 @@ TASKS: tuple[Task, ...] = (
         lambda: cnn((16, 32, 32), 128, batch_norm=False),
         "SGD",
         20,
-        80,
+        60,
     ),
     Task(
         "photos-pretrained",
@@ -159,7 +159,7 @@ TASKS: tuple[Task, ...] = (
         resnet,
         "AdamW",
         50,
-        10,
+        8,
         has_norm=True,
     ),
 )

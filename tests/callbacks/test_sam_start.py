@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim import lr_scheduler as schedulers
 
-from lightning_hp import SAM
+from lightning_hp import SAM, LRFinder
 from lightning_hp.hyperparameters import first_decay
 from tests.callbacks.contract import loader
 from tests.training import Net, Run, Stream, assert_identical, assert_same_training, train
@@ -177,6 +177,20 @@ def test_a_second_fit_starts_the_schedule_again() -> None:
 def test_what_has_no_known_decay_is_refused(schedule: Any, interval: str, kwargs: Any, message: str) -> None:
     with pytest.raises(MisconfigurationException, match=message):
         fit(SAM(rho=0.2, start="decay"), schedule, interval, **kwargs)
+
+
+def test_a_finder_beside_it_finds_with_sam_acting_and_the_decay_stays_where_it_is() -> None:
+    def finder(**kwargs: Any) -> LRFinder:
+        return LRFinder(min_lr=1e-4, max_lr=1.0, num_training_steps=50, suggestion="minimum", num_repeats=1, **kwargs)
+
+    schedule, interval, step = SCHEDULES["one cycle"]
+    share = SAM(rho=0.2, start=(step - 0.5) / STEPS)
+    watching = finder(update_attr=False, milestones=(0, 3))
+    assert_same_training(
+        fit(SAM(rho=0.2, start="decay"), schedule, interval, callbacks=[watching]), fit(share, schedule, interval)
+    )
+    setting = fit(SAM(rho=0.2, start="decay"), schedule, interval, callbacks=[finder()])
+    assert_same_training(setting, fit(share, schedule, interval, callbacks=[finder()]))
 
 
 def test_a_radius_of_zero_asks_for_no_schedule() -> None:
