@@ -48,10 +48,11 @@ class Arm:
         return "SAM" if self.sam is not None and not self.sam.get("start") else "base"
 
     def values(self, task: Task, lr: float) -> tuple[float, ...]:
-        """The six values of the knob, at a suggested learning rate."""
-        if self.knob == "lr":
-            return tuple(lr * factor for factor in LRS)
-        return WEIGHT_DECAYS[task.optimizer] if self.knob == "weight_decay" else self.radii
+        """The values of the knob at a suggested learning rate: six, or the four in the middle."""
+        decays = WEIGHT_DECAYS[task.optimizer]
+        values = {"lr": tuple(lr * factor for factor in LRS), "weight_decay": decays, "rho": self.radii}[self.knob]
+        left_out = (len(values) - task.num_values) // 2
+        return values[left_out : len(values) - left_out]
 
     def applies_to(self, task: Task) -> bool:
         """Whether the network has what the arm acts on."""

@@ -4,15 +4,15 @@ PAGE = """\
 # What SAM gains, and at which price
 
 {tasks} trainings on real data, each with SGD or AdamW alone (*base*), with as many epochs as fit into the time of
-SAM, with tuned weight decay, and with SAM in several forms. **Every arm was tuned with eight trainings of its own**
-on a validation split; then each was trained with {seeds} other seeds. All accuracies are of a test split that no
-choice has seen.
+SAM, with tuned weight decay, and with SAM in several forms. **All arms were tuned with the same number of
+trainings** on a validation split; then each was trained with {seeds} other seeds. All accuracies are of a test split
+that no choice has seen.
 
 ## All tasks
 
 Points of test accuracy against the base and against tuned weight decay on the same seeds, mean over the tasks ±
-standard error (of the seeds); in how many tasks the arm is better and worse by more than two standard errors; and the
-processor time, median over the tasks.
+standard error (of the seeds); in how many tasks the arm is better and worse by more than {clear} standard errors, which
+is the 5 % level for five seeds (bold); and the processor time, median over the tasks.
 
 {summary}
 
@@ -45,22 +45,23 @@ gradient ascent find. BatchNorm uses its running statistics.
 
 - **Schedule**: a warm-up over {warm_up:.0%} of the steps, the highest rate, a linear decay to zero over the last
   {decay:.0%}. It is the same in all arms.
-- **Tuning**: six values of the arm's own number (`rho`, the weight decay, or for the base the learning rate) at the
-  learning rate that [`LRFinder`](../cards/lr_finder.md) suggests, then two other learning rates at the best of them.
-  The finder ran once without SAM and once with `rho=0.1` in every step; the second rate is the first one of the arms
-  with SAM in every step or in every second. One seed, which is not among those that are reported. The highest
-  validation accuracy wins, then the lowest validation loss. Validation labels are right, also where training labels
-  are wrong.
+- **Tuning**: six values (in the first two tasks; four in the others) of the arm's own number (`rho`, the weight
+  decay, or for the base the learning rate) at the learning rate that [`LRFinder`](../cards/lr_finder.md) suggests,
+  then two other learning rates at the best of them. The finder ran once without SAM and once with `rho=0.1` in every
+  step; the second rate is the first one of the arms with SAM in every step or in every second. One seed, which is not
+  among those that are reported. The highest validation accuracy wins, then the lowest validation loss. Validation
+  labels are right, also where training labels are wrong.
 - **Weight decay** is {sgd} for SGD and {adamw} for AdamW where it is not tuned.
 - **SAM's time**: the number of epochs was multiplied by the measured ratio of the times of SAM and the base.
 - **Seeds** change the initial weights, the order of the samples and the wrong labels, not the split.
 - **Time** includes Lightning and the callback. In networks as small as these they are a large part of it, so that SAM
   costs more than its two passes; see [the cost of a step](sam_cost.md).
-- **Sharpness**: {samples} samples and {sharpness_seeds} seeds; {large}.
+- **Sharpness**: {samples} samples and {sharpness_seeds} seeds; {large}, and four of the arms.
 
 The networks are small and the trainings short. A difference below two standard errors may be chance, and with {tasks}
 tasks and {arms} arms a few of those above it are too. One seed for tuning means that some arm had luck with its
-settings in some task.
+settings in some task. Where a rate or a number was chosen at the end of its range, a wider range would have helped
+that arm: with wrong labels the base prefers a rate so low that it does not memorise them in these few epochs.
 
 `PYTHONPATH=. python -m benchmarks --only sam_quality` continues or repeats the benchmark (delete `sam_quality.json`
 to repeat; {hours:.1f} hours on one core); all trainings are in `sam_quality.json`. Measured on {date} with

@@ -37,6 +37,9 @@ STYLES = {
     "SAM, last 10 %": ("#123f6b", "o"),
 }
 
+#: A difference of more standard errors is printed bold: the 5 % level of a t-test with five seeds.
+CLEAR = 2.8
+
 TAILS = tuple(arm for arm in ARMS if arm.sam and "start" in arm.sam)
 
 
@@ -77,6 +80,7 @@ def write(results: Results, folder: Path = FOLDER) -> None:
     seconds = sum(one.seconds for one in results.trainings)
     page = PAGE.format(
         tasks=len(tasks),
+        clear=CLEAR,
         arms=len(ARMS),
         seeds=len(SEEDS),
         decay=DECAY,
@@ -118,7 +122,7 @@ def _rows(results: Results, task: Task) -> Rows:
 def _points(lead: tuple[float, float]) -> str:
     mean, error = lead
     number = f"{mean:+.1f} ± {error:.1f}"
-    return f"**{number}**" if abs(mean) > 2 * error else number
+    return f"**{number}**" if abs(mean) > CLEAR * error else number
 
 
 def _present(tasks: dict[str, Rows], arm: Arm) -> list[Rows]:
@@ -133,8 +137,8 @@ def _summary(tasks: dict[str, Rows]) -> str:
         cells = [f"`{arm.name}`" if "=" in arm.name else arm.name]
         for other in (BASE, TUNED_DECAY):
             leads = [rows[arm.name].lead(rows[other.name]) for rows in present]
-            better = sum(mean > 2 * error for mean, error in leads)
-            worse = sum(mean < -2 * error for mean, error in leads)
+            better = sum(mean > CLEAR * error for mean, error in leads)
+            worse = sum(mean < -CLEAR * error for mean, error in leads)
             cells += ["", ""] if arm is other else [_points(_mean_lead(leads)), f"{better}, {worse}"]
         time = statistics.median(rows[arm.name].cost(rows[BASE.name]) for rows in present)
         lines.append([*cells, f"{time:.2f}", str(len(present))])

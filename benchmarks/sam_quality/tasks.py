@@ -30,6 +30,7 @@ class Task:
         epochs: Length of the training.
         wrong_labels: Share of the training labels that is wrong, different ones in each seed.
         has_norm: Whether the network has normalisation layers that are trained.
+        num_values: How many values of its own number each arm is tuned with, six or four.
 
     """
 
@@ -42,6 +43,7 @@ class Task:
     epochs: int
     wrong_labels: float = 0.0
     has_norm: bool = False
+    num_values: int = 4
 
 
 def digits_mlp() -> nn.Module:
@@ -111,7 +113,9 @@ class EncoderTop(nn.Module):
 
 
 TASKS: tuple[Task, ...] = (
-    Task("wrong-digits-mlp", "Digits, 40 % wrong labels, MLP", data.digits, digits_mlp, "SGD", 32, 40, 0.4),
+    Task(
+        "wrong-digits-mlp", "Digits, 40 % wrong labels, MLP", data.digits, digits_mlp, "SGD", 32, 40, 0.4, num_values=6
+    ),
     Task(
         "wrong-mnist-bn",
         "MNIST, 1000 images, 40 % wrong labels, CNN with BatchNorm",
@@ -122,6 +126,7 @@ TASKS: tuple[Task, ...] = (
         16,
         0.4,
         has_norm=True,
+        num_values=6,
     ),
     Task(
         "few-digits-cnn",
@@ -133,13 +138,13 @@ TASKS: tuple[Task, ...] = (
         60,
     ),
     Task(
-        "photos-pretrained",
-        "Digits on photos, 600 images, ImageNet blocks fine-tuned",
-        data.digits_on_photos,
-        pretrained_blocks,
+        "mnist-resnet",
+        "MNIST, 1500 images, ResNet with BatchNorm",
+        data.more_mnist,
+        resnet,
         "AdamW",
-        20,
-        6,
+        50,
+        8,
         has_norm=True,
     ),
     Task(
@@ -153,13 +158,13 @@ TASKS: tuple[Task, ...] = (
         has_norm=True,
     ),
     Task(
-        "mnist-resnet",
-        "MNIST, 1500 images, ResNet with BatchNorm",
-        data.more_mnist,
-        resnet,
+        "photos-pretrained",
+        "Digits on photos, 600 images, ImageNet blocks fine-tuned",
+        data.digits_on_photos,
+        pretrained_blocks,
         "AdamW",
-        50,
-        8,
+        20,
+        6,
         has_norm=True,
     ),
 )

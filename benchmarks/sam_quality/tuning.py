@@ -1,4 +1,4 @@
-"""Chooses the settings of an arm: eight trainings for each, scored on the validation split."""
+"""Chooses the settings of an arm: the same number of trainings for each, scored on the validation split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEIGHBOURS = {"lr": (math.sqrt(0.5), math.sqrt(2.0)), "other": (0.5, 2.0)}
 
 
 def tune(task: Task, arm: Arm, start: Setting, run: Callable[[Setting], Training]) -> Setting:
-    """Six values of the arm's knob, then two other learning rates at the best of them.
+    """Some values of the arm's knob, then two other learning rates at the best of them.
 
     Args:
         task: The training.
