@@ -75,6 +75,7 @@ Rows = dict[str, Row]
 def write(results: Results, folder: Path = FOLDER) -> None:
     """Writes the page and its figure, with the tasks whose trainings are all done."""
     tasks = {task.name: _rows(results, task) for task in TASKS}
+    repeated = [rows for task in TASKS if task.lr_divisor != 1 and (rows := tasks.pop(task.name))]
     tasks = {name: rows for name, rows in tasks.items() if rows}
     draw(tasks).savefig(folder / "sam_quality.png", dpi=110)
     seconds = sum(one.seconds for one in results.trainings)
@@ -90,6 +91,7 @@ def write(results: Results, folder: Path = FOLDER) -> None:
         summary=_summary(tasks),
         tails=_tails(tasks),
         every="\n\n".join(_task_table(rows) for rows in tasks.values()),
+        repeated="\n\n".join(_task_table(rows) for rows in repeated),
         sharpness=_sharpness(results, tasks),
         steps=ASCENT_STEPS,
         samples=EXTENT[0],
@@ -198,16 +200,16 @@ def _sharpness(results: Results, tasks: dict[str, Rows]) -> str:
 def draw(tasks: dict[str, Rows]) -> Figure:
     """One panel for each task: points against the base over the time of a training."""
     figure = Figure(figsize=(12, 7.6), layout="constrained")
-    panels = figure.subplots(2, math.ceil(len(tasks) / 2), sharex=True, squeeze=False).flat
+    panels = list(figure.subplots(2, math.ceil(len(tasks) / 2), sharex=True, squeeze=False).flat)
     for panel, rows in zip(panels, tasks.values(), strict=False):
         _draw_panel(panel, rows)
-    for panel in list(panels)[len(tasks) :]:
+    for panel in panels[len(tasks) :]:
         panel.axis("off")
     handles = {}
     for panel in figure.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     figure.supxlabel("processor time of a training / base", fontsize=11)
     figure.supylabel("test accuracy - base, points (± standard error)", fontsize=11)
     return figure

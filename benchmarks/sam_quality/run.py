@@ -51,7 +51,7 @@ class Results:
         """The suggested learning rate, found once."""
         key = f"{task.name} {family}"
         if key not in self.lrs:
-            self.lrs[key] = suggested_lr(task, family, WEIGHT_DECAY[task.optimizer])
+            self.lrs[key] = suggested_lr(task, family, WEIGHT_DECAY[task.optimizer]) / task.lr_divisor
             self.save()
             print(f"{key}: lr {self.lrs[key]:.3g}", flush=True)
         return self.lrs[key]

@@ -31,6 +31,8 @@ class Task:
         wrong_labels: Share of the training labels that is wrong, different ones in each seed.
         has_norm: Whether the network has normalisation layers that are trained.
         num_values: How many values of its own number each arm is tuned with, six or four.
+        lr_divisor: The suggested learning rates are divided by it. Where it is not 1 the task repeats another one, and
+            is reported apart.
 
     """
 
@@ -44,6 +46,7 @@ class Task:
     wrong_labels: float = 0.0
     has_norm: bool = False
     num_values: int = 4
+    lr_divisor: float = 1.0
 
 
 def digits_mlp() -> nn.Module:
@@ -166,5 +169,16 @@ TASKS: tuple[Task, ...] = (
         20,
         6,
         has_norm=True,
+    ),
+    Task(
+        "news-encoder-quarter",
+        "News sentences, 400, top layer of a text encoder fine-tuned",
+        data.sentences,
+        EncoderTop,
+        "AdamW",
+        8,
+        3,
+        has_norm=True,
+        lr_divisor=4.0,
     ),
 )
