@@ -225,5 +225,5 @@ def _draw_panel(axes: Axes, rows: Rows) -> None:
         axes.errorbar(
             row.cost(base), mean, error, color=color, marker=marker, mfc=face, ms=8, capsize=2, lw=1, ls="", label=name
         )
-    axes.set_title(base.task.title, fontsize=9)
+    axes.set_title(base.task.title, fontsize=8)
     axes.grid(alpha=0.25)

@@ -59,7 +59,7 @@ def measure(task: Task, arm: str, seed: int, state: dict[str, torch.Tensor]) -> 
 def measure_all(results: Results) -> None:
     """Measures every training whose weights are there and that is not measured yet."""
     done = {(row["task"], row["arm"], row["seed"]) for row in results.sharpness}
-    for task in TASKS:
+    for task in (task for task in TASKS if task.lr_divisor == 1):
         for arm in ARMS:
             for seed in SEEDS[: _extent(task)[1]]:
                 path = weights_path(task, arm, seed)
