@@ -29,6 +29,9 @@ from benchmarks import (
     sam_cost,
     step_cost,
 )
+from benchmarks.sam_quality import report as sam_quality_report
+from benchmarks.sam_quality import run as sam_quality
+from benchmarks.sam_quality import sharpness as sam_quality_sharpness
 from benchmarks.tasks import TASKS
 
 #: The task on which the torch loop of the ground truth is compared with the Trainer.
@@ -40,7 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--recompute", action="store_true", help="train the ground truth again (about half an hour)")
     costs = ("step_cost", "sam_cost", "landscapes")
-    known = ("regret", *costs, "batch_size", "batch_wall", "batch_watchdog", "lr_scaling", "noise_scale", "accelerator")
+    sizes = ("batch_size", "batch_wall", "batch_watchdog", "noise_scale")
+    known = ("regret", *costs, "sam_quality", *sizes, "lr_scaling", "accelerator")
     parser.add_argument("--only", choices=known, help="run one benchmark")
     options = parser.parse_args()
 
@@ -80,6 +84,10 @@ def main() -> None:
             parser.error("expected a CUDA device for --only accelerator, but torch sees none; leave the option out.")
         accelerator_report.PATH.write_text(json.dumps(accelerator.run(), indent=1) + "\n")
         accelerator_report.write()
+    if options.only in (None, "sam_quality"):  # continues what is in its file
+        results = sam_quality.run_all()
+        sam_quality_sharpness.measure_all(results)
+        sam_quality_report.write(results)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,9 @@ _NEARLY_ONE = 0.9
 # A rate of this share of the highest ends the warm-up.
 _AT_PEAK = 0.99
 
+# Rates that differ by less than this share are equal.
+_ROUNDING = 1e-9
+
 # The home holds this value in the simulation: floors and targets in absolute terms are small beside it.
 _SIMULATED_VALUE = 1.0
 
@@ -239,6 +242,45 @@ def rates_of_one(
     return None if factors is None else factors.points
 
 
+def first_decay(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, num_steps: int, steps_per_epoch: int, steps_done: int = 0
+) -> int | None:
+    """The first optimizer step in which the rate of a group is below its highest before; nothing is changed.
+
+    Args:
+        trainer: A Trainer inside ``fit`` whose loaders exist.
+        pl_module: Its module.
+        num_steps: Optimizer steps that are still to come.
+        steps_per_epoch: Optimizer steps of an epoch.
+        steps_done: Optimizer steps since the schedulers were built.
+
+    Returns:
+        Number of steps from the start of the schedule to that step, >= 1; ``None`` if no rate decays.
+
+    Note:
+        Runs ``configure_optimizers`` once, and steps its schedulers up to the decay. A difference of 1e-9 of the rate
+        is rounding.
+
+    """
+    plan = _Plan(trainer, pl_module, num_steps, steps_per_epoch, steps_done)
+    with building_without_effects(trainer, pl_module) as build, simulated_progress(trainer) as set_progress:
+        configured = ConfiguredOptimizers(*build())
+        if len(configured.schedulers) != len(plan.configs):
+            return None
+        groups = [group for _, group in configured.groups()]
+        highest = np.array([float(group["lr"]) for group in groups])
+        for tick in range(1, plan.num_ticks):
+            try:
+                plan.advance(configured.schedulers, tick - 1, set_progress)
+            except _ENDS:  # the end of a schedule of a fixed length
+                return None
+            rates = np.array([float(group["lr"]) for group in groups])
+            if (rates < highest * (1 - _ROUNDING)).any():
+                return tick * plan.steps_per_tick
+            highest = np.maximum(highest, rates)
+    return None
+
+
 class _Plan:
     """When ``fit`` steps the schedulers.
 
@@ -264,9 +306,9 @@ class _Plan:
         self._first_epoch = max(0, trainer.current_epoch - round(steps_done / self._steps_per_epoch))
         stepped = self._with_schedulers(self.configs)
         per_step = any(config.interval == "step" for config, _ in stepped)
-        self._steps_per_tick = 1 if per_step else self._steps_per_epoch
-        self.num_ticks = max(1, math.ceil((steps_done + num_steps) / self._steps_per_tick))
-        self._ticks_done = steps_done // self._steps_per_tick
+        self.steps_per_tick = 1 if per_step else self._steps_per_epoch
+        self.num_ticks = max(1, math.ceil((steps_done + num_steps) / self.steps_per_tick))
+        self._ticks_done = steps_done // self.steps_per_tick
         self.first_row = self._ticks_done
 
     def sample(self, num_rows: int) -> list[int]:
@@ -295,11 +337,11 @@ class _Plan:
             if isinstance(scheduler, LRScheduler):
                 _step_to(scheduler, tick)
             else:
-                self._step(scheduler, tick * self._steps_per_tick, set_progress)
+                self._step(scheduler, tick * self.steps_per_tick, set_progress)
 
     def advance(self, schedulers: Sequence[Any], tick: int, set_progress: Callable[[int, int], None]) -> None:
         """Steps the schedulers at the end of tick number `tick`."""
-        done = (tick + 1) * self._steps_per_tick
+        done = (tick + 1) * self.steps_per_tick
         epoch, position = divmod(done - 1, self._steps_per_epoch)
         batches = (position + 1) * self.trainer.accumulate_grad_batches
         is_last = position == self._steps_per_epoch - 1
