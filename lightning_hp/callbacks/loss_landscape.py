@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+from lightning_hp.callbacks.landscape_refusals import refuse_iterators, refuse_setting
 from lightning_hp.functional.checks import check_bool, check_callable, check_int
-from lightning_hp.functional.gradients import is_sharded
 from lightning_hp.landscape import (
     KeptBatches,
     LandscapeSettings,
@@ -34,7 +33,7 @@ from lightning_hp.landscape.settings import check_num_samples
 from lightning_hp.memory import is_out_of_memory
 from lightning_hp.reporting import log_figure, log_scalars, log_table, progress_bar
 from lightning_hp.results.landscape import LandscapeResult
-from lightning_hp.trainer import misconfiguration, reduce_over_ranks, uninitialized_parameters
+from lightning_hp.trainer import misconfiguration, reduce_over_ranks
 from lightning_hp.trainer.base_classes import Callback
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ class LossLandscape(Callback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses what it cannot measure, and forgets an earlier ``fit``."""
-        _refuse(trainer, pl_module, has_loss=self._loss is not None)
+        refuse_setting(trainer, pl_module, has_loss=self._loss is not None)
         self.results = {}
         self._kept = KeptBatches(self._num_samples)
         self._path = None
@@ -217,7 +216,7 @@ class LossLandscape(Callback):
         """Evaluates the first batch: what cannot be evaluated is refused now, not after the training."""
         try:
             with no_trace(trainer, module) as iterators:
-                self._refuse_iterators(trainer, iterators)
+                refuse_iterators(trainer, iterators, has_loss=self._loss is not None)
                 evaluated(step_loss(trainer, module, self._kept.batches, self._settings.batch_norm, self._loss))
         except Exception as error:
             if type(error).__name__ == "MisconfigurationException" or is_out_of_memory(error):
@@ -228,15 +227,6 @@ class LossLandscape(Callback):
                 f" {'`training_step`' if self._loss is None else '`loss`'} raised {type(error).__name__}: {error}. Give"
                 " a function of module and batch as `loss`.",
             ) from error
-
-    def _refuse_iterators(self, trainer: Any, iterators: list[str]) -> None:
-        if iterators and self._loss is None:
-            raise misconfiguration(
-                trainer,
-                "LossLandscape: expected a module whose state can be restored, but it holds"
-                f" {', '.join(iterators[:3])}: what a step draws from it would be lost to the training. Give a function"
-                " of module and batch as `loss` that does not draw from it.",
-            )
 
     def _draw(self, trainer: Any, module: Any, epoch: int) -> None:
         if not self._kept.batches:
@@ -260,7 +250,7 @@ class LossLandscape(Callback):
             same_on_all_ranks(trainer, module, self._kept.batches) as batches,
             progress_bar(trainer, "LossLandscape", "points") as advance,
         ):
-            self._refuse_iterators(trainer, iterators)
+            refuse_iterators(trainer, iterators, has_loss=self._loss is not None)
             return measure(
                 step_loss(trainer, module, batches, settings.batch_norm, self._loss),
                 _trained(module),
@@ -299,32 +289,3 @@ class LossLandscape(Callback):
 
 def _trained(module: Any) -> list[Any]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def _refuse(trainer: Any, module: Any, has_loss: bool) -> None:
-    """Raises for a training whose loss cannot be evaluated at other weights."""
-    if not has_loss and not module.automatic_optimization:
-        raise misconfiguration(
-            trainer,
-            "LossLandscape: expected automatic optimization, but got `automatic_optimization = False`, where"
-            " `training_step` changes the weights. Give a function of module and batch as `loss`.",
-        )
-    if not has_loss and "dataloader_iter" in inspect.signature(module.training_step).parameters:
-        raise misconfiguration(
-            trainer,
-            "LossLandscape: expected `training_step(batch, batch_idx)`, but got one with `dataloader_iter`. Take the"
-            " batch as an argument, or give a function of module and batch as `loss`.",
-        )
-    if lazy := uninitialized_parameters(module):
-        raise misconfiguration(
-            trainer,
-            f"LossLandscape: expected initialized parameters, but got lazy ones: {', '.join(lazy[:3])}. Run one batch"
-            " through the module before `fit`.",
-        )
-    if any(map(is_sharded, module.parameters())) or "FSDP" in type(trainer.strategy).__name__:
-        raise misconfiguration(
-            trainer,
-            "LossLandscape: expected whole weights on each process, but they are sharded"
-            f" ({type(trainer.strategy).__name__}). Train under DDP, or compare checkpoints afterwards with"
-            " `compare_landscapes`.",
-        )
