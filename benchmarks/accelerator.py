@@ -481,7 +481,7 @@ def environment() -> dict[str, str]:
         "card": torch.cuda.get_device_name() if has_card else "none",
         "driver": _driver() if has_card else "none",
         "cuda": str(torch.version.cuda),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "pytorch_lightning": pl.__version__,
         "python": platform.python_version(),
     }
