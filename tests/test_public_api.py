@@ -19,6 +19,7 @@ from mkdocs.exceptions import PluginError
 import lightning_hp
 import lightning_hp.callbacks
 import lightning_hp.functional
+from tests.forked import run_forked
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMESPACES = [lightning_hp, lightning_hp.callbacks, lightning_hp.functional]
@@ -133,9 +134,9 @@ def test_version_is_that_of_the_changelog():
     assert f"version: {lightning_hp.__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
-def test_the_maths_loads_no_lightning():
+def test_the_maths_loads_no_lightning(tmp_path):
     code = "import sys, lightning_hp.functional; print({'lightning', 'pytorch_lightning'} & sys.modules.keys())"
-    assert run_fresh(code) == "set()"
+    assert run_forked(code, tmp_path) == "set()"
 
 
 def test_no_drawing_or_writing_library_is_imported_before_it_is_used():

@@ -60,8 +60,9 @@ class Member:
     applied: Callable[[Any], dict[str, Any]] | None = None
     applied_batch_size: Callable[[Any], int] = lambda callback: BATCH_SIZE
     refuses: frozenset[str] = frozenset()
-    #: It runs no step of the training. On the CPU the rows of `FOR_WATCHERS` are enough; `-m exhaustive` has all.
-    watches: bool = False
+    #: On the CPU the rows of `FEW_ROWS` are enough; `-m exhaustive` has all. It only watches, or its steps are those of
+    #: the bare rehearsal, which is in all rows.
+    few_rows: bool = False
 
 
 def _finder(**kwargs: Any) -> LRFinder:
@@ -103,7 +104,7 @@ MEMBERS = [
         applied_batch_size=lambda callback: callback.optimal_batch_size,
         refuses=frozenset({"stateful_loader"}),
     ),
-    Member("pruning_that_ends_nothing", idle=_pruning, watches=True),
+    Member("pruning_that_ends_nothing", idle=_pruning, few_rows=True),
     Member(
         "sam_of_radius_0",
         idle=lambda: SAM(rho=0.0),
@@ -113,8 +114,9 @@ MEMBERS = [
         "gradient_noise_scale",
         idle=lambda: GradientNoiseScale(milestones=(0, 1), num_training_steps=8, num_micro_batches=2),
         refuses=frozenset({"manual"}),
+        few_rows=True,
     ),
-    Member("hparams_logger", idle=lambda: HParamsLogger({"seed": 5}, ["train_loss"]), watches=True),
+    Member("hparams_logger", idle=lambda: HParamsLogger({"seed": 5}, ["train_loss"]), few_rows=True),
     Member(
         "loss_landscape",
         idle=lambda: LossLandscape(1, resolution=3, num_samples=20, radii=[0.1]),
@@ -125,7 +127,7 @@ MEMBERS = [
         idle=lambda: LossLandscape(
             directions="trajectory", resolution=3, num_samples=20, batch_norm="batch", loss=_loss_of_batch, radii=[]
         ),
-        watches=True,
+        few_rows=True,
     ),
     Member(
         "backbone_freezing_of_0_epochs",
@@ -303,8 +305,8 @@ class Compiled(Net):
         self.body.compile(backend=backend, dynamic=True)
 
 
-#: Rows in which what only watches could leave a trace: of each kind of state one.
-FOR_WATCHERS = frozenset(
+#: Of each kind of state one row.
+FEW_ROWS = frozenset(
     {
         "dropout", "batch_norm", "manual", "accumulation", "fp16_scaler", "overfit_batches", "iterable",
         "persistent_workers", "sam", "classifier", "backbone_freezing", "reload_every_epoch",

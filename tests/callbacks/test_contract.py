@@ -9,7 +9,7 @@ import pytest
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from tests.callbacks.contract import FOR_WATCHERS, MEMBERS, TRAININGS, Member, Training, batch_size_by_hand, loader
+from tests.callbacks.contract import FEW_ROWS, MEMBERS, TRAININGS, Member, Training, batch_size_by_hand, loader
 from tests.training import Run, assert_same_training, train, worst_difference
 
 # A refusal changes nothing else, which is what these tests are about.
@@ -44,7 +44,7 @@ def rows(members: list[Member]) -> Any:
 
 def _is_rare(member: Member, training: Training) -> bool:
     """Whether a row is left to ``-m exhaustive``."""
-    return training.is_for_accelerators or (member.watches and training.name not in FOR_WATCHERS)
+    return training.is_for_accelerators or (member.few_rows and training.name not in FEW_ROWS)
 
 
 def run(training: Training, device: str, callbacks: list[Any], **module_kwargs: Any) -> Run:

@@ -40,7 +40,7 @@ from lightning_hp import ClassBalancedBatchSampler
 from lightning_hp.data import ClassCounts, UnknownClasses, class_counts
 from lightning_hp.functional import coverage_probability
 from tests.data.wrong_values import WRONG_IDS, WRONG_VALUES
-from tests.test_public_api import run_fresh
+from tests.forked import run_forked
 
 
 def by_hand(dataset):
@@ -644,7 +644,7 @@ def test_class_counts_are_copied_and_pickled():
         assert copied.counts.tolist() == [70, 20, 10]
 
 
-def test_labels_and_batches_need_no_lightning_until_samples_are_read():
+def test_labels_and_batches_need_no_lightning_until_samples_are_read(tmp_path):
     code = """
 import sys, lightning_hp
 from lightning_hp.data import class_counts
@@ -652,7 +652,7 @@ sampler = lightning_hp.ClassBalancedBatchSampler([0, 1] * 8, 4)
 assert len(list(sampler)) == 4
 print({'lightning', 'pytorch_lightning'} & sys.modules.keys())
 """
-    assert run_fresh(code) == "set()"
+    assert run_forked(code, tmp_path) == "set()"
 
 
 @pytest.mark.parametrize(

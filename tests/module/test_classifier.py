@@ -26,8 +26,8 @@ from lightning_hp.module.plain_types import to_plain_types
 from lightning_hp.nn.activations import activation_text, new_activation
 from tests.data.wrong_values import WRONG_IDS, WRONG_VALUES
 from tests.distributed.launch import check_both
+from tests.forked import run_forked
 from tests.module.models import FEATURES, NN_OPTIONS_DICT, DataModule, Mappings, body, loader, pairs, quiet
-from tests.test_public_api import run_fresh
 from tests.training import NUM_CLASSES, assert_identical, assert_same_training, train
 
 NET = "squeezenet1_1"
@@ -128,7 +128,7 @@ model = Classifier.load_from_checkpoint({str(path)!r}, map_location="cpu").eval(
 x = torch.linspace(-1, 1, {x.numel()}).reshape(2, 3, 32, 32)
 print(model(x).tolist(), model.hparams.lr_ratios, model.batch_size)
 """
-    assert run_fresh(code) == f"{model.cpu().eval()(x).tolist()} {{'backbone': 0.1}} 4"
+    assert run_forked(code, tmp_path) == f"{model.cpu().eval()(x).tolist()} {{'backbone': 0.1}} 4"
 
 
 def test_loading_fetches_no_pretrained_weights_and_remembers_that_there_were_some(tmp_path, monkeypatch):

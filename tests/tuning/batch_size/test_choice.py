@@ -205,7 +205,7 @@ def test_accumulated_batches_come_to_the_effective_batch_exactly(divisor_of):
 
 @pytest.mark.parametrize("objective", ["throughput", "memory"])
 def test_the_validation_fits_too(objective):
-    for validation in LIMITS[::13]:
+    for validation in LIMITS[::29]:
         device = Device(2000, 1000, validation)
         choice = choose(device, objective=objective, margin=0.03)
         unbound = choose(Device(2000, 1000), objective=objective, margin=0.03).batch_size
