@@ -62,8 +62,17 @@ def test_there_are_eighty():
     assert len(NAMES) >= 80
 
 
+def one_of_each_kind():
+    """All models; those whose kind has an earlier one only with ``-m exhaustive``."""
+    kinds = set()
+    for name in NAMES:
+        kind = models.get_model_builder(name).__module__
+        yield pytest.param(name, marks=[pytest.mark.exhaustive] if kind in kinds else [])
+        kinds.add(kind)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list(one_of_each_kind()))
 def test_every_model(name):
     model = build(name)
     path, layer = last_layer(model)
