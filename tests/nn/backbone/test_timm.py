@@ -62,8 +62,15 @@ def test_there_are_many_families():
     assert len(FAMILIES) > 80
 
 
+def some_families():
+    """The special ones and every fourth of the others; the rest only with ``-m exhaustive``."""
+    others = sorted(set(FAMILIES.values()) - set(SPECIAL))
+    rare = set(others) - set(others[::4])
+    return [pytest.param(name, marks=[pytest.mark.exhaustive] if name in rare else []) for name in [*SPECIAL, *others]]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*FAMILIES.values(), *sorted(set(SPECIAL) - set(FAMILIES.values()))])
+@pytest.mark.parametrize("name", some_families())
 def test_every_family(name):
     model = build(name)
     head = model.get_classifier()
