@@ -12,7 +12,9 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "torchmetrics", "torch.distributed.fsdp"])
@@ -35,7 +37,9 @@ class Forked:
         self._output = folder / f"output_{time.monotonic_ns()}.txt"
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         self.process = _context.Process(target=_call, args=(function, arguments, folder, self._output, variables))
-        self.process.start()
+        # Without a file: the process would run the script of `__main__` again, whatever a test has left there.
+        with mock.patch.dict(sys.modules, {"__main__": ModuleType("__main__")}):
+            self.process.start()
 
     def wait(self, timeout: float) -> int | None:
         """The exit code, or ``None`` if it has not ended within so many seconds; it is killed then."""
