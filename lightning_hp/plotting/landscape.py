@@ -158,7 +158,7 @@ def _draw_lines(ax: Axes, results: Any) -> None:
     """The loss on the lines along both directions of each pair: the mean, and the range of all lines."""
     colors = _line_colors(len(results))
     for color, (name, result) in zip(colors, results.items(), strict=True):
-        row, column = int(np.abs(result.y).argmin()), int(np.abs(result.x).argmin())
+        row, column = result.center
         groups = [(result.x, [s[row] for s in result.surfaces]), (result.y, [s[:, column] for s in result.surfaces])]
         if np.array_equal(result.x, result.y):
             groups = [(result.x, [line for _, lines in groups for line in lines])]
@@ -257,12 +257,9 @@ def _short(number: float) -> str:
 
 
 def _set_title(figure: Figure, title: str, result: LandscapeResult) -> None:
-    kind = {
-        "random": f"{len(result.surfaces)} {'pair' if len(result.surfaces) == 1 else 'pairs'} of random directions,"
-        " normalised by filter",
-        "trajectory": "the plane of the training",
-        "hessian": "the leading eigenvectors of the Hessian",
-    }[result.directions]
+    kind = result.directions_in_words
+    if result.directions == "random":
+        kind = f"{len(result.surfaces)} {'pair' if len(result.surfaces) == 1 else 'pairs'} of {kind}"
     statistics = {"running": "running statistics", "batch": "statistics of each batch"}[result.batch_norm]
     figure.suptitle(title, x=0.01, ha="left", color=TEXT, fontsize=14, fontweight="bold")
     text = f"{kind}; {result.num_samples} samples; normalisation by {statistics}"

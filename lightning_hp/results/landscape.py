@@ -85,10 +85,19 @@ class LandscapeResult:
     notes: tuple[str, ...] = ()
 
     @property
+    def center(self) -> tuple[int, int]:
+        """The row and the column of the model itself."""
+        return int(np.abs(self.y).argmin()), int(np.abs(self.x).argmin())
+
+    @property
     def loss(self) -> float:
         """The loss of the model itself."""
-        row, column = int(np.abs(self.y).argmin()), int(np.abs(self.x).argmin())
-        return float(self.surfaces[0][row, column])
+        return float(self.surfaces[0][self.center])
+
+    @property
+    def directions_in_words(self) -> str:
+        """What the directions are."""
+        return _DIRECTIONS_IN_WORDS[self.directions]
 
     def numbers(self) -> dict[str, float]:
         """All numbers by name: the loss, eigenvalues, and the rise at each radius."""
@@ -123,7 +132,7 @@ class LandscapeResult:
     def __str__(self) -> str:
         where = "" if self.step is None else f" after step {self.step}"
         shape = " x ".join(map(str, (len(self.surfaces), *self.surfaces[0].shape)))
-        kind = _DIRECTIONS_IN_WORDS[self.directions]
+        kind = self.directions_in_words
         head = f"Loss landscape{where}: {shape} points, {kind}, {self.num_samples} samples, {self.seconds:.1f} s"
         lines = [head, f"  loss {self.loss:.4g}"]
         if self.eigenvalues:
