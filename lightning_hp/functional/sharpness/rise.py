@@ -39,6 +39,7 @@ from lightning_hp.functional.sharpness.weights import (
     data_of,
     losses_at,
     parts_of,
+    restore,
     value_of,
 )
 
@@ -116,7 +117,6 @@ def ascent_rise(
         scales = [adaptive_scale(weight, eta) for weight in data] if adaptive else []
         moved = [torch.zeros_like(weight) for weight in data]  # u
     state, losses = RandomStates(weights), Losses(steps + 1, data[0].device)
-    is_restored = False
     try:
         for _ in range(steps):
             value, gradient = _value_and_gradient(loss, weights, state)
@@ -131,14 +131,7 @@ def ascent_rise(
             torch.clear_autocast_cache()
             losses.append(value_of(loss))
     finally:
-        try:
-            copy_into(data, copies)
-            is_restored = True
-        finally:
-            if not is_restored:  # a second Ctrl-C came just now
-                copy_into(data, copies)
-            state.restore()
-            torch.clear_autocast_cache()
+        restore(data, copies, state)
     start, *others = losses.read().tolist()
     return float(np.max(others) - start)
 

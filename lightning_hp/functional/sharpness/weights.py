@@ -65,7 +65,6 @@ def losses_at(
     with torch.no_grad():
         copies = [weight.clone() for weight in weights]
     state, losses, end = RandomStates(parameters), Losses(len(points), weights[0].device), None
-    is_restored = False
     try:
         with torch.inference_mode():
             for number, point in enumerate(points):
@@ -81,15 +80,28 @@ def losses_at(
                     break
                 del value
     finally:
-        try:
-            copy_into(weights, copies)
-            is_restored = True
-        finally:
-            if not is_restored:  # a second Ctrl-C came just now
-                copy_into(weights, copies)
-            state.restore()
-            torch.clear_autocast_cache()
+        restore(weights, copies, state)
     return losses.read()
+
+
+def restore(weights: Sequence[Tensor], copies: Sequence[Tensor], state: RandomStates) -> None:
+    """Writes the copies into the weights and restores the random states, also if a second Ctrl-C comes just now.
+
+    Args:
+        weights: The data of the weights.
+        copies: Their values.
+        state: The random states.
+
+    """
+    is_restored = False
+    try:
+        copy_into(weights, copies)
+        is_restored = True
+    finally:
+        if not is_restored:
+            copy_into(weights, copies)
+        state.restore()
+        torch.clear_autocast_cache()
 
 
 class Losses:
