@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest import mock
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "torchmetrics", "torch.distributed.fsdp"])
@@ -38,8 +37,11 @@ class Forked:
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         self.process = _context.Process(target=_call, args=(function, arguments, folder, self._output, variables))
         # Without a file: the process would run the script of `__main__` again, whatever a test has left there.
-        with mock.patch.dict(sys.modules, {"__main__": ModuleType("__main__")}):
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
             self.process.start()
+        finally:
+            sys.modules["__main__"] = main
 
     def wait(self, timeout: float) -> int | None:
         """The exit code, or ``None`` if it has not ended within so many seconds; it is killed then."""

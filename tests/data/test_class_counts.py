@@ -40,7 +40,6 @@ from lightning_hp import ClassBalancedBatchSampler
 from lightning_hp.data import ClassCounts, UnknownClasses, class_counts
 from lightning_hp.functional import coverage_probability
 from tests.data.wrong_values import WRONG_IDS, WRONG_VALUES
-from tests.forked import run_forked
 
 
 def by_hand(dataset):
@@ -642,17 +641,6 @@ def test_class_counts_are_copied_and_pickled():
     for copied in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
         assert str(copied) == str(found)
         assert copied.counts.tolist() == [70, 20, 10]
-
-
-def test_labels_and_batches_need_no_lightning_until_samples_are_read(tmp_path):
-    code = """
-import sys, lightning_hp
-from lightning_hp.data import class_counts
-sampler = lightning_hp.ClassBalancedBatchSampler([0, 1] * 8, 4)
-assert len(list(sampler)) == 4
-print({'lightning', 'pytorch_lightning'} & sys.modules.keys())
-"""
-    assert run_forked(code, tmp_path) == "set()"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ import lightning_hp
 from lightning_hp import ClassifierMixin, LRFinder
 from lightning_hp.module.class_weights import balanced_weights
 from tests.data.wrong_values import WRONG_IDS, WRONG_VALUES
-from tests.forked import run_forked
 from tests.module.models import FEATURES, Mappings, body, loader, pairs, quiet
 from tests.training import NUM_CLASSES, assert_identical, train
 
@@ -235,12 +234,6 @@ def test_both_lightnings_train_alike_and_are_tuned_alike():
         runs.append((copy.deepcopy(model.state_dict()), finder.optimal_lr, model.lr, dict(trainer.callback_metrics)))
     assert_identical(runs[0], runs[1], "runs")
     assert runs[0][1] == runs[0][2] != 0.05
-
-
-def test_the_mixin_loads_no_lightning(tmp_path):
-    code = "import sys, lightning_hp; lightning_hp.ClassifierMixin; "
-    code += "print({'lightning', 'pytorch_lightning'} & sys.modules.keys())"
-    assert run_forked(code, tmp_path) == "set()"
 
 
 def test_the_mixin_behind_lightning_is_refused():

@@ -203,8 +203,3 @@ except ModuleNotFoundError as error:
     print(error)
 """
     assert run_forked(code, tmp_path).startswith("Expected `pytorch_lightning` or `lightning.pytorch`, but neither")
-
-
-def test_the_package_alone_loads_no_lightning(tmp_path):
-    code = "import sys, lightning_hp; print({'lightning', 'pytorch_lightning'} & sys.modules.keys())"
-    assert run_forked(code, tmp_path) == "set()"
