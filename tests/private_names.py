@@ -34,6 +34,7 @@ _EVALUATION = f"{_LOOPS}.evaluation_loop:_EvaluationLoop"
 _PREDICTION = f"{_LOOPS}.prediction_loop:_PredictionLoop"
 _TRAINER = "pytorch_lightning.trainer.trainer:Trainer"
 _CONNECTORS = "pytorch_lightning.trainer.connectors"
+_LOGGED = f"{_CONNECTORS}.logger_connector.logger_connector:_LoggerConnector"
 _FABRIC_DATA = "lightning_fabric.utilities.data"
 _HUGGING_FACE = "transformers.models"
 _MODULE = "torch.nn.modules.module:Module"
@@ -63,6 +64,22 @@ PRIVATE = (
     Private("_loggers", (_TRAINER,), "replace the loggers during a rehearsal or a second pass"),
     Private("_results", (_TRAINER,), "mute `self.log` in a second pass"),
     Private("_logger_connector", (_TRAINER,), "collect the values that a rehearsal logs apart from those of the user"),
+    Private(
+        "_callback_metrics",
+        (f"{_CONNECTORS}.logger_connector.logger_connector:_LoggerConnector",),
+        "show a rehearsal what was logged before it",
+    ),
+    Private(
+        "_logged_metrics",
+        (f"{_CONNECTORS}.logger_connector.logger_connector:_LoggerConnector",),
+        "show a rehearsal what was logged before it",
+    ),
+    Private(
+        "_progress_bar_metrics",
+        (f"{_CONNECTORS}.logger_connector.logger_connector:_LoggerConnector",),
+        "show a rehearsal what was logged before it",
+    ),
+    Private("_max_batches", (_EVALUATION,), "show a rehearsal how many batches a validation has"),
     Private("_data_connector", (_TRAINER,), "undo the setup of a `fit` that only rehearsed"),
     Private("_callback_connector", (_TRAINER,), "undo the setup of a `fit` that only rehearsed"),
     Private("_signal_connector", (_TRAINER,), "undo the setup of a `fit` that only rehearsed"),

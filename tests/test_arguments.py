@@ -396,18 +396,18 @@ def test_each_wrong_value_of_each_argument(subject):
 
 
 # The values are small, so a failing example is not made smaller, which takes many more calls.
-@SUBJECTS
-@given(data=st.data())
-@settings(
+GENERATE = settings(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=60,
+    max_examples=25,
     phases=[Phase.generate],
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
-def test_generated_values_of_one_or_two_arguments(subject, data):
+
+
+def check_generated_values(subject, data):
     arguments = data.draw(
         st.lists(st.sampled_from(sorted(_signature(subject))), min_size=1, max_size=2, unique=True), "arguments"
     )
@@ -417,6 +417,21 @@ def test_generated_values_of_one_or_two_arguments(subject, data):
         replaced[argument] = data.draw(GENERATED, argument) if description is None else WRONG[description]()
     fault = find_fault(subject, replaced)
     assert fault is None, f"{_name(subject)}({', '.join(f'{k}={v!r}' for k, v in replaced.items())}) {fault}"
+
+
+@SUBJECTS
+@given(data=st.data())
+@GENERATE
+def test_generated_values_of_one_or_two_arguments(subject, data):
+    check_generated_values(subject, data)
+
+
+@pytest.mark.exhaustive
+@SUBJECTS
+@given(data=st.data())
+@settings(GENERATE, max_examples=60)
+def test_more_generated_values_of_one_or_two_arguments(subject, data):
+    check_generated_values(subject, data)
 
 
 # --------------------------------------------- arguments whose annotation is made of numbers, texts and None alone

@@ -83,8 +83,7 @@ SWEEP = """
     mode: max
     seeds: [7]
     space:
-      trainer.strategy, trainer.devices: [[auto, 1], [ddp, 2]]
-      model.init_args.lr: [1e-1, 2e-1]
+      trainer.strategy, trainer.devices, model.init_args.lr: [[auto, 1, 1e-1], [ddp, 2, 2e-1]]
     logdir: runs
     """
 
@@ -149,7 +148,7 @@ def call(*arguments: str) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: Any) -> Any:
-    """A sweep of three trainings, one of them on two processes."""
+    """A sweep of two trainings, one of them on two processes."""
     folder = tmp_path_factory.mktemp("swept")
     write(folder, {"tiny/__init__.py": "", "tiny/parts.py": PARTS, "base.yaml": BASE, "sweep.yaml": SWEEP})
     with pytest.MonkeyPatch.context() as patch:
@@ -171,20 +170,20 @@ def test_each_training_is_a_process_with_its_own_line_and_folder(swept: Any, in_
     assert code == 0, err
     assert err == ""
     lines = [line for line in out.splitlines() if line.startswith("[")]
-    assert len(lines) == 3
+    assert len(lines) == 2
     assert lines[0].startswith(
         "[1 of 2] trainer.strategy=auto, trainer.devices=1, model.init_args.lr=0.1, seed 7: 0.9, "
     )
-    assert "best 0.9 with trainer.strategy=auto" in lines[2]
-    assert "3 trainings; val_score, higher is better" in out
+    assert "best 0.9 with trainer.strategy=auto" in lines[1]
+    assert "2 trainings; val_score, higher is better" in out
 
-    alone, pair, last = sorted(path for path in (in_swept / "runs").iterdir() if path.name.startswith("trial"))
+    alone, pair = sorted(path for path in (in_swept / "runs").iterdir() if path.name.startswith("trial"))
     assert "All distributed processes registered. Starting with 2 processes" in (pair / "output.txt").read_text()
     assert "2 processes" not in (alone / "output.txt").read_text()
-    config = yaml.safe_load((last / "config.yaml").read_text())
+    config = yaml.safe_load((pair / "config.yaml").read_text())
     assert config["seed_everything"] == 7
     assert config["model"]["init_args"]["lr"] == 0.2
-    assert list(last.glob("events.out.tfevents.*"))
+    assert list(pair.glob("events.out.tfevents.*"))
     assert not list((in_swept / "runs").rglob("*.ckpt"))
 
 
@@ -193,8 +192,7 @@ def test_the_report_needs_the_storage_only(swept: Any, in_swept: Path):
     code, out, _ = call("report", "runs")
     assert code == 0
     assert "best, recommended: trainer.strategy=auto, trainer.devices=1, model.init_args.lr=0.1: 0.9" in out
-    assert "model.init_args.lr: 0.1; best 0.1" in out
-    assert [len(line.split("  ")) > 3 for line in out.splitlines()].count(True) >= 4
+    assert [len(line.split("  ")) > 3 for line in out.splitlines()].count(True) >= 3
 
     for which in ("best", "recommended"):
         code, printed, _ = call("report", "runs/sweep.db", "--print", which)
@@ -213,7 +211,7 @@ def test_a_second_call_with_the_found_config_trains_nothing(swept: Any, in_swept
     assert code == 0, err
     assert "[1 of" not in out
     line, _, rest = out.partition("\n")
-    assert line.startswith("3 trainings of this sweep are in ")
+    assert line.startswith("2 trainings of this sweep are in ")
     assert line.endswith("sweep.db; only what is missing is trained.")
     assert rest == swept[1][1][swept[1][1].index("Sweep over") :]
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_hp.trainer.stand_ins import MutedCallback
+
 NUM_SAMPLES, NUM_FEATURES, NUM_CLASSES, BATCH_SIZE = 96, 8, 3, 16
 
 
@@ -178,6 +180,11 @@ class Net(NetSteps, pl.LightningModule):
 def _first(batch: Any) -> Any:
     """The (features, label, index) triple in a batch of one loader, or of a dict of loaders."""
     return _first(next(iter(batch.values()))) if isinstance(batch, dict) else batch
+
+
+def acting_in(trainer: Any) -> list[str]:
+    """The classes of the Trainer's callbacks that act; in a rehearsal others only stand in its list."""
+    return [type(callback).__name__ for callback in trainer.callbacks if type(callback) is not MutedCallback]
 
 
 @dataclass

@@ -30,8 +30,7 @@ def no_trace(trainer: Any, module: Any) -> Iterator[list[str]]:
         undo.callback(RandomState(trainer.strategy.root_device).restore)
         snapshot = Snapshot(module)
         undo.callback(snapshot.restore)
-        # The callbacks stay: a step calls none, and the thread that draws Rich's progress bar looks for it in the list.
-        undo.enter_context(muted(trainer))
+        undo.enter_context(muted(trainer, callbacks=[]))
         for name in _MUTED_METHODS:
             undo.callback(_restore, vars(module), name, vars(module).get(name))
             vars(module)[name] = no_op

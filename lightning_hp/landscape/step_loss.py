@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from lightning_hp.functional.sharpness.batch_loss import BatchLoss
 from lightning_hp.landscape.restored import Restored
-from lightning_hp.trainer import misconfiguration
+from lightning_hp.trainer import misconfiguration, written_into_stand_ins
 
 
 def step_loss(
@@ -47,6 +47,8 @@ class _Step(Restored):
 
     @override
     def call(self, arguments: tuple[Any, int]) -> Tensor:
+        for written in written_into_stand_ins(self._trainer[0]):
+            written.clear()
         batch, index = arguments
         with self._trainer[0].precision_plugin.train_step_context():
             if self._loss_function is not None:

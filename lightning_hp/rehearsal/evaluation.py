@@ -11,7 +11,16 @@ from lightning_hp.rehearsal.participants import evaluation_hooks, evaluation_par
 from lightning_hp.rehearsal.recorder import num_samples_of
 from lightning_hp.rehearsal.refusals import refuse_started_processes
 from lightning_hp.snapshot import RandomState, Snapshot, Undo, restore_dict, uninterrupted
-from lightning_hp.trainer import copy_loaders, end_workers, loader_roots, misconfiguration, muted, request_loaders
+from lightning_hp.trainer import (
+    collect_apart,
+    copy_loaders,
+    end_workers,
+    loader_roots,
+    misconfiguration,
+    muted,
+    request_loaders,
+    written_into_stand_ins,
+)
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -142,13 +151,14 @@ class EvaluationRehearsal:
         trainer = self.trainer
         undo.callback(RandomState(trainer.strategy.root_device).restore)
         undo.callback(restore_dict, vars(trainer), dict(vars(trainer)))
+        self._own_connector = trainer._logger_connector
+        undo.enter_context(muted(trainer, self._listed))
         datamodule = getattr(trainer, "datamodule", None)
-        owners = [self._module, trainer.precision_plugin, *acting]
+        owners = [self._module, trainer.precision_plugin, *acting, *written_into_stand_ins(trainer)]
         self._state = Snapshot(*owners, data=[] if datamodule is None else [datamodule])
         undo.callback(self._state.restore)
         loaders = copy_loaders(request_loaders(trainer, self._own_loop._data_source))
         undo.callback(Snapshot(data=loader_roots(loaders)).restore)
-        undo.enter_context(muted(trainer, self._listed))
         undo.callback(self._end_workers)
         self._begin(loaders)
 
@@ -160,7 +170,7 @@ class EvaluationRehearsal:
         self._loop = type(own_loop)(trainer, **kwargs)
         self._loop._data_source = type(own_loop._data_source)(loaders, own_loop._data_source.name)
         setattr(trainer, self._name, self._loop)
-        trainer._logger_connector = type(trainer._logger_connector)(trainer)
+        collect_apart(trainer, self._own_connector)
         self._loop.setup_data()
         if self._loop._combined_loader is None or self._loop.skip:
             raise misconfiguration(trainer, "Expected batches to rehearse, but got none. Give a loader with data.")

@@ -16,10 +16,10 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from lightning_hp.rehearsal.participants import OBSERVED_HOOKS, overrides
 from lightning_hp.second_pass.reachable import Reachable
 from lightning_hp.second_pass.writes import fingerprints
-from lightning_hp.trainer import no_op
+from lightning_hp.trainer import StandIn, is_hook, no_op
 
 
-class Observed:
+class Observed(StandIn):
     """A callback in an observed step; stands in the Trainer's list instead of it.
 
     The hooks that may shape a step are called; all others do nothing.
@@ -37,6 +37,7 @@ class Observed:
     """
 
     def __init__(self, callback: Any, pl_module: Any, hooks: Sequence[str] = OBSERVED_HOOKS) -> None:
+        super().__init__(callback)
         self.callback = callback
         self.changed_in = ""
         self.error: Exception | None = None
@@ -48,9 +49,9 @@ class Observed:
         """Whether the callback may shape a batch of the validation."""
         return overrides(self.callback, "on_validation_batch_start")
 
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self.callback, name)
-        if not name.startswith("on_"):
+    def _read(self, original: Any, name: str) -> Any:
+        value = getattr(original, name)
+        if not is_hook(name):
             return value
         return partial(self._call, name, value) if name in self._hooks else no_op
 

@@ -29,6 +29,7 @@ from lightning_hp.rehearsal.refusals import refuse_unrestorable_data, refuse_wha
 from lightning_hp.rehearsal.stand_in_loop import copy_progress, make_stand_in_loop, run_one_validation_batch
 from lightning_hp.snapshot import RandomState, Snapshot, Undo, restore_dict, uninterrupted
 from lightning_hp.trainer import (
+    collect_apart,
     copy_loaders,
     end_workers,
     has_bucket_views,
@@ -39,6 +40,7 @@ from lightning_hp.trainer import (
     no_op,
     request_loaders,
     reshard,
+    written_into_stand_ins,
 )
 
 if TYPE_CHECKING:
@@ -267,6 +269,9 @@ class Rehearsal:
         undo.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         for owner in (trainer, trainer.state, strategy):
             undo.callback(restore_dict, vars(owner), dict(vars(owner)))
+        self._own_connector = trainer._logger_connector
+        undo.enter_context(muted(trainer, [*self._listed, self._recorder]))
+        trainer.save_checkpoint = no_op
         self._state = Snapshot(
             *self._owners_of_state(),
             data=[d for d in [trainer.datamodule] if d is not None],
@@ -282,8 +287,8 @@ class Rehearsal:
         undo.callback(self._data.restore)
         refuse_unrestorable_data(self.trainer, self._state.unrestorable + self._data.unrestorable, loaders)
         self._own_loop = loop
-        undo.enter_context(muted(trainer, [*self._listed, self._recorder]))
-        trainer.save_checkpoint = no_op
+        if (val_loaders := loop.epoch_loop.val_loop._combined_loader) is not None:  # a step may iterate over them
+            undo.callback(Snapshot(data=loader_roots(val_loaders)).restore)
         undo.callback(self._end_workers)
         self._hooks = Hooks(trainer, self._module, self._names_of_hooks, self._listed)
         self._begin(loaders, is_first=True)
@@ -320,6 +325,7 @@ class Rehearsal:
             *(config.scheduler for config in strategy.lr_scheduler_configs),
             trainer.precision_plugin,
             *self._acting,
+            *written_into_stand_ins(trainer),
         ]
 
     def _begin(self, loaders: Any, is_first: bool = False) -> None:
@@ -327,7 +333,7 @@ class Rehearsal:
         trainer = self.trainer
         self._loop = trainer.fit_loop = make_stand_in_loop(trainer, loaders)
         self._passes = 0
-        trainer._logger_connector = type(trainer._logger_connector)(trainer)
+        collect_apart(trainer, self._own_connector)
         # The caller sets the learning rate of every step; a schedule may raise when it is stepped beyond its length.
         self._loop.epoch_loop.update_lr_schedulers = no_op
         torch.set_grad_enabled(True)

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from lightning_hp.rehearsal.recorder import LossRecorder
-from lightning_hp.trainer import end_workers
+from lightning_hp.trainer import copy_loaders, end_workers
 
 
 def new_loop(trainer: Any) -> Any:
@@ -18,10 +18,13 @@ def new_loop(trainer: Any) -> Any:
 
 
 def make_stand_in_loop(trainer: Any, loaders: Any) -> Any:
-    """A fit loop like the Trainer's, with a copy of its progress, over other loaders."""
+    """A fit loop like the Trainer's, with a copy of its progress, over other loaders; it shows those of validation."""
     loop, stand_in = trainer.fit_loop, new_loop(trainer)
     copy_progress(loop, stand_in)
     stand_in._data_source = type(loop._data_source)(loaders, loop._data_source.name)
+    shown, own = stand_in.epoch_loop.val_loop, loop.epoch_loop.val_loop
+    if own._combined_loader is not None:
+        shown._combined_loader, shown._max_batches = copy_loaders(own._combined_loader), list(own._max_batches)
     return stand_in
 
 
@@ -50,7 +53,7 @@ def run_one_validation_batch(trainer: Any, source: Any, recorder: LossRecorder) 
 
     """
     loop = trainer.fit_loop.epoch_loop.val_loop
-    loop._data_source = source
+    loop._data_source, loop._combined_loader = source, None
     if not trainer.enable_validation:
         return False
 

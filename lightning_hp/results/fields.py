@@ -87,7 +87,9 @@ def check_sweeps(name: str, values: Any, steps: int) -> tuple[tuple[float, ...],
 
 
 def to_json(value: Any) -> Any:
-    """Converts tuples to lists, and numbers that are not finite to ``None``."""
+    """Converts tuples and arrays to lists, and numbers that are not finite to ``None``."""
+    if isinstance(value, np.ndarray):
+        return to_json(value.tolist())
     if isinstance(value, Mapping):
         return {key: to_json(entry) for key, entry in value.items()}
     if isinstance(value, (tuple, list)):

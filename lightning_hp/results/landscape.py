@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_hp.functional.checks import (
+    check_array,
+    check_choice,
+    check_int,
+    check_iterable,
+    check_number,
+    check_str,
+    wrong_value,
+)
 from lightning_hp.reporting.loggers import cell_text
+from lightning_hp.results.fields import check_items, from_json, none_to_nan, optional, set_fields, to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +30,8 @@ _DIRECTIONS_IN_WORDS = {
     "trajectory": "the plane of the training",
     "hessian": "leading eigenvectors of the Hessian",
 }
+_SURFACES = "one or more arrays of losses of shape (num_y, num_x)"
+_PATH = "coordinates of shape (num_checkpoints, 2), or None"
 
 
 @dataclass(frozen=True)
@@ -32,12 +44,24 @@ class Rise:
         mean: The mean rise in random directions.
         worst: The largest rise in random directions.
 
+    Raises:
+        TypeError: If an argument is no number.
+        ValueError: If the radius is not finite and positive.
+
     """
 
     radius: float
     ascent: float
     mean: float
     worst: float
+
+    def __post_init__(self) -> None:
+        rises = {name: _numbers(name, getattr(self, name), "a number", ()) for name in ("ascent", "mean", "worst")}
+        set_fields(
+            self,
+            radius=check_number("radius", self.radius, above=0),
+            **{name: float(value) for name, value in rises.items()},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +88,17 @@ class LandscapeResult:
         seconds: Duration of the measurement.
         notes: What the numbers do not say.
 
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If shapes do not fit, or a value is out of its range.
+
+    Example:
+        >>> result = LandscapeResult([-1, 0, 1], [0], [[[2.0, 1.0, 2.5]]], "random", "running", num_samples=64, seed=0)
+        >>> result.loss
+        1.0
+        >>> LandscapeResult.from_dict(result.to_dict()).loss
+        1.0
+
     """
 
     x: NDArray[np.float64] = field(repr=False)
@@ -83,6 +118,38 @@ class LandscapeResult:
     step: int | None = None
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        x, y = (_coordinates(name, getattr(self, name)) for name in ("x", "y"))
+        shape = (len(y), len(x))
+        surfaces = check_iterable("surfaces", self.surfaces, _SURFACES)
+        if not surfaces:
+            wrong_value("surfaces", _SURFACES, self.surfaces)
+        explained = self.explained_variance
+        set_fields(
+            self,
+            x=x,
+            y=y,
+            surfaces=tuple(_numbers("surfaces", s, f"arrays of losses of shape {shape}", shape) for s in surfaces),
+            directions=check_choice("directions", self.directions, _DIRECTIONS_IN_WORDS),
+            batch_norm=check_choice("batch_norm", self.batch_norm, ("running", "batch")),
+            num_samples=check_int("num_samples", self.num_samples, 1),
+            seed=check_int("seed", self.seed, 0),
+            data=check_str("data", self.data),
+            loss_name=check_str("loss_name", self.loss_name),
+            path=None if self.path is None else _numbers("path", self.path, _PATH, (None, 2)),
+            explained_variance=None
+            if explained is None
+            else tuple(_numbers("explained_variance", explained, "two numbers, or None", (2,)).tolist()),
+            eigenvalues=None
+            if self.eigenvalues is None
+            else tuple(_numbers("eigenvalues", self.eigenvalues, "a list of numbers, or None", (None,)).tolist()),
+            rises=check_items("rises", self.rises, Rise),
+            epoch=optional(check_int, "epoch", self.epoch, 0),
+            step=optional(check_int, "step", self.step, 0),
+            seconds=check_number("seconds", self.seconds, minimum=0),
+            notes=check_items("notes", self.notes, str),
+        )
 
     @property
     def center(self) -> tuple[int, int]:
@@ -111,6 +178,36 @@ class LandscapeResult:
                 f"rise_worst_{rise.radius:g}": rise.worst,
             }
         return named
+
+    def to_dict(self) -> dict[str, Any]:
+        """Converts the result to JSON types: arrays to lists, numbers that are not finite to ``None``."""
+        values: dict[str, Any] = to_json(asdict(self))
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LandscapeResult:
+        """Builds a result from what ``to_dict`` returned; unknown entries are left out.
+
+        Args:
+            values: The names and values of the fields, in JSON types. A number that was not finite is NaN then.
+
+        Returns:
+            The result.
+
+        Raises:
+            TypeError: If ``values`` or an entry is of the wrong type.
+            ValueError: If an entry is missing or out of its range.
+
+        """
+        known = from_json(cls, values)
+        for name in ("surfaces", "path", "explained_variance", "eigenvalues"):
+            if known.get(name) is not None:
+                known[name] = none_to_nan(known[name])
+        if "rises" in known:
+            items = check_items("rises", known["rises"], Mapping)  # type: ignore[type-abstract]
+            rows = [from_json(Rise, item) for item in items]
+            known["rises"] = tuple(Rise(**{name: none_to_nan(row[name]) for name in row}) for row in rows)
+        return cls(**known)
 
     def plot(self) -> Figure:
         """Draws the surface as contours and in three dimensions; see :func:`lightning_hp.plotting.plot_landscape`."""
@@ -192,6 +289,22 @@ class LandscapeComparison:
             right = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
             lines.append("  ".join([name.ljust(widths[0]), *right]))
         return "\n".join(lines)
+
+
+def _numbers(name: str, values: Any, what: str, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
+    """Numbers of a shape, where ``None`` stands for any length; they need not be finite."""
+    array = check_array(name, values, what)
+    if array.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
+        wrong_value(name, what, values)
+    return array
+
+
+def _coordinates(name: str, values: Any) -> NDArray[np.float64]:
+    what = f"one or more coordinates, finite numbers of shape (num_{name},)"
+    coordinates = _numbers(name, values, what, (None,))
+    if not len(coordinates) or not np.isfinite(coordinates).all():
+        wrong_value(name, what, values)
+    return coordinates
 
 
 def _written(text: str, path: str | Path | None) -> str:

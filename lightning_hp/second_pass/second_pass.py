@@ -258,4 +258,4 @@ def _discard_logging(trainer: Any, module: Any, undo: Undo) -> None:
     attributes.update(log=no_op, log_dict=no_op)
     # Calls of `super().log`, or of a method that was looked up earlier, end here.
     vars(results).update(log=no_op, reset=no_op)
-    undo.enter_context(muted(trainer))
+    undo.enter_context(muted(trainer, callbacks=[]))

@@ -17,9 +17,9 @@ from lightning_hp.trainer.loaders import (
     resize_loaders,
     samples_of,
 )
-from lightning_hp.trainer.logged import logs_now
+from lightning_hp.trainer.logged import collect_apart, logs_now
 from lightning_hp.trainer.loop_loaders import LoopLoaders, end_workers, release_loaders
-from lightning_hp.trainer.muted import muted, no_op
+from lightning_hp.trainer.muted import muted
 from lightning_hp.trainer.namespace import (
     is_resuming,
     lightning_module_of,
@@ -43,15 +43,18 @@ from lightning_hp.trainer.ranks import (
     reduce_over_ranks,
     start_method,
 )
+from lightning_hp.trainer.stand_ins import StandIn, is_hook, no_op, written_into_stand_ins
 from lightning_hp.trainer.supported import STRATEGIES_IN_WORDS, is_supported, uninitialized_parameters
 from lightning_hp.trainer.timers import count_seconds, seconds_left
 
 __all__ = [
     "STRATEGIES_IN_WORDS",
     "LoopLoaders",
+    "StandIn",
     "batch_size_of",
     "build_optimizers",
     "building_without_effects",
+    "collect_apart",
     "copy_loaders",
     "count_seconds",
     "end_workers",
@@ -60,6 +63,7 @@ __all__ = [
     "has_bucket_views",
     "has_fixed_order",
     "independent_ranks",
+    "is_hook",
     "is_resizable",
     "is_resuming",
     "is_supported",
@@ -90,4 +94,5 @@ __all__ = [
     "start_method",
     "training_has_begun",
     "uninitialized_parameters",
+    "written_into_stand_ins",
 ]

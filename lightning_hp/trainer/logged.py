@@ -1,4 +1,4 @@
-"""Which metrics a loop of the Trainer has logged, apart from those that earlier loops left."""
+"""What a Trainer has logged: by the loop that ends, and before a rehearsal."""
 
 from __future__ import annotations
 
@@ -14,3 +14,16 @@ def logs_now(trainer: Any, name: str) -> bool:
 
     """
     return trainer._results is not None and name in trainer._logger_connector.metrics["callback"]
+
+
+def collect_apart(trainer: Any, own: Any) -> None:
+    """Collects what is logged from now on in a new place, where what was logged so far can still be read.
+
+    Args:
+        trainer: The Trainer.
+        own: Its own ``_logger_connector``, into which nothing is written.
+
+    """
+    connector = trainer._logger_connector = type(own)(trainer)
+    for name in ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics"):
+        getattr(connector, name).update(getattr(own, name))

@@ -1,4 +1,4 @@
-"""Mutes a Trainer: loggers that write nothing, no profiler, and only chosen callbacks."""
+"""Mutes a Trainer: loggers that write nothing, a profiler that measures nothing, and only chosen callbacks act."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lightning_hp.trainer.namespace import lightning_module_of
+from lightning_hp.trainer.stand_ins import MutedProfiler, with_stand_ins
 
 # Attributes of a logger that a training step may read. All others are ways to write.
 _READABLE = frozenset({"name", "version", "save_dir", "log_dir", "root_dir", "group_separator"})
@@ -15,26 +15,25 @@ _READABLE = frozenset({"name", "version", "save_dir", "log_dir", "root_dir", "gr
 
 @contextmanager
 def muted(trainer: Any, callbacks: Sequence[Any] | None = None) -> Iterator[None]:
-    """Within the ``with`` block nothing that the Trainer runs is logged or profiled.
+    """Within the ``with`` block nothing that the Trainer runs is logged or profiled, and chosen callbacks act.
+
+    Loggers, the profiler and the other callbacks can still be found in the Trainer, under their classes.
 
     Args:
         trainer: The Trainer.
-        callbacks: The callbacks that the Trainer calls within the block; ``None``: its own.
+        callbacks: The callbacks that act within the block, of the Trainer's own and others; ``None``: all of its own.
+            For each of the others a :class:`~lightning_hp.trainer.stand_ins.MutedCallback` stands in the Trainer.
 
     """
     before = {name: vars(trainer)[name] for name in ("callbacks", "_loggers", "profiler")}
     trainer._loggers = [MutedLogger(logger) for logger in trainer.loggers]
-    trainer.profiler = lightning_module_of(trainer, "profilers").PassThroughProfiler()
+    trainer.profiler = MutedProfiler(trainer.profiler)
     if callbacks is not None:
-        trainer.callbacks = list(callbacks)
+        trainer.callbacks = with_stand_ins(trainer.callbacks, callbacks)
     try:
         yield
     finally:
         vars(trainer).update(before)
-
-
-def no_op(*args: Any, **kwargs: Any) -> None:
-    """Does nothing; replaces a method that must not act."""
 
 
 class MutedLogger:

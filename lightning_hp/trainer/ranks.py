@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_hp.trainer.muted import no_op
+from lightning_hp.trainer.stand_ins import no_op
 
 
 def start_method(trainer: Any) -> str | None:

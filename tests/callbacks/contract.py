@@ -60,9 +60,10 @@ class Member:
     applied: Callable[[Any], dict[str, Any]] | None = None
     applied_batch_size: Callable[[Any], int] = lambda callback: BATCH_SIZE
     refuses: frozenset[str] = frozenset()
-    #: On the CPU the rows of `FEW_ROWS` are enough; `-m exhaustive` has all. It only watches, or its steps are those of
-    #: the bare rehearsal, which is in all rows.
-    few_rows: bool = False
+    #: The rows on the CPU, besides those that are for this member; ``None``: all, as `-m exhaustive` has.
+    rows: frozenset[str] | None = None
+    #: The same for ``active``. The bare rehearsal is in all rows, so that each member has those in which it differs.
+    active_rows: frozenset[str] | None = None
 
 
 def _finder(**kwargs: Any) -> LRFinder:
@@ -88,13 +89,35 @@ def _pruning() -> PruningCallback:
     return PruningCallback(trial, "val_loss", raises=False)
 
 
+#: Of each kind of state one row.
+FEW_ROWS = frozenset(
+    {
+        "dropout", "batch_norm", "manual", "accumulation", "fp16_scaler", "overfit_batches", "iterable",
+        "persistent_workers", "sam", "classifier", "backbone_freezing", "reload_every_epoch",
+    }
+)  # fmt: skip
+#: They differ in what the batches are and how they are drawn.
+DATA_ROWS = FEW_ROWS | {
+    "shuffle", "generator", "weighted_sampler", "sampler_with_state", "augmentation", "short_loader", "drop_last",
+    "limit_batches", "stateful_loader", "torchdata_loader", "torchdata_workers", "workers", "combined_loader",
+    "dict_of_loaders", "own_loaders",
+}  # fmt: skip
+#: They differ in what a step does with its batch.
+STEP_ROWS = FEW_ROWS | {
+    "plain", "adamw", "groups", "one_cycle", "cosine", "clip_norm", "clip_value", "bf16_mixed",
+    "fp16_scaler_accumulation", "fp64", "hooks_before_the_step", "accumulation_scheduler", "sam_accumulation_fp16",
+    "freezing",
+}  # fmt: skip
+BATCHES_OF_EVERY_FORM = frozenset({"combined_loader", "dict_of_loaders", "stateful_loader", "augmentation"})
+
 MEMBERS = [
     Member("rehearsal", Rehearse),
     Member(
         "lr_finder",
         idle=lambda: _finder(update_attr=False, suggestion="trainings", num_training_steps=30, budget=90),
-        active=lambda: _finder(num_repeats=3, suggestion="fall"),
+        active=lambda: _finder(num_repeats=2, suggestion="fall"),
         applied=lambda callback: {"lr": callback.optimal_lr},
+        active_rows=STEP_ROWS,
     ),
     Member(
         "batch_size_scaler",
@@ -103,36 +126,41 @@ MEMBERS = [
         applied=lambda callback: {"lr": callback.result.lr_scaled},
         applied_batch_size=lambda callback: callback.optimal_batch_size,
         refuses=frozenset({"stateful_loader"}),
+        rows=STEP_ROWS,
+        active_rows=DATA_ROWS,
     ),
-    Member("pruning_that_ends_nothing", idle=_pruning, few_rows=True),
+    Member("pruning_that_ends_nothing", idle=_pruning, rows=FEW_ROWS),
     Member(
         "sam_of_radius_0",
         idle=lambda: SAM(rho=0.0),
         refuses=frozenset({"sam", "sam_accumulation_fp16"}),  # there is one already
+        rows=STEP_ROWS | BATCHES_OF_EVERY_FORM,
     ),
     Member(
         "gradient_noise_scale",
         idle=lambda: GradientNoiseScale(milestones=(0, 1), num_training_steps=8, num_micro_batches=2),
         refuses=frozenset({"manual"}),
-        few_rows=True,
+        rows=FEW_ROWS,
     ),
-    Member("hparams_logger", idle=lambda: HParamsLogger({"seed": 5}, ["train_loss"]), few_rows=True),
+    Member("hparams_logger", idle=lambda: HParamsLogger({"seed": 5}, ["train_loss"]), rows=FEW_ROWS),
     Member(
         "loss_landscape",
         idle=lambda: LossLandscape(1, resolution=3, num_samples=20, radii=[0.1]),
         refuses=frozenset({"manual"}),  # its step changes the weights
+        rows=FEW_ROWS | BATCHES_OF_EVERY_FORM | {"bf16_mixed", "fp64", "own_loaders", "sam_accumulation_fp16"},
     ),
     Member(
         "loss_landscape_of_the_path",
         idle=lambda: LossLandscape(
             directions="trajectory", resolution=3, num_samples=20, batch_norm="batch", loss=_loss_of_batch, radii=[]
         ),
-        few_rows=True,
+        rows=FEW_ROWS,
     ),
     Member(
         "backbone_freezing_of_0_epochs",
         idle=lambda: BackboneFreezing(unfreeze_at_epoch=0, backbone="body"),
         refuses=frozenset({"classifier"}),  # has no part of that name
+        rows=STEP_ROWS,
     ),
 ]
 
@@ -304,14 +332,6 @@ class Compiled(Net):
         backend = "aot_eager" if self.trainer.strategy.root_device.type == "cpu" else "inductor"
         self.body.compile(backend=backend, dynamic=True)
 
-
-#: Of each kind of state one row.
-FEW_ROWS = frozenset(
-    {
-        "dropout", "batch_norm", "manual", "accumulation", "fp16_scaler", "overfit_batches", "iterable",
-        "persistent_workers", "sam", "classifier", "backbone_freezing", "reload_every_epoch",
-    }
-)  # fmt: skip
 
 TRAININGS = [
     Training("plain"),

@@ -35,12 +35,12 @@ def child(limits_itself: bool) -> None:
             return 100_000
 
         def __getitem__(self, index: int) -> Any:
-            return torch.zeros(64), index % 3
+            return torch.zeros(16), index % 3
 
     class Wide(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.net = nn.Sequential(nn.Linear(64, 8192), nn.ReLU(), nn.Linear(8192, 3))  # memory goes with the batch
+            self.net = nn.Sequential(nn.Linear(16, 32768), nn.ReLU(), nn.Linear(32768, 3))  # memory goes with the batch
 
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             return nn.functional.cross_entropy(self.net(batch[0]), batch[1])

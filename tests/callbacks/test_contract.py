@@ -9,7 +9,16 @@ import pytest
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from tests.callbacks.contract import FEW_ROWS, MEMBERS, TRAININGS, Member, Training, batch_size_by_hand, loader
+from tests.callbacks.contract import (
+    DATA_ROWS,
+    MEMBERS,
+    STEP_ROWS,
+    TRAININGS,
+    Member,
+    Training,
+    batch_size_by_hand,
+    loader,
+)
 from tests.training import Run, assert_same_training, train, worst_difference
 
 # A refusal changes nothing else, which is what these tests are about.
@@ -19,7 +28,7 @@ VALIDATION = loader()  # its batch size is no concern of a callback
 _WITHOUT: dict[tuple[str, str], Run] = {}
 
 
-def rows(members: list[Member]) -> Any:
+def rows(members: list[Member], is_active: bool = False) -> Any:
     """Each member in each training on each device."""
     return pytest.mark.parametrize(
         ("member", "training", "device"),
@@ -31,20 +40,21 @@ def rows(members: list[Member]) -> Any:
                 id=f"{member.name}-{training.name}" + ("-gpu" if device == "gpu" else ""),
                 marks=[
                     *([pytest.mark.gpu] if device == "gpu" else []),
-                    *([pytest.mark.exhaustive] if device == "cpu" and _is_rare(member, training) else []),
+                    *([pytest.mark.exhaustive] if device == "cpu" and _is_rare(training, names[is_active]) else []),
                 ],
             )
             for device in ("cpu", "gpu")
             for member in members
+            for names in [(member.rows, member.active_rows)]
             for training in TRAININGS
             if training.members is None or member.name in training.members
         ],
     )
 
 
-def _is_rare(member: Member, training: Training) -> bool:
+def _is_rare(training: Training, names: frozenset[str] | None) -> bool:
     """Whether a row is left to ``-m exhaustive``."""
-    return training.is_for_accelerators or (member.few_rows and training.name not in FEW_ROWS)
+    return training.is_for_accelerators or (names is not None and training.name not in names)
 
 
 def run(training: Training, device: str, callbacks: list[Any], **module_kwargs: Any) -> Run:
@@ -61,6 +71,14 @@ def without(training: Training, device: str) -> Run:
     return _WITHOUT[key]
 
 
+def test_every_training_is_a_row_on_the_cpu() -> None:
+    names = {training.name for training in TRAININGS if not training.is_for_accelerators}
+    assert names == DATA_ROWS | STEP_ROWS
+    for member in MEMBERS:
+        assert (member.rows or names) <= names
+        assert not member.active or names == (member.rows or names) | (member.active_rows or names)
+
+
 @rows(MEMBERS)
 def test_a_run_with_an_idle_callback_is_the_run_without_it(
     member: Member, training: Training, device: str, record_property: Callable[[str, object], None]
@@ -74,7 +92,7 @@ def test_a_run_with_an_idle_callback_is_the_run_without_it(
     assert_same_training(callback, without(training, device))
 
 
-@rows([member for member in MEMBERS if member.active])
+@rows([member for member in MEMBERS if member.active], is_active=True)
 def test_a_run_with_the_callback_is_the_run_with_its_value_set_by_hand(
     member: Member, training: Training, device: str, record_property: Callable[[str, object], None]
 ) -> None:

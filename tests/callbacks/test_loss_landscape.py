@@ -407,22 +407,3 @@ def test_fast_dev_run_draws_a_small_one():
     landscape = LossLandscape(num_pairs=3, resolution=21)
     fit(landscape, fast_dev_run=True)
     assert [surface.shape for surface in landscape.result.surfaces] == [(3, 3)]
-
-
-def test_a_progress_bar_finds_itself_while_it_measures():
-    """Rich draws from a thread of its own, which asks the Trainer for the bar."""
-    bar = pl.callbacks.TQDMProgressBar()
-    seen: list[Any] = []
-
-    class Looks(Points):
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            seen.append(self.trainer.progress_bar_callback)
-            return super().training_step(batch, batch_idx)
-
-    trainer = pl.Trainer(
-        max_epochs=1, callbacks=[bar, LossLandscape(**CHEAP)], accelerator="cpu", logger=False,
-        enable_checkpointing=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(Looks(), loader())
-    assert len(seen) > 3 + 9
-    assert all(one is bar for one in seen)

@@ -25,8 +25,9 @@ IDLE = [
     pytest.param(member, training, id=f"{member.name}-{training.name}")
     for member in OURS
     for training in TRAININGS
-    if training.name in ROWS and not (member.few_rows and training.name not in ("batch_norm", "manual", "sam"))
+    if training.name in ("batch_norm", "manual", "sam", "classifier")  # in the others the active ones find the same
 ]
+_WITHOUT: dict[str, Run] = {}
 packages = pytest.mark.parametrize("package", PACKAGES)
 rows = pytest.mark.parametrize("training", [t for t in TRAININGS if t.name in ROWS], ids=lambda training: training.name)
 
@@ -57,7 +58,9 @@ def test_an_idle_callback_changes_nothing_in_the_other_package(member: Member, t
         with pytest.raises(lightning.pytorch.utilities.exceptions.MisconfigurationException):
             run(PACKAGES[1], training, [member.idle()])
         return
-    assert_same_training(run(PACKAGES[1], training, [member.idle()]), run(PACKAGES[1], training, []))
+    if training.name not in _WITHOUT:
+        _WITHOUT[training.name] = run(PACKAGES[1], training, [])
+    assert_same_training(run(PACKAGES[1], training, [member.idle()]), _WITHOUT[training.name])
 
 
 @rows

@@ -9,7 +9,7 @@ import torch
 
 from lightning_hp.rehearsal import Rehearsal
 from tests.distributed.two_ranks import finder, run
-from tests.training import assert_same_training
+from tests.training import acting_in, assert_same_training
 
 
 class OnRankOne(pl.Callback):
@@ -29,7 +29,7 @@ class Looks(pl.Callback):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         with Rehearsal(trainer, pl_module) as rehearsal:
-            self.acting = [type(callback).__name__ for callback in trainer.callbacks]
+            self.acting = acting_in(trainer)
             rehearsal.step()
             self.indices = pl_module.seen[-1]
             self.features = pl_module.last_features.clone()

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_hp import BatchSizeScaler
 from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal
 from tests.rehearsal.test_observation import MEAN, SCALE, Linear, quiet, raw_loader, raw_samples
+from tests.training import acting_in
 
 FUNCTIONS = ("validate", "test", "predict")
 
@@ -71,7 +72,7 @@ class Looks(pl.Callback):
 
     def look(self, trainer: Any, pl_module: Any) -> None:
         with EvaluationRehearsal(trainer, pl_module) as rehearsal:
-            self.acting = [type(callback).__name__ for callback in trainer.callbacks]
+            self.acting = acting_in(trainer)
             for _ in range(3):
                 rehearsal.step()
             self.seen = copy.deepcopy(pl_module.seen)

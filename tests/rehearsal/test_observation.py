@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_hp import BatchSizeScaler, LRFinder
 from lightning_hp.rehearsal import Rehearsal
 from tests.callbacks.contract import loader
-from tests.training import Net, assert_same_training, train
+from tests.training import Net, acting_in, assert_same_training, train
 
 MEAN, SCALE = 40.0, 25.0
 
@@ -187,7 +187,7 @@ class Looks(pl.Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         before = copy.deepcopy(pl_module.head.weight)
         with Rehearsal(trainer, pl_module) as rehearsal:
-            self.acting = [type(callback).__name__ for callback in trainer.callbacks]
+            self.acting = acting_in(trainer)
             rehearsal.step()
             self.head_moved = not torch.equal(before, pl_module.head.weight)
 

@@ -195,11 +195,12 @@ def test_threads_are_refused():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_dask():
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
+def test_dask(num_workers: int):
     distributed = pytest.importorskip("distributed")
     space = {"a": [0, 1, 2, 3]}
     # Two threads in each worker: they train one after the other, since they share the random generators.
-    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None)
+    cluster = distributed.LocalCluster(n_workers=num_workers, threads_per_worker=2, dashboard_address=None)
     with cluster, cluster.get_client() as client:
         result = in_process(space, executor=client.get_executor(), seeds=2)
 

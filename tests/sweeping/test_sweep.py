@@ -280,13 +280,21 @@ def test_wrong_arguments_get_one_sentence_before_any_training(options: Any, erro
 ARGUMENTS = [name for name in inspect.signature(sweep).parameters if name != "build"]
 
 
+class OneEpoch(Scored):
+    """Ends where nothing else ends the training: an empty `trainer` would train for 1000 epochs."""
+
+    def on_train_epoch_end(self) -> None:
+        self.trainer.should_stop = True
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("argument", ARGUMENTS)
 def test_any_value_gets_a_sentence_or_a_result(argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for value in (None, True, -1, 2.5, float("nan"), "", "abc", b"x", [], ["abc"], {}, {1: 2}, object(), torch.ones(2)):
         try:
-            run(**{"space": {"a": [1], "b": [2]}, argument: value})
+            short = {"build": lambda settings: (OneEpoch(settings["a"]), loaders())} if argument == "trainer" else {}
+            run(**{"space": {"a": [1], "b": [2]}, **short, argument: value})
         except (TypeError, ValueError, SweepError) as error:  # noqa: PERF203
             assert "expected" in str(error).lower(), f"{argument}={value!r}: {error}"  # noqa: PT017 - either is right
 

@@ -45,9 +45,9 @@ def test_each_is_the_start_of_a_training_at_its_rate(optimizer: str) -> None:
     assert len(result.trained_lrs) >= 3
     for lr, losses in zip(result.trained_lrs, result.trained_losses, strict=True):
         torch.manual_seed(3)
-        run = train(
-            net(optimizer=optimizer, dropout=0.2, lr=lr), [], loader(shuffle=True), max_epochs=40, **NO_VALIDATION
-        )
+        epochs = math.ceil(len(losses) / 6)
+        model = net(optimizer=optimizer, dropout=0.2, lr=lr)
+        run = train(model, [], loader(shuffle=True), max_epochs=epochs, **NO_VALIDATION)
         by_hand = [values["train_loss_step"] for _, values in run.metrics if "train_loss_step" in values]
         finite = [loss for loss in losses if math.isfinite(loss)]
         assert finite == pytest.approx(by_hand[: len(finite)], rel=1e-6)
@@ -121,7 +121,13 @@ def test_three_trainings_have_room(budget: int) -> None:
 )
 def test_a_search_takes_no_more_steps_than_it_may(epochs: int, options: dict[str, int]) -> None:
     callback = LRFinder(update_attr=False, **options)
-    train(net(), [callback], loader(shuffle=True), max_epochs=epochs)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False,
+    )  # fmt: skip
+    model = net()
+    model.val_dataloader = lambda: loader()
+    callback.find(trainer, model, loader(shuffle=True))
     planned = 6 * epochs
     assert callback.result.num_steps <= options.get("budget", min(planned, max(600, planned // 10)))
     assert callback.result.rule == ("trainings" if planned > 100 or options else "fall")

@@ -58,7 +58,7 @@ def step_counts(trainer: Any) -> tuple[StepCount, ...]:
     for callback in trainer.callbacks:
         every = getattr(callback, "_every_n_train_steps", None)  # of ModelCheckpoint
         if isinstance(every, int) and every >= 1:
-            name = f"{type(callback).__name__} with every_n_train_steps={every}"
+            name = f"{callback.__class__.__name__} with every_n_train_steps={every}"
             counts.append(StepCount(name, every, in_batches=False))
     return tuple(counts)
 

@@ -15,6 +15,8 @@ from lightning_hp.tuning.batch_size.choice import TOLERANCE, SearchGoal, choose_
 
 LIMITS = range(1, 3001)
 HIGHEST = 2048
+#: Of the limits that a test goes through every third; all of them with -m exhaustive.
+sampled = pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.exhaustive)])
 
 
 class Device:
@@ -104,10 +106,11 @@ def on_grid(size, round_to):
 # --- over all limits
 
 
+@sampled
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("margin", [0.0, 0.03, 0.2])
-def test_the_largest_that_fits_for_every_limit(margin, guided):
-    for limit in LIMITS[:: 7 if margin == 0.03 else 19]:
+def test_the_largest_that_fits_for_every_limit(margin, guided, every):
+    for limit in LIMITS[:: every * (7 if margin == 0.03 else 19)]:
         device = Device(limit, guided=guided)
         choice = choose(device, objective="memory", margin=margin)
         if limit >= HIGHEST:
@@ -118,12 +121,13 @@ def test_the_largest_that_fits_for_every_limit(margin, guided):
         assert different(device) <= math.log2(HIGHEST) + 8
 
 
+@sampled
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("at_least", [0, 100])
 @pytest.mark.parametrize("bend", [1, 30, 1000])
-def test_the_smallest_that_is_as_fast_as_any_for_every_limit(bend, at_least, guided):
+def test_the_smallest_that_is_as_fast_as_any_for_every_limit(bend, at_least, guided, every):
     """Raised to what is needed, lowered to what fits; the knee to a factor of two, by some thirteen trials at most."""
-    for limit in LIMITS[:: 7 if (bend, at_least, guided) == (30, 0, True) else 29]:
+    for limit in LIMITS[:: every * (7 if (bend, at_least, guided) == (30, 0, True) else 29)]:
         device = Device(limit, bend, guided=guided)
         choice = choose(device, at_least=at_least, margin=0.03)
         top = min(limit, HIGHEST)
@@ -148,8 +152,9 @@ def test_trials_are_few():
     assert sum(different(device) for device in bound) <= 12.5 * len(bound)
 
 
-def test_no_size_is_run_often_but_those_at_the_knee():
-    for limit, bend, at_least in itertools.product(range(1, 3001, 61), (1, 30, 400), (0, 100, 700)):
+@sampled
+def test_no_size_is_run_often_but_those_at_the_knee(every):
+    for limit, bend, at_least in itertools.product(range(1, 3001, 61 * every), (1, 30, 400), (0, 100, 700)):
         device = Device(limit, bend)
         choose(device, at_least=at_least, margin=0.03)
         plain = [size for size, validate, _ in device.asked if not validate]
@@ -158,9 +163,10 @@ def test_no_size_is_run_often_but_those_at_the_knee():
         assert sum(validate for _, validate, _ in device.asked) <= 1
 
 
+@sampled
 @pytest.mark.parametrize("init_val", [1, 2, 100, 512, 5000])
-def test_where_it_begins_does_not_matter(init_val):
-    for limit, bend in itertools.product(range(2, 3001, 53), (1, 30, 400)):
+def test_where_it_begins_does_not_matter(init_val, every):
+    for limit, bend in itertools.product(range(2, 3001, 53 * every), (1, 30, 400)):
         device = Device(limit, bend)
         choice = choose(device, init_val=init_val, lowest=2)
         top = min(limit, HIGHEST)
@@ -170,11 +176,12 @@ def test_where_it_begins_does_not_matter(init_val):
         assert different(device) <= 2 * math.log2(HIGHEST)
 
 
+@sampled
 @pytest.mark.parametrize("round_to", [8, 12, "power"])
 @pytest.mark.parametrize("objective", ["throughput", "memory"])
-def test_the_grid_is_kept(objective, round_to):
+def test_the_grid_is_kept(objective, round_to, every):
     allowed = [size for size in range(1, HIGHEST + 1) if on_grid(size, round_to)]
-    for limit, at_least, margin in itertools.product(range(1, 3001, 47), (0, 100), (0.0, 0.1)):
+    for limit, at_least, margin in itertools.product(range(1, 3001, 47 * every), (0, 100), (0.0, 0.1)):
         device = Device(limit, 30)
         choice = choose(device, objective=objective, round_to=round_to, at_least=at_least, margin=margin)
         assert all(on_grid(size, round_to) for size, _, _ in device.asked)
@@ -186,10 +193,11 @@ def test_the_grid_is_kept(objective, round_to):
             assert choice.batch_size >= min(needed, 0.98 * largest)
 
 
+@sampled
 @pytest.mark.parametrize("divisor_of", [60, 97, 256, 1000])
-def test_accumulated_batches_come_to_the_effective_batch_exactly(divisor_of):
+def test_accumulated_batches_come_to_the_effective_batch_exactly(divisor_of, every):
     divisors = [size for size in range(1, divisor_of + 1) if divisor_of % size == 0]
-    for limit, bend in itertools.product(range(1, 1101, 9), (1, 30, 1000)):
+    for limit, bend in itertools.product(range(1, 1101, 9 * every), (1, 30, 1000)):
         device = Device(limit, bend)
         choice = choose(device, highest=divisor_of, divisor_of=divisor_of)
         assert choice.batch_size in divisors
@@ -203,9 +211,10 @@ def test_accumulated_batches_come_to_the_effective_batch_exactly(divisor_of):
 # --- the validation
 
 
+@sampled
 @pytest.mark.parametrize("objective", ["throughput", "memory"])
-def test_the_validation_fits_too(objective):
-    for validation in LIMITS[::29]:
+def test_the_validation_fits_too(objective, every):
+    for validation in LIMITS[:: 29 * every]:
         device = Device(2000, 1000, validation)
         choice = choose(device, objective=objective, margin=0.03)
         unbound = choose(Device(2000, 1000), objective=objective, margin=0.03).batch_size
@@ -294,10 +303,11 @@ class Fragmented(Device):
         return fitted
 
 
+@sampled
 @pytest.mark.parametrize("objective", ["throughput", "memory"])
 @pytest.mark.parametrize("left", [0.5, 0.9])
-def test_memory_that_is_less_after_it_ran_out(left, objective):
-    for limit in range(4, 2000, 13):
+def test_memory_that_is_less_after_it_ran_out(left, objective, every):
+    for limit in range(4, 2000, 13 * every):
         device = Fragmented(limit, 1000)
         device.left = int(left * limit)
         choice = choose(device, objective=objective)

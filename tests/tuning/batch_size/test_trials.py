@@ -363,13 +363,14 @@ def test_where_an_error_is_survived_any_size_may_be_run(machine):
     assert one.run == [32, 64, 128]
 
 
+@pytest.mark.parametrize("num_shares", [4, pytest.param(12, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("round_to", [1, 32, "power"])
 @pytest.mark.parametrize("objective", ["throughput", "memory"])
 @pytest.mark.parametrize("name", PEAKS)
-def test_a_budget_that_kills_is_never_run_beyond(machine, name, objective, round_to):
+def test_a_budget_that_kills_is_never_run_beyond(machine, name, objective, round_to, num_shares):
     """With a share of 0.9 what may be used is exceeded by a tenth at most: less than there is."""
     peak, largest = measured(name), PEAKS[name][-1][0]
-    for share, bend, at_least in itertools.product(np.geomspace(1.03, 20, 12), (30, 3000), (0, 200)):
+    for share, bend, at_least in itertools.product(np.geomspace(1.03, 20, num_shares), (30, 3000), (0, 200)):
         room = min(share * peak(8), 1.2 * peak(largest))
         one = machine(seconds=lambda size, position, bend=bend: 1 + size / bend, peak=peak, budget=killing(room))
         asked = SearchGoal(8, 2, largest, at_least=at_least, objective=objective, round_to=round_to, margin=0.03)
