@@ -153,7 +153,7 @@ TASKS: tuple[LRTask, ...] = (
         score=accuracy_on(lambda: sealed_data.noisy_digits()[2:]),
         naive_lr=1e-3,
         default_lr=3e-3,
-        exponents=half_decades(-4, 0),
+        exponents=half_decades(-3.5, 0.5),
         callbacks=lambda: [SAM(rho=0.05)],
     ),
     LRTask(

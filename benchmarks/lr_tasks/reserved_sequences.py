@@ -1,4 +1,4 @@
-"""Reserved tasks with sequences: kinds of characters, dates, control charts, and the next token of source code."""
+"""Reserved tasks with sequences: kinds of characters, dates, and control charts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LinearLR
 
 from benchmarks.lr_tasks import reserved_texts as texts
 from benchmarks.lr_tasks.held_out_common import NetModule, accuracy_on, batches, each_step, percent_equal
 from benchmarks.lr_tasks.sealed_common import half_decades, one_cycle
-from benchmarks.lr_tasks.shaping_module import Training, warmup_linear
+from benchmarks.lr_tasks.shaping_module import Training
 from benchmarks.lr_tasks.task import LRTask
 
 
@@ -108,41 +108,6 @@ def momentum(params: Iterable[nn.Parameter], lr: float) -> Optimizer:
     return SGD(params, lr=lr, momentum=0.9, weight_decay=1e-3)
 
 
-class SourceModel(nn.Module):
-    """A causal transformer layer with dropout over tokens of source code."""
-
-    def __init__(self, dim: int = 32) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(texts.VOCABULARY, dim)
-        self.position = nn.Parameter(0.02 * torch.randn(texts.TOKENS, dim))
-        layer = nn.TransformerEncoderLayer(dim, 4, 2 * dim, 0.1, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, 1, nn.LayerNorm(dim), enable_nested_tensor=False)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(texts.TOKENS), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        states: Tensor = self.layers(self.embed(x) + self.position, mask=self.mask, is_causal=True)
-        return states @ self.embed.weight.T / states.shape[2] ** 0.5
-
-
-class NextToken(NetModule):
-    """Cross entropy of each next token, AdamW with warm-up and linear decay."""
-
-    def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
-        (lines,) = batch
-        return cross_entropy(self.net(lines[:, :-1]).flatten(0, 1), lines[:, 1:].flatten())
-
-    def configure_optimizers(self) -> Any:
-        optimizer = AdamW(self.parameters(), lr=self.lr, weight_decay=0.1)
-        return each_step(optimizer, warmup_linear(optimizer, self.total_steps))
-
-
-@torch.no_grad()
-def next_token_accuracy(module: pl.LightningModule) -> float:
-    """Accuracy of the next token in test lines."""
-    lines = texts.source_tokens()[1]
-    return percent_equal(module.net(lines[:, :-1]), lines[:, 1:])  # type: ignore[operator]
-
-
 TASKS: tuple[LRTask, ...] = (
     LRTask(
         name="source-tags-bilstm-adam-linear",
@@ -173,16 +138,6 @@ TASKS: tuple[LRTask, ...] = (
         score=accuracy_on(lambda: texts.charts()[2:]),
         naive_lr=0.1,
         default_lr=0.05,
-        exponents=half_decades(-4, 0),
-    ),
-    LRTask(
-        name="source-tokens-transformer-adamw-warmup",
-        module=lambda lr: NextToken(SourceModel(), lr),
-        loader=batches(lambda: texts.source_tokens()[:1], 16),
-        epochs=4,
-        score=next_token_accuracy,
-        naive_lr=1e-3,
-        default_lr=1e-3,
-        exponents=half_decades(-4.5, -0.5),
+        exponents=half_decades(-3, 1),
     ),
 )

@@ -7,9 +7,7 @@ import datetime as dt
 import inspect
 import io
 import keyword
-import re
 import tokenize
-from collections import Counter
 from functools import lru_cache
 from types import ModuleType
 
@@ -78,23 +76,6 @@ def tagged_source() -> Split:
 
     texts = _sources()
     return Split(*pieces(texts[:-2], 6400), *pieces(texts[-2:], 400))
-
-
-#: Length of a line of tokens without the last, and how many different tokens there are.
-TOKENS, VOCABULARY = 16, 400
-
-
-@lru_cache(maxsize=1)
-def source_tokens() -> tuple[Tensor, Tensor]:
-    """Lines of 17 tokens of source code without texts and comments, 0 for a rare token; for training and 300."""
-    texts = [re.sub(r'"""[\s\S]*?"""|#.*', "", text) for text in _sources()]
-    found = [re.findall(r"\w+|[^\w\s]|\n", re.sub(r"\n\s*\n+", "\n", text)) for text in texts]
-    tokens = [token for part in found for token in part]
-    number = {token: i for i, (token, _) in enumerate(Counter(tokens).most_common(VOCABULARY - 1), 1)}
-    codes = torch.tensor([number.get(token, 0) for token in tokens])
-    lines = codes[: len(codes) // (TOKENS + 1) * (TOKENS + 1)].reshape(-1, TOKENS + 1)
-    order = torch.from_numpy(np.random.RandomState(71).permutation(len(lines)))
-    return lines[order[300:]], lines[order[:300]]
 
 
 #: Characters of dates as they are written, and of the answer; a space stands for padding.
