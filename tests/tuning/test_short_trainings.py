@@ -84,19 +84,21 @@ def warm_cosine(progress: float) -> float:
 
 @pytest.mark.parametrize("epochs", [10, 50])
 def test_the_rates_are_those_of_the_first_steps_and_a_long_warm_up_is_compressed(epochs: int) -> None:
-    """6 steps of warm-up fit into 28 steps, 30 do not: these are compressed into half of them."""
+    """6 steps of warm-up fit into 25 steps, 30 do not: these are compressed into half of them."""
     torch.manual_seed(5)
     RATES.clear()
     callback = finder(budget=140, early_stop_threshold=None, max_lr=3.0)
     train(Warm(), [callback, Rates()], loader(shuffle=True), max_epochs=epochs)
     result = callback.result
-    planned, steps = 6 * epochs, 28
+    planned, steps = 6 * epochs, 25
     done = [step / planned for step in range(steps)]
     if epochs == 50:
-        done = [0.1 * (step + 0.5) / 14 for step in range(14)] + [0.1 + (step + 0.5) / planned for step in range(14)]
+        done = [0.1 * (step + 0.5) / 12.5 for step in range(12)] + [
+            0.1 + (step - 12) / planned for step in range(12, 25)
+        ]
     wanted = [warm_cosine(progress) for progress in done]
     tried = [RATES[start : start + steps] for start in range(40, 40 + steps * 3, steps)]
-    assert len(result.trained_lrs) == 4  # the last one has no more than the other half of the steps
+    assert len(result.trained_lrs) >= 3
     for rates in tried:
         peak = min(result.trained_lrs, key=lambda lr: abs(math.log(lr / max(rates))))
         assert [rate / peak for rate in rates] == pytest.approx(wanted, abs=0.04)
@@ -110,10 +112,8 @@ def test_the_default_budget(planned: int | None, budget: int) -> None:
 
 
 @pytest.mark.parametrize("budget", range(60, 2000, 37))
-def test_three_trainings_have_room(budget: int) -> None:
-    steps = steps_of_each(budget)
-    assert 3 * steps <= budget
-    assert budget - 3 * steps >= 0.4 * steps  # and a fourth that is shorter
+def test_four_trainings_have_room(budget: int) -> None:
+    assert 4 * steps_of_each(budget) <= budget < 4 * (steps_of_each(budget) + 1)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,43 @@ def test_a_rate_whose_loss_rises_later_is_replaced_by_a_lower_one_that_holds() -
     assert trainings.checked_losses[-1] < 2.1
     assert trainings.choice.interval is not None
     assert trainings.choice.interval[0] <= trainings.choice.lr <= trainings.choice.interval[1]
+
+
+class AtRest(FakeStepper):
+    """A training in noise: the loss is a distance that shrinks in proportion to the rate, and noise that follows it."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def run(self, moments: Iterable[tuple[float, float | None]]) -> list[float]:
+        distance, noise, losses = 1.0, 1.0, []
+        for lr, _ in moments:
+            losses.append(distance + noise)
+            distance *= 1 - min(1.0, 0.02 * lr)
+            noise += 0.2 * (lr - noise)
+        self.num_steps += len(losses)
+        return losses
+
+
+def test_in_a_training_that_has_begun_rest_alone_is_no_progress() -> None:
+    """Whose noise is that of a rate of 1: any lower rate lowers the loss at once, and 0.1 hardly learns."""
+    chosen = {}
+    for midway in (False, True):
+        trainings = ShortTrainings(AtRest(), 60, 240, midway)  # type: ignore[arg-type]
+        trainings.run(1.0, 1e-7, 10.0, [2.0, 2.0001] * 5, planned_steps=60)
+        assert trainings.choice.lr is not None
+        chosen[midway] = trainings.choice.lr
+    assert chosen[False] < 0.3
+    assert chosen[True] > 0.5
+
+
+def test_in_the_middle_the_search_begins_at_the_present_rate() -> None:
+    torch.manual_seed(5)
+    callback = LRFinder(milestones=[0, 30], budget=300)
+    train(net(optimizer="sgd"), [callback], loader(shuffle=True), max_epochs=40)
+    before, after = callback.results[0], callback.results[30]
+    assert before.lr_used == after.lr_before
+    assert min(abs(math.log(lr / after.lr_before)) for lr in after.trained_lrs) < 1e-6
 
 
 def test_data_without_a_finite_loss_is_said_to_be_so() -> None:

@@ -5,22 +5,26 @@ them get the same batches, so how difficult a batch is cancels out of their comp
 
 Pseudo-code:
 
-    train at a first rate
+    train at a first rate: what the range test suggests, or the present rate of a training that has begun
+    train half a decade lower and half a decade higher
     while no training lowers the loss: train a decade lower and a decade higher, in turn; higher while that is better
     while the best rate has a neighbour half a decade away that was not tried: train at it
 
     loss of a rate = mean over the last fifth of its steps, at most the loss before training; of a training with fewer
                      steps that of the best one and what it lost against it in the last fifth of these
     log(lr)        = lowest point of the parabola through the best rate and its two neighbours;
-                     a quarter of a decade below the best one if there is no higher one
+                     the best one if there was no room for one of them
     for each doubling of the steps until the length of the training:
-        log(lr) -= 0.05 if the schedule decays, else 0.15
+        log(lr) -= 0.025 if the schedule decays, else 0.15
     for each doubling of the passes over the data, from ten on:
         log(lr) -= 0.1
 
-The best rate falls as the training gets longer, hence the last four lines: what is seen many times is overfitted, which
-no training loss shows. The trainings have the warm-up of the
-schedule, but not its decay: a decay within a hundred steps makes rates look good at which the loss comes back later.
+The best rate falls as the training gets longer, unless a decay makes up for it. What is seen many times is overfitted,
+which no training loss shows. The trainings have the warm-up of the schedule, but not its decay: a decay within a
+hundred steps makes rates look good at which the loss comes back later.
+
+In a training that has begun, any lower rate lowers the loss at once, since the weights come to rest, and says nothing
+about what is learned. There every training ends with the same decay to zero, and log(lr) is not lowered.
 """
 
 from __future__ import annotations
@@ -37,12 +41,21 @@ from lightning_hp.functional.checks import check_array, check_bool, check_int, c
 #: Ratio of neighbouring rates: half a decade.
 STEP = math.sqrt(10)
 
-#: The first rate, as a share of the rate at which the range test explodes: the middle of where the best ones lie. Where
-#: the range test shows no deep valley, its losses rise only far above the rates that learn.
-FIRST, FIRST_WITHOUT_VALLEY = 0.1, 0.05
+#: The best rates lie around this share of the rate at which the range test explodes. Where it shows no deep valley, its
+#: losses rise only far above the rates that learn.
+OF_EDGE, OF_EDGE_WITHOUT_VALLEY = 0.1, 0.05
+
+#: The best rates lie around this share of the rate at which the range test has its lowest loss.
+OF_LOWEST = 1 / STEP
+
+#: The present rate is the first one unless it is further from these than this factor.
+PLAUSIBLE = 30.0
 
 #: The loss of a training is the mean over this share of its steps, the last ones.
 TAIL = 0.2
+
+#: Where two rates differ by less than this share of the best fall, the search goes on around the lower one.
+TIE = 0.05
 
 #: The best rate of the planned training is likely around those that reach this share of the best fall.
 NEAR = 0.9
@@ -50,14 +63,17 @@ NEAR = 0.9
 NO_MEASURE = "it may be no measure of what is learned (policy gradient, contrastive loss with a queue)"
 
 #: How far the best rate falls with each doubling of a training, in decades, where the schedule decays and where it does
-#: not, since a decay makes up for a rate that is too high; for four doublings at most.
-DRIFT_OF_DECAY, DRIFT, MOST_DOUBLINGS = 0.05, 0.15, 4
+#: not; for four doublings at most.
+DRIFT_OF_DECAY, DRIFT, MOST_DOUBLINGS = 0.025, 0.15, 4
 
 #: How far the best rate falls with each doubling of the passes over the data, in decades, from this many on.
 DRIFT_OF_PASSES, FEW_PASSES = 0.1, 10
 
 #: Where more than this share of the steps would be warm-up, the warm-up is compressed.
 WARM_UP = 0.5
+
+#: In a training that has begun, the rate falls to zero over this share of the steps of a short training, the last ones.
+COOL_DOWN = 0.4
 
 #: A training whose loss rises by this share of its fall goes on at a lower rate.
 LOST = 0.25
@@ -82,6 +98,31 @@ class TrainedChoice:
     interval: tuple[float, float] | None = None
     fall: float = 0.0
     reason: str | None = None
+
+
+def first_rate(edge: float, lowest: float | None, has_valley: bool, present: float | None = None) -> float:
+    """The rate of the first training.
+
+    Args:
+        edge: The rate at which the range test explodes, > 0.
+        lowest: The rate at which the range test has its lowest loss, > 0; ``None`` if that loss may be chance.
+        has_valley: Whether the range test shows a deep valley.
+        present: The rate of a training that has begun, > 0; ``None`` before a training.
+
+    Returns:
+        The geometric mean of what both say; each of them is a decade off now and then. The present rate if it is
+        within a factor of 30 of that.
+
+    """
+    guess = (OF_EDGE if has_valley else OF_EDGE_WITHOUT_VALLEY) * edge
+    if lowest is not None:
+        guess = math.sqrt(guess * OF_LOWEST * lowest)
+    return guess if present is None else min(max(present, guess / PLAUSIBLE), guess * PLAUSIBLE)
+
+
+def cool_down(step: int, num_steps: int) -> float:
+    """The factor of the rate at a step, from 0, of a short training in a training that has begun."""
+    return min(1.0, (num_steps - step - 0.5) / (COOL_DOWN * num_steps))
 
 
 def final_loss(losses: Sequence[float], num_steps: int) -> float:
@@ -135,19 +176,20 @@ def progress_of(step: int, num_steps: int, planned_steps: int | None, warm_up: f
     return warm_up + (step + 0.5 - longest) / planned
 
 
-def unchanged_losses(untrained: Sequence[float], num_steps: int) -> tuple[float, float]:
+def unchanged_losses(untrained: Sequence[float], num_steps: int, share: float = TAIL) -> tuple[float, float]:
     """Between which losses the final loss of a training may lie that has changed nothing.
 
     Args:
         untrained: Losses before anything is learned, over any batches.
         num_steps: Steps of a training.
+        share: The loss is the mean over this share of them.
 
     Returns:
         Their mean, three standard errors down and up.
 
     """
     values = np.asarray(untrained, dtype=float)
-    tail = max(1, round(TAIL * num_steps))
+    tail = max(1, round(share * num_steps))
     reach = MIN_SIGNAL * math.sqrt(_squared_error(values) * (1 + len(values) / tail))
     return float(values.mean()) - reach, float(values.mean()) + reach
 
@@ -180,7 +222,7 @@ def next_rate(
     first: float,
     lowest: float,
     highest: float,
-    unchanged: tuple[float, float],
+    unchanged: tuple[float, float] | None,
 ) -> float | None:
     """The next rate to train at: from ``first`` to a rate that learns, then to the neighbours of the best one.
 
@@ -190,8 +232,9 @@ def next_rate(
         lowest: No lower rate is tried.
         highest: No higher rate is tried.
         unchanged: Losses between these are no different from that before the training. While no rate is below them,
-            lower and higher ones are tried in turn, a decade apart, and only higher ones while the highest is the best;
-            higher ones only while their losses are not above.
+            lower and higher ones are tried in turn, a decade further each time, and only higher ones while the highest
+            is the best; higher ones only while their losses are not above. ``None`` in a training that has begun: what
+            it has learned is not lost at any rate that is too low.
 
     Returns:
         The rate, or ``None`` once both neighbours of the best rate were tried that may be tried.
@@ -200,19 +243,28 @@ def next_rate(
     if not final_losses:
         return first
     best, bottom, top = _best_rate(final_losses), min(final_losses), max(final_losses)
-    if unchanged[0] <= final_losses[best]:  # nothing is learned yet: further away, on both sides in turn
-        lower, higher = bottom / STEP**2, top * STEP**2
-        may_rise = higher <= highest and final_losses[top] <= unchanged[1]
-        is_turn = sum(lr < first for lr in final_losses) > sum(lr > first for lr in final_losses)
-        is_turn = is_turn or (best == top and top > first)  # the highest is ahead on the same batches
-        if may_rise and (is_turn or lower < lowest):
-            return higher
-        return lower if lower >= lowest else None
-    for neighbour in (best / STEP, best * STEP):
+    unlearned, risen = unchanged or (math.inf, math.inf)
+    has_learned = final_losses[best] < unlearned or unchanged is None
+    # Both neighbours of the first one: a small lead on one side says little. One that explodes is far too high.
+    wanted = [first / STEP, first * STEP] if math.isfinite(final_losses[first]) else []
+    if has_learned:
+        if unchanged is not None:
+            tie = final_losses[best] + TIE * ((unlearned + risen) / 2 - final_losses[best])
+            best = min(lr for lr, loss in final_losses.items() if loss <= tie)
+        wanted += [best / STEP, best * STEP]
+    for neighbour in wanted:
         is_tried = any(math.isclose(lr, neighbour, rel_tol=1e-3) for lr in final_losses)
         if not is_tried and lowest <= neighbour <= highest:
             return neighbour
-    return None
+    if has_learned:
+        return None
+    # Further away, on both sides in turn; only up where the highest is ahead on the same batches.
+    lower, higher = bottom / STEP**2, top * STEP**2
+    may_rise = higher <= highest and final_losses[top] <= risen
+    is_turn = sum(lr < first for lr in final_losses) > sum(lr > first for lr in final_losses)
+    if may_rise and (is_turn or (best == top and top > first) or lower < lowest):
+        return higher
+    return lower if lower >= lowest else None
 
 
 def choose_rate(
@@ -302,13 +354,11 @@ def _best_rate(final_losses: Mapping[float, float]) -> float:
 def _lowest_point(final_losses: Mapping[float, float], start: float) -> float:
     """log10 of the rate at the lowest point of a parabola through the best rate and its neighbours.
 
-    Without a lower neighbour it is the best rate; without a higher one half a step below, to be safe.
+    Without one of them it is the best rate.
     """
     rates, losses = list(final_losses), [min(loss, start) for loss in final_losses.values()]
     best = int(np.argmin(losses))
-    if best == len(rates) - 1:
-        return math.log10(rates[best]) - math.log10(STEP) / 2
-    if best == 0:
+    if best in (0, len(rates) - 1):
         return math.log10(rates[best])
     log_rates = np.log10(rates[best - 1 : best + 2])
     curvature, slope, _ = np.polyfit(log_rates - log_rates[1], losses[best - 1 : best + 2], 2)

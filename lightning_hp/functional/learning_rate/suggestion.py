@@ -41,6 +41,9 @@ MIN_SIGNAL, MIN_SIGNAL_OF_FEW, FEW_STEPS = 3.0, 5.0, 50
 #: Standard deviation of the kernel in decades.
 BANDWIDTH = 0.25
 
+#: The lowest loss is the mean over this many steps in a row.
+IN_A_ROW = 5
+
 #: Depth of a valley that is more than rounding.
 FAINT = 0.01
 
@@ -193,6 +196,39 @@ def exploding_rate(lrs: ArrayLike, losses: ArrayLike, suggestion: LRSuggestion) 
     curve = read_curve(rates, median, BANDWIDTH)
     below = np.flatnonzero(curve.smoothed <= curve.plateau + curve.noise)
     return float(10 ** curve.log_lrs[below[-1] if len(below) else 0])
+
+
+def lowest_loss(lrs: ArrayLike, losses: ArrayLike) -> tuple[float, float]:
+    """Where a range test has its lowest loss.
+
+    Args:
+        lrs: Learning rates of the sweep, shape (steps,).
+        losses: Its losses, shape (steps,).
+
+    Returns:
+        The rate in the middle of the five steps in a row that have the lowest mean, and that mean; the last rate and
+        infinity if there are no five whose losses are finite.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If the shapes do not match.
+
+    Example:
+        >>> lrs = np.geomspace(1e-6, 10, 99)
+        >>> losses = 2.3 + np.log10(lrs / 0.01) ** 2
+        >>> rate, loss = lowest_loss(lrs, losses)
+        >>> f"{rate:.3f}, {loss:.2f}"
+        '0.010, 2.31'
+
+    """
+    rates, sweeps = check_sweep(lrs, losses)
+    if len(rates) < IN_A_ROW:
+        return float(rates[-1]), math.inf
+    means = np.lib.stride_tricks.sliding_window_view(sweeps[0], IN_A_ROW).mean(axis=-1)
+    if np.isnan(means).all():
+        return float(rates[-1]), math.inf
+    start = int(np.nanargmin(means))
+    return float(rates[start + IN_A_ROW // 2]), float(means[start])
 
 
 def falling_part(lrs: ArrayLike, suggestion: LRSuggestion) -> tuple[float, float] | None:

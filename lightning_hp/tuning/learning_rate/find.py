@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lightning_hp.functional.learning_rate.range_test import lr_range
-from lightning_hp.functional.learning_rate.short_trainings import FIRST, FIRST_WITHOUT_VALLEY
+from lightning_hp.functional.learning_rate.short_trainings import first_rate, unchanged_losses
 from lightning_hp.functional.learning_rate.suggestion import (
+    IN_A_ROW,
     MIN_SIGNAL_OF_FEW,
     LRSuggestion,
     exploding_rate,
     falling_part,
+    lowest_loss,
     suggest_lr,
 )
 from lightning_hp.hyperparameters import LearningRate, Schedule
@@ -82,7 +84,8 @@ def find_learning_rate(
     ):
         learning_rate.follow(_simulate_schedule(rehearsal, pl_module, learning_rate, hooks))
         stepper = Stepper(rehearsal, learning_rate, settings.early_stop_threshold, on_step)
-        return _Search(stepper, settings, rehearsal.planned_steps, time_left).search()
+        midway = "on_fit_start" not in hooks
+        return _Search(stepper, settings, rehearsal.planned_steps, midway, time_left).search()
 
 
 class _Search:
@@ -93,11 +96,13 @@ class _Search:
         stepper: Stepper,
         settings: LearningRateSettings,
         planned_steps: int | None,
+        midway: bool,
         time_left: float | None,
     ) -> None:
         self._stepper = stepper
         self._settings = settings
         self._planned_steps = planned_steps
+        self._midway = midway
         self._time_left = time_left
         self._budget = default_budget(planned_steps) if settings.budget is None else settings.budget
         self._started = time.monotonic()
@@ -132,10 +137,13 @@ class _Search:
             return self._result(lrs, losses, suggestion, "fall")
         self._keep_to_time()
         left = max(self._budget - self._stepper.num_steps, 4 * MIN_TRAINING_STEPS)
-        trainings = ShortTrainings(self._stepper, steps_of_each(left), left)
-        share = FIRST if suggestion.signal >= MIN_SIGNAL_OF_FEW else FIRST_WITHOUT_VALLEY
-        first = min(max(share * edge, lrs[0]), lrs[-1])
-        trainings.run(first, lrs[0], lrs[-1], untrained, self._planned_steps)
+        trainings = ShortTrainings(self._stepper, steps_of_each(left), left, self._midway)
+        has_valley = suggestion.signal >= MIN_SIGNAL_OF_FEW
+        present = self._stepper.learning_rate.value if self._midway else None
+        lowest, loss = lowest_loss(lrs, losses[0])
+        is_fall = loss < unchanged_losses(untrained, IN_A_ROW, share=1.0)[0]
+        first = first_rate(edge, lowest if is_fall else None, has_valley, present)
+        trainings.run(min(max(first, lrs[0]), lrs[-1]), lrs[0], lrs[-1], untrained, self._planned_steps)
         result = self._result(lrs, losses, suggestion, "fall")
         return result.with_trainings(
             trainings.losses,

@@ -10,6 +10,7 @@ from lightning_hp.functional.learning_rate.short_trainings import (
     STEP,
     TrainedChoice,
     choose_rate,
+    cool_down,
     final_losses,
     next_rate,
     progress_of,
@@ -24,13 +25,13 @@ MIN_TRAINING_STEPS = 15
 #: The check is longer than the trainings by this factor at least, or it would say nothing new.
 CHECK_FACTOR = 1.5
 
-#: The last training may have this share of the steps of the others.
-SHORTEST = 0.4
+#: The last training may have this share of the steps of the others. Shorter ones make lower rates look better.
+SHORTEST = 0.7
 
 
 def steps_of_each(budget: int) -> int:
-    """Steps of each training, so that there is room for three, and for a fourth with half of the steps."""
-    return 2 * budget // 7
+    """Steps of each training, so that there is room for four: three are enough where the first rate is a good one."""
+    return budget // 4
 
 
 @dataclass
@@ -41,6 +42,7 @@ class ShortTrainings:
         stepper: Runs the steps.
         num_steps: Steps of each training; they have the rates of the first steps of the planned one.
         budget: Steps that all trainings may take together.
+        midway: Whether the training has begun. The trainings then end with a decay to zero.
         losses: The losses of each rate.
         choice: What was chosen.
         checked_losses: The losses of a longer training at the chosen rate; empty if the budget was spent before.
@@ -51,6 +53,7 @@ class ShortTrainings:
     stepper: Stepper
     num_steps: int
     budget: int
+    midway: bool = False
     losses: dict[float, list[float]] = field(default_factory=dict)
     choice: TrainedChoice = field(default_factory=TrainedChoice)
     checked_losses: list[float] = field(default_factory=list)
@@ -70,7 +73,7 @@ class ShortTrainings:
 
         """
         last = self.stepper.num_steps + self.budget
-        unchanged = unchanged_losses(untrained, self.num_steps)
+        unchanged = None if self.midway else unchanged_losses(untrained, self.num_steps)
         shortest = max(MIN_TRAINING_STEPS, round(SHORTEST * self.num_steps))
         rate: float | None = first
         while rate is not None:
@@ -79,18 +82,26 @@ class ShortTrainings:
                 break
             self.losses[rate] = self._train(rate, steps, self.num_steps, planned_steps)
             rate = next_rate(final_losses(self.losses, self.num_steps), first, lowest, highest, unchanged)
-        doublings = math.inf if planned_steps is None else max(0.0, math.log2(planned_steps / self.num_steps))
-        per_pass = self.stepper.rehearsal.steps_per_epoch
         self.choice = choose_rate(
             self.losses,
             self.num_steps,
             untrained,
-            doublings=doublings,
+            doublings=self._doublings(planned_steps),
             decays=self.stepper.learning_rate.decays,
-            passes=1.0 if planned_steps is None or per_pass is None else planned_steps / per_pass,
+            passes=self._passes(planned_steps),
         )
         if self.choice.lr is not None:
             self._check(last, planned_steps)
+
+    def _doublings(self, planned_steps: int | None) -> float:
+        """How often the steps double until the end of the training."""
+        if self.midway:
+            return 0.0
+        return math.inf if planned_steps is None else max(0.0, math.log2(planned_steps / self.num_steps))
+
+    def _passes(self, planned_steps: int | None) -> float:
+        per_pass = self.stepper.rehearsal.steps_per_epoch
+        return 1.0 if self.midway or planned_steps is None or per_pass is None else planned_steps / per_pass
 
     def _check(self, last: int, planned_steps: int | None) -> None:
         """Trains longer at the chosen rate, and takes a lower one if the loss rises again."""
@@ -112,4 +123,10 @@ class ShortTrainings:
         """The first ``num_steps`` of a short training of ``of_steps``."""
         self.stepper.rehearsal.rewind(same_batches=True)
         warm_up = self.stepper.learning_rate.warm_up
-        return self.stepper.run((lr, progress_of(step, of_steps, planned_steps, warm_up)) for step in range(num_steps))
+        return self.stepper.run(
+            (
+                lr * cool_down(step, of_steps) if self.midway else lr,
+                progress_of(step, of_steps, planned_steps, warm_up),
+            )
+            for step in range(num_steps)
+        )

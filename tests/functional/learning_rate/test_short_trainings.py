@@ -10,8 +10,10 @@ import pytest
 from lightning_hp.functional import choose_rate
 from lightning_hp.functional.learning_rate.short_trainings import (
     STEP,
+    cool_down,
     final_loss,
     final_losses,
+    first_rate,
     next_rate,
     progress_of,
     rises_again,
@@ -54,14 +56,14 @@ def test_the_lowest_point_of_a_parabola_is_found_between_the_rates(best: float) 
     assert found.fall == pytest.approx(2.3 - 0.5, abs=0.1)
 
 
-def test_without_a_higher_neighbour_the_answer_is_half_a_step_lower() -> None:
+def test_without_a_neighbour_on_one_side_the_answer_is_the_best_rate() -> None:
     rising = {lr: training(1.0 - 0.1 * i, 1e-6) for i, lr in enumerate(RATES[:3])}
-    assert choose_rate(rising, STEPS, UNTRAINED).lr == pytest.approx(RATES[2] / math.sqrt(STEP))
+    assert choose_rate(rising, STEPS, UNTRAINED).lr == pytest.approx(RATES[2])
     falling = {lr: training(0.5 + 0.1 * i, 1e-6) for i, lr in enumerate(RATES[:3])}
     assert choose_rate(falling, STEPS, UNTRAINED).lr == pytest.approx(RATES[0])
 
 
-@pytest.mark.parametrize(("decays", "drift"), [(True, 0.05), (False, 0.15)])
+@pytest.mark.parametrize(("decays", "drift"), [(True, 0.025), (False, 0.15)])
 def test_a_longer_training_gets_a_lower_rate(decays: bool, drift: float) -> None:
     found = [
         math.log10(choose_rate(parabola(-2.1), STEPS, UNTRAINED, doublings=d, decays=decays).lr or 0)
@@ -95,7 +97,7 @@ def test_a_shorter_training_that_is_ahead_is_the_best() -> None:
     losses = {RATES[0]: training(1.5, 1e-3), RATES[1]: training(1.0, 1e-3), RATES[2]: training(0.5, 1e-3)[:60]}
     final = final_losses(losses, STEPS)
     assert min(final, key=lambda lr: final[lr]) == RATES[2]
-    assert choose_rate(losses, STEPS, UNTRAINED).lr == pytest.approx(RATES[2] / math.sqrt(STEP))
+    assert choose_rate(losses, STEPS, UNTRAINED).lr == pytest.approx(RATES[2])
 
 
 def test_a_training_without_a_whole_one_beside_it_is_taken_for_exploded() -> None:
@@ -172,7 +174,7 @@ def test_a_fall_below_the_noise_of_a_batch_is_seen_on_the_same_batches() -> None
     assert found.lr == pytest.approx(RATES[1], rel=0.8)
 
 
-def climb(loss, first: float, lowest: float = 1e-9, highest: float = 1e3, unchanged=(1e9, 1e9)) -> list[float]:
+def climb(loss, first: float, lowest: float = 1e-9, highest: float = 1e3, unchanged=None) -> list[float]:
     """The rates that are tried for a function of the rate."""
     final: dict[float, float] = {}
     while (lr := next_rate(final, first, lowest, highest, unchanged)) is not None:
@@ -191,11 +193,39 @@ def test_the_best_rate_ends_between_two_others(best: float) -> None:
     assert len(tried) <= 4 + 2 * abs(best + 2)
 
 
+def test_a_training_that_has_begun_is_at_the_neighbours_at_once() -> None:
+    tried = climb(lambda lr: 2.3 + (lr - 0.1) ** 2, 1e-1, unchanged=None)
+    assert tried == pytest.approx([1e-1, 1e-1 / STEP, 1e-1 * STEP])
+
+
+def test_a_small_lead_of_a_higher_rate_does_not_lead_up() -> None:
+    """Around a first rate that is far too high, both sides are better by chance."""
+    losses = {1e-1: 2.30, 1e-1 / STEP: 2.246, 1e-1 * STEP: 2.243, 1e-2: 1.9, 1e-2 / STEP: 2.0}
+    tried = climb(lambda lr: next(v for k, v in losses.items() if math.isclose(k, lr)), 1e-1, unchanged=(2.35, 2.39))
+    assert tried == pytest.approx([1e-1, 1e-1 / STEP, 1e-1 * STEP, 1e-2, 1e-2 / STEP])
+
+
+def test_the_first_rate_is_between_what_the_edge_and_the_lowest_loss_say() -> None:
+    assert first_rate(1.0, 0.1, has_valley=True) == pytest.approx(math.sqrt(0.1 * 1.0 * 0.1 / STEP))
+    assert first_rate(1.0, 0.1, has_valley=False) == pytest.approx(math.sqrt(0.05 * 1.0 * 0.1 / STEP))
+    guess = first_rate(1.0, 0.1, has_valley=True)
+    assert first_rate(1.0, 0.1, True, present=guess / 20) == pytest.approx(guess / 20)
+    assert first_rate(1.0, 0.1, True, present=1e-9) == pytest.approx(guess / 30)
+    assert first_rate(1.0, 0.1, True, present=1e3) == pytest.approx(guess * 30)
+
+
+def test_the_last_two_fifths_cool_down_to_zero() -> None:
+    factors = [cool_down(step, 50) for step in range(50)]
+    assert factors[:30] == [1.0] * 30
+    assert factors[30:] == pytest.approx([1 - (step + 0.5) / 20 for step in range(20)])
+
+
 def test_explosions_lead_down_and_ends_are_kept() -> None:
-    assert climb(lambda lr: math.inf if lr > 1e-4 else lr, first=1e-2)[-1] <= 1e-4
+    assert climb(lambda lr: math.inf if lr > 1e-4 else lr, first=1e-2, unchanged=(0.0, 9.0))[-1] <= 1e-4
     assert min(climb(lambda lr: lr, first=1e-2, lowest=0.99e-3)) == pytest.approx(1e-3)
     assert max(climb(lambda lr: -lr, first=1e-2, highest=0.2)) == pytest.approx(0.1)
-    assert climb(lambda lr: math.inf, first=1e-2, lowest=0.99e-4) == pytest.approx([1e-2, 1e-3, 1e-4])
+    exploded = climb(lambda lr: math.inf, first=1e-2, lowest=0.99e-4, unchanged=(2.2, 2.4))
+    assert exploded == pytest.approx([1e-2, 1e-3, 1e-4])
 
 
 def test_while_nothing_is_learned_both_sides_are_tried_in_turn() -> None:
@@ -203,18 +233,18 @@ def test_while_nothing_is_learned_both_sides_are_tried_in_turn() -> None:
     assert low < 2.3 < high
     assert high - low == pytest.approx(6 * 0.05 * math.sqrt(1 / 40 + 1 / 20), rel=0.3)
     unchanged = low, high
-    learns_high = climb(lambda lr: 1.0 if 0.9 < lr < 1.1 else 2.3 if lr < 2 else 9.0, 1e-1, unchanged=unchanged)
-    assert learns_high == pytest.approx([1e-1, 1e-2, 1.0, 1 / STEP, STEP])
-    learns_low = climb(lambda lr: 1.0 if 0.9e-3 < lr < 1.1e-3 else 2.3 if lr < 0.5 else 3.0, 1e-1, unchanged=unchanged)
-    assert learns_low == pytest.approx([1e-1, 1e-2, 1.0, 1e-3, 1e-3 / STEP, 1e-3 * STEP])
+    learns_high = climb(lambda lr: 1.0 if 3 < lr < 3.3 else 2.3 if lr < 5 else 9.0, 1e-1, unchanged=unchanged)
+    assert learns_high == pytest.approx([1e-1, 1e-1 / STEP, 1e-1 * STEP, 1e-2 / STEP, STEP, 1.0, 10.0])
+    learns_low = climb(lambda lr: 1.0 if 3e-3 < lr < 3.3e-3 else 2.3 if lr < 0.5 else 3.0, 1e-1, unchanged=unchanged)
+    assert learns_low == pytest.approx([1e-1, 1e-1 / STEP, 1e-1 * STEP, 1e-2 / STEP, 1e-3, 1e-2])
     never = climb(lambda lr: 2.3, 1e-1, lowest=0.99e-3, highest=1.01, unchanged=unchanged)
-    assert never == pytest.approx([1e-1, 1e-2, 1.0, 1e-3])
+    assert never == pytest.approx([1e-1, 1e-1 / STEP, 1e-1 * STEP, 1e-2 / STEP])
 
 
 def test_small_gains_on_the_same_batches_lead_up() -> None:
     """With batches of one sample nothing is below the noise of the untrained losses for long."""
     slightly = climb(lambda lr: 2.3 - lr / 100 if lr < 50 else 9.0, 1e-1, unchanged=(1.5, 3.0))
-    assert slightly[:5] == pytest.approx([1e-1, 1e-2, 1.0, 10.0, 100.0])
+    assert slightly[:5] == pytest.approx([1e-1, 1e-1 / STEP, 1e-1 * STEP, STEP, 10 * STEP])
 
 
 def test_a_loss_that_comes_back_is_seen_and_a_noisy_fall_is_none() -> None:
