@@ -80,8 +80,9 @@ class LRFinder(Finder[LearningRateResult], Callback):
             (``num_repeats`` sweeps if it is too noisy) over the whole range finds that part, and ``num_repeats`` sweeps
             of half as many steps over it are read. ``False``: ``num_repeats`` sweeps over the whole range are read.
         milestones: Epochs before which to search; ``(0,)``: before the training. At a later epoch the search starts
-            with the weights and the optimizer state of that moment. It finds the rate on which the schedule is built: a
-            schedule that has decayed to a tenth continues at a tenth of it.
+            with the weights and the optimizer state of that moment, at the present rate, and its short trainings end
+            with a decay to zero. It finds the rate on which the schedule is built: a schedule that has decayed to a
+            tenth continues at a tenth of it.
         update_attr: Whether the rate that was found is set. ``False``: it is only reported.
         attr_name: Where your model keeps its learning rate, if not in ``lr`` or ``learning_rate``: the name of an
             attribute or of an entry in ``hparams``; dots reach into nested ones. A resumed run needs the same name.

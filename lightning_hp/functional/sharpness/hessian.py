@@ -89,6 +89,7 @@ def hessian_product(loss: Loss, parameters: Iterable[Tensor], vector: Iterable[T
     Raises:
         TypeError: If an argument is of the wrong type, or ``loss`` returns no number.
         ValueError: If shapes do not fit, a parameter requires no gradient, or ``loss`` does not depend on any of them.
+        RuntimeError: If a part of ``loss`` has no second derivative.
 
     Note:
         Costs about two forward and backward passes, and memory for the graph of both. Attention runs in torch's plain
@@ -275,11 +276,14 @@ class _Products:
 
     def _gradient_of(self, part: Callable[[], Any]) -> list[Tensor]:
         with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            return gradient_of(part, self._weights, create_graph=True)[1]
+            gradient = gradient_of(part, self._weights, create_graph=True)[1]
+        if self.count == 1:
+            _refuse_once_differentiable(gradient)
+        return gradient
 
     def _product(self, gradient: Sequence[Tensor], vector: Sequence[Tensor], *, keep: bool) -> Direction:
         pairs = [(g, v) for g, v in zip(gradient, vector, strict=True) if g.requires_grad]
-        if not pairs:  # the loss is linear
+        if not pairs:
             return [torch.zeros_like(weight) for weight in self._weights]
         outputs, cotangents = zip(*pairs, strict=True)
         return list(
@@ -287,6 +291,21 @@ class _Products:
                 outputs, self._weights, cotangents, retain_graph=keep, allow_unused=True, materialize_grads=True
             )
         )
+
+
+def _refuse_once_differentiable(gradient: Sequence[Tensor]) -> None:
+    """Raises an error if a part of a gradient has no derivative; torch would leave that part out."""
+    seen, waiting = set[Any](), [one.grad_fn for one in gradient]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if type(node).__name__ == "Error":
+            raise RuntimeError(
+                "Expected `loss` to have a second derivative, but one of its functions is marked `once_differentiable`."
+            )
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
 
 
 def gradient_of(
@@ -304,8 +323,11 @@ def gradient_of(
             "Expected `loss` to return a tensor with a graph to `parameters`, but it depends on none of them; return"
             " the loss without `detach`, `item` and `no_grad`."
         )
+    # A factor of one that requires a gradient, without which torch takes a function marked `once_differentiable` for
+    # linear. With it there is a node that stands for its missing derivative.
+    one = torch.ones_like(value).requires_grad_(create_graph)
     gradient = torch.autograd.grad(
-        value, list(weights), create_graph=create_graph, allow_unused=True, materialize_grads=True
+        value, list(weights), one, create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
     return value.detach(), list(gradient)
 

@@ -165,6 +165,33 @@ def test_attention_has_a_second_derivative() -> None:
     assert hpf.hessian_product(loss, [q], [torch.ones_like(q)])[0].any()
 
 
+class Cube(torch.autograd.Function):
+    """Whose derivative is written by hand, without one of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * gradient
+
+
+def test_a_function_that_is_derived_once_is_refused_and_not_taken_for_linear() -> None:
+    w = torch.ones(2, requires_grad=True)
+
+    def loss() -> Tensor:
+        return Cube.apply(w).sum() + (w**2).sum()
+
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        hpf.hessian_product(loss, [w], [torch.ones(2)])
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        hpf.hessian_eigenvalues(loss, [w], 1)
+
+
 def test_a_linear_loss_and_an_unused_parameter_have_zeros() -> None:
     w, unused = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
     assert not flat(hpf.hessian_product(lambda: w.sum(), [w, unused], [torch.ones(2), torch.ones(3)])).any()
