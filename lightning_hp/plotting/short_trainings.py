@@ -84,7 +84,7 @@ def plot_short_trainings(result: LearningRateResult, ax: Axes | None = None) -> 
     ax.set_ylabel("training loss", color=TEXT)
     style_axes(ax)
     ax.ticklabel_format(axis="y", useOffset=False)
-    set_title(ax, "Short trainings", "from the same weights over the same batches, as the schedule begins")
+    set_title(ax, "Short trainings", "from the same weights over the same batches")
     add_legend(ax, "rate   final loss", handles)
     return ax
 
