@@ -119,8 +119,8 @@ class LRFinder(Finder[LearningRateResult], Callback):
         does so in later steps only has to declare it. With ``changes_gradients = False`` a callback is not called.
 
         A figure, a table and the scalars ``lr_finder/lr_found``, ``lr_finder/lr_used`` and ``lr_finder/lr_before`` are
-        written to the Trainer's loggers. The learning rate that was set is in the logged hyperparameters and in the
-        checkpoint.
+        written to the Trainer's loggers. The learning rate that was set before the training is in the logged
+        hyperparameters, which Lightning logs once; every rate that was set is in the checkpoint.
 
         Parameter-free optimizers (Prodigy, D-Adaptation, DoG) are skipped: their ``lr`` is not a learning rate. The
         training loss decides, so a loss that is no measure of progress (policy gradient, contrastive loss with a queue)

@@ -231,6 +231,31 @@ def test_in_a_training_that_has_begun_rest_alone_is_no_progress() -> None:
     assert chosen[True] > 0.5
 
 
+def test_where_the_budget_ends_at_the_best_rate_the_note_says_so() -> None:
+    stepper = FakeStepper(lambda lr, step: 2.3 - min(2.0, lr * step))
+    few = ShortTrainings(stepper, 50, budget=200)  # type: ignore[arg-type]
+    few.run(1e-4, 1e-7, 10.0, [2.3, 2.30001] * 5, planned_steps=50)
+    assert sorted(few.losses) == pytest.approx([1e-4 / 10**0.5, 1e-4, 1e-4 * 10**0.5, 1e-3])
+    assert (
+        few.note == "The highest rate that the budget had room for is the best one; one that is higher may be better."
+    )
+    many = ShortTrainings(stepper, 50, budget=1000)  # type: ignore[arg-type]
+    many.run(1e-4, 1e-7, 10.0, [2.3, 2.30001] * 5, planned_steps=50)
+    assert max(many.losses) > 0.02
+    assert many.note is None
+    limited = ShortTrainings(stepper, 50, budget=200)  # type: ignore[arg-type]
+    limited.run(1e-4, 1e-7, 2e-4, [2.3, 2.30001] * 5, planned_steps=50)
+    assert max(limited.losses) == 1e-4
+    assert limited.note is None  # not the budget, but `max_lr` has ended it
+
+
+def test_no_short_training_is_longer_than_the_training() -> None:
+    torch.manual_seed(5)
+    callback = finder(budget=600, max_lr=10.0)
+    train(net(), [callback], loader(shuffle=True), max_epochs=4)
+    assert max(len(losses) for losses in callback.result.trained_losses) <= 24
+
+
 def test_in_the_middle_the_search_begins_at_the_present_rate() -> None:
     torch.manual_seed(5)
     callback = LRFinder(milestones=[0, 30], budget=300)

@@ -38,7 +38,7 @@ def refuse_fixed_schedule(
     """Raises ``MisconfigurationException`` if ``LearningRate.apply`` would give another schedule than it should."""
     if home is not None:
         is_possible = home.probe.can_rescale or (home.probe.can_rebuild and not midway)
-        advice = "Apply another rate before the training only."
+        advice = "Apply another rate before the training only (`milestones=(0,)`), or none (`update_attr=False`)."
     else:
         is_possible = not needs_simulation(configured, midway) or can_rescale_without_home(trainer, pl_module, midway)
         advice = "Before the training it can be built again: give the model an `lr` attribute that it is built on."

@@ -137,7 +137,9 @@ class _Search:
             return self._result(lrs, losses, suggestion, "fall")
         self._keep_to_time()
         left = max(self._budget - self._stepper.num_steps, 4 * MIN_TRAINING_STEPS)
-        trainings = ShortTrainings(self._stepper, steps_of_each(left), left, self._midway)
+        # Longer ones than the training would say nothing about it; the budget then has room for more of them.
+        num_steps = min(steps_of_each(left), max(self._planned_steps or left, MIN_TRAINING_STEPS))
+        trainings = ShortTrainings(self._stepper, num_steps, left, self._midway)
         has_valley = suggestion.signal >= MIN_SIGNAL_OF_FEW
         present = self._stepper.learning_rate.value if self._midway else None
         lowest, loss = lowest_loss(lrs, losses[0])

@@ -91,7 +91,22 @@ class ShortTrainings:
             passes=self._passes(planned_steps),
         )
         if self.choice.lr is not None:
+            self._note_an_end(lowest, highest)
             self._check(last, planned_steps)
+
+    def _note_an_end(self, lowest: float, highest: float) -> None:
+        """Says so where there was no room for a neighbour of the best rate."""
+        final = final_losses(self.losses, self.num_steps)
+        best = min(final, key=lambda lr: final[lr])
+        for end, side, is_last in (
+            (max(final), "highest", best * STEP > highest),
+            (min(final), "lowest", best / STEP < lowest),
+        ):
+            if best == end and not is_last:
+                self.note = (
+                    f"The {side} rate that the budget had room for is the best one; one that is"
+                    f" {side.replace('est', 'er')} may be better."
+                )
 
     def _doublings(self, planned_steps: int | None) -> float:
         """How often the steps double until the end of the training."""
