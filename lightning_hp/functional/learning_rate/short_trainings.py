@@ -20,11 +20,12 @@ Pseudo-code:
         log(lr) -= 0.1
 
 The best rate falls as the training gets longer, unless a decay makes up for it. What is seen many times is overfitted,
-which no training loss shows. The trainings have the warm-up of the schedule, but not its decay: a decay within a
-hundred steps makes rates look good at which the loss comes back later.
+which no training loss shows.
 
-In a training that has begun, any lower rate lowers the loss at once, since the weights come to rest, and says nothing
-about what is learned. There every training ends with the same decay to zero, and log(lr) is not lowered.
+The trainings have the warm-up of the schedule, then its first rates: its whole decay within a hundred steps makes rates
+look good at which the loss comes back later. But where the schedule decays, each training ends with the same decay to
+zero, without which the noise of a high rate hides what it has learned. So it does in a training that has begun, where
+any lower rate lowers the loss at once, since the weights come to rest; there log(lr) is not lowered.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ DRIFT_OF_PASSES, FEW_PASSES = 0.1, 10
 #: Where more than this share of the steps would be warm-up, the warm-up is compressed.
 WARM_UP = 0.5
 
-#: In a training that has begun, the rate falls to zero over this share of the steps of a short training, the last ones.
+#: Where the schedule decays, or the training has begun, the rate falls to zero over this share of the steps of a short
+#: training, the last ones.
 COOL_DOWN = 0.4
 
 #: A training whose loss rises by this share of its fall goes on at a lower rate.
@@ -121,7 +123,7 @@ def first_rate(edge: float, lowest: float | None, has_valley: bool, present: flo
 
 
 def cool_down(step: int, num_steps: int) -> float:
-    """The factor of the rate at a step, from 0, of a short training in a training that has begun."""
+    """The factor of the rate at a step, from 0, of a short training that ends with a decay."""
     return min(1.0, (num_steps - step - 0.5) / (COOL_DOWN * num_steps))
 
 

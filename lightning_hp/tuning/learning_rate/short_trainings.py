@@ -42,7 +42,7 @@ class ShortTrainings:
         stepper: Runs the steps.
         num_steps: Steps of each training; they have the rates of the first steps of the planned one.
         budget: Steps that all trainings may take together.
-        midway: Whether the training has begun. The trainings then end with a decay to zero.
+        midway: Whether the training has begun.
         losses: The losses of each rate.
         choice: What was chosen.
         checked_losses: The losses of a longer training at the chosen rate; empty if the budget was spent before.
@@ -138,9 +138,10 @@ class ShortTrainings:
         """The first ``num_steps`` of a short training of ``of_steps``."""
         self.stepper.rehearsal.rewind(same_batches=True)
         warm_up = self.stepper.learning_rate.warm_up
+        cools = self.midway or self.stepper.learning_rate.decays
         return self.stepper.run(
             (
-                lr * cool_down(step, of_steps) if self.midway else lr,
+                lr * cool_down(step, of_steps) if cools else lr,
                 progress_of(step, of_steps, planned_steps, warm_up),
             )
             for step in range(num_steps)
