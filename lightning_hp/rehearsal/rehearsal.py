@@ -96,6 +96,7 @@ class Rehearsal:
         # The callbacks that act, and what stands for them in the Trainer's list.
         self._acting: list[Any] = []
         self._listed: list[Any] = []
+        self._callbacks: list[Any] = []  # all that the Trainer has
 
     def __enter__(self) -> Rehearsal:
         refuse_what_cannot_be_rehearsed(self.trainer, self._module)
@@ -266,6 +267,7 @@ class Rehearsal:
         trainer, strategy = self.trainer, self.trainer.strategy
         self._random = self._random_state()
         undo.callback(self._random.restore)
+        self._callbacks = list(trainer.callbacks)
         undo.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         for owner in (trainer, trainer.state, strategy):
             undo.callback(restore_dict, vars(owner), dict(vars(owner)))
@@ -275,6 +277,7 @@ class Rehearsal:
         self._state = Snapshot(
             *self._owners_of_state(),
             data=[d for d in [trainer.datamodule] if d is not None],
+            callbacks=self._callbacks,
             # Their gradients are removed before the first step, but the buckets of DDP are written in any case.
             set_aside=[] if has_bucket_views(trainer) else self._module.parameters(),
         )
@@ -368,7 +371,10 @@ class Rehearsal:
         if self._hooks.exist:
             datamodule = self.trainer.datamodule
             self._state_after_hooks = Snapshot(
-                *self._owners_of_state(), data=[] if datamodule is None else [datamodule], earlier=self._state
+                *self._owners_of_state(),
+                data=[] if datamodule is None else [datamodule],
+                callbacks=self._callbacks,
+                earlier=self._state,
             )
             self._data_after_hooks = Snapshot(data=loader_roots(self.loaders))
 
