@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch
@@ -16,12 +17,13 @@ import pytorch_lightning as pl
 import torch
 from lightning.pytorch.callbacks import progress as lightning_progress
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, Timer, TQDMProgressBar
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.profilers import SimpleProfiler
 from torch.utils.data import DataLoader
 
 from lightning_hp import SAM, BatchSizeScaler, GradientNoiseScale, LossLandscape, LRFinder
 from lightning_hp.rehearsal import Rehearsal, is_rehearsal
+from lightning_hp.trainer.muted import MutedLogger
 from lightning_hp.trainer.stand_ins import MutedCallback
 from tests.lightning_net import LightningNet
 from tests.training import Net, NetSteps, Samples
@@ -376,6 +378,39 @@ def test_the_bar_of_rich_draws_in_the_middle(package: Any, tmp_path: Any) -> Non
     assert len(drawn) > 10
     assert all(drawn)
     assert "Epoch 1/1" in screen.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:.*learning rate stays", "ignore:.*The .(train|val)_dataloader")
+def test_a_step_reads_the_experiment_of_a_logger(tmp_path: Any) -> None:
+    paths = set()
+
+    def look(trainer: Any) -> None:
+        experiment = trainer.logger.experiment
+        paths.update(str(Path(one) / "x") for one in (experiment.log_dir, experiment.get_logdir(), experiment))
+        rows = trainer.logger.rows
+        rows.append(1)
+        del rows[0]
+        while rows:
+            rows.pop()
+        assert experiment
+        assert (len(rows), list(rows), 1 in rows, len(experiment.config.lr)) == (0, [], False, 0)
+        with experiment.group("name") as group:
+            group.add_scalar("loss", 1.0)
+
+    logger = TensorBoardLogger(tmp_path, name="run", version=3)
+    fit(pl, finder(), reads(pl, look), [], tmp_path, enable_progress_bar=False, logger=logger)
+    assert paths == {str(tmp_path / "run" / "version_3" / "x")}
+    assert os.fspath(MutedLogger(Logs()).experiment) == os.curdir
+
+
+class Logs(Logger):
+    """A logger without directories."""
+
+    name, version = "logs", 0
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None: ...
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None: ...
 
 
 def test_what_stands_for_a_callback() -> None:
