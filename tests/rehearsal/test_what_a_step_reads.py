@@ -136,8 +136,7 @@ def test_a_step_reads_what_the_user_has_put_into_the_trainer(package: Any, name:
         trainer.early_stopping_callback.wait_count += 1
         trainer.checkpoint_callback.best_k_models["other"] = 1.0
         assert isinstance(trainer.train_dataloader, DataLoader)
-        if middle:
-            assert len(list(trainer.val_dataloaders)) == trainer.num_val_batches[0] == 2
+        assert len(list(trainer.val_dataloaders)) == trainer.num_val_batches[0] == 2
         seen.append(
             {
                 "path": trainer.checkpoint_callback.best_model_path,
