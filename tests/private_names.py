@@ -41,6 +41,7 @@ _MODULE = "torch.nn.modules.module:Module"
 
 PRIVATE = (
     # Loops of Lightning and their loaders
+    Private("_should_check_val_epoch", (_TRAINING_EPOCH,), "know whether the loaders of the validation are shown"),
     Private("_data_source", (_FIT, _EVALUATION, _PREDICTION), "read and replace where a loop gets its loaders from"),
     Private("_combined_loader", (_FIT, _EVALUATION, _PREDICTION), "read the loaders that a loop has built, and reset"),
     Private("_data_fetcher", (_FIT, _EVALUATION, _PREDICTION), "draw batches, and to end the workers of a rehearsal"),

@@ -244,6 +244,7 @@ class LossLandscape(Callback):
         self._report(trainer, result)
 
     def _measure(self, trainer: Any, module: Any, settings: LandscapeSettings, epoch: int) -> LandscapeResult:
+        callbacks = trainer.callbacks
         sum_over_ranks = partial(reduce_over_ranks, trainer, operation="sum")
         with (
             no_trace(trainer, module) as iterators,
@@ -252,7 +253,7 @@ class LossLandscape(Callback):
         ):
             refuse_iterators(trainer, iterators, has_loss=self._loss is not None)
             return measure(
-                step_loss(trainer, module, batches, settings.batch_norm, self._loss),
+                step_loss(trainer, module, batches, settings.batch_norm, self._loss, callbacks),
                 _trained(module),
                 settings,
                 path=self._common_path(trainer, module),

@@ -196,7 +196,10 @@ def _open(name: str, model: Any, module: Any) -> Callable[[], nn.Module]:
     if isinstance(model, nn.Module):
         return lambda: model
     if not isinstance(model, (str, PathLike)):
-        wrong_type(f"models[{name!r}]", "a model, the path of a checkpoint, or in all entries a LandscapeResult", model)
+        what = "a model, the path of a checkpoint, or in all entries a LandscapeResult"
+        if isinstance(model, Mapping):
+            what += " (of a dict that `to_dict` returned: `LandscapeResult.from_dict`)"
+        wrong_type(f"models[{name!r}]", what, model)
     if module is None:
         raise ValueError(f"Expected `module`, the model that the checkpoint models[{name!r}] is loaded into.")
     check_instance("module", module, nn.Module, "a module")

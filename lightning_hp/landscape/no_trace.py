@@ -16,7 +16,7 @@ _MUTED_METHODS = ("log", "log_dict", "print")
 
 @contextmanager
 def no_trace(trainer: Any, module: Any) -> Iterator[list[str]]:
-    """Restores the module bit for bit, and the random states; nothing is logged meanwhile.
+    """Restores the module and the callbacks bit for bit, and the random states; nothing is logged meanwhile.
 
     Args:
         trainer: The Trainer.
@@ -28,7 +28,7 @@ def no_trace(trainer: Any, module: Any) -> Iterator[list[str]]:
     """
     with Undo() as undo:
         undo.callback(RandomState(trainer.strategy.root_device).restore)
-        snapshot = Snapshot(module)
+        snapshot = Snapshot(module, callbacks=trainer.callbacks)
         undo.callback(snapshot.restore)
         undo.enter_context(muted(trainer, callbacks=[]))
         for name in _MUTED_METHODS:

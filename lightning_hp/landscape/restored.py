@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,13 +21,14 @@ class Restored(nn.Module):
 
     Args:
         model: The model.
+        callbacks: The callbacks of its Trainer, into which a step may write.
 
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, callbacks: Sequence[Any] = ()) -> None:
         super().__init__()
         self.model = model
-        self._before = ModuleState(model).visit()
+        self._before = ModuleState(model, callbacks).visit()
         small = [tensor for tensor in (*self._before.tensors, *model.buffers()) if _is_restorable(tensor)]
         self._tensors = SavedTensors({id(tensor): tensor for tensor in small}.values())
 

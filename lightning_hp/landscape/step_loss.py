@@ -20,6 +20,7 @@ def step_loss(
     batches: Sequence[tuple[Any, int]],
     batch_norm: Any,
     loss_function: Callable[[Any, Any], Any] | None,
+    callbacks: Sequence[Any] = (),
 ) -> BatchLoss:
     """The mean loss of the module on batches, in the precision of the Trainer, in evaluation mode.
 
@@ -29,9 +30,10 @@ def step_loss(
         batches: Pairs of a batch and its number of samples.
         batch_norm: As in :class:`BatchLoss`.
         loss_function: Gets the module and a batch and returns the loss; ``None``: the loss of ``training_step``.
+        callbacks: The Trainer's own callbacks, into which a step may write.
 
     """
-    step = _Step(trainer, module, loss_function)
+    step = _Step(trainer, module, loss_function, callbacks)
     pairs = [((batch, index), range(size)) for index, (batch, size) in enumerate(batches)]
     return BatchLoss(step, pairs, lambda loss, _: loss, batch_norm=batch_norm)
 
@@ -39,8 +41,14 @@ def step_loss(
 class _Step(Restored):
     """A step as a module, so that its layers are those of the user's module."""
 
-    def __init__(self, trainer: Any, module: Any, loss_function: Callable[[Any, Any], Any] | None) -> None:
-        super().__init__(module)
+    def __init__(
+        self,
+        trainer: Any,
+        module: Any,
+        loss_function: Callable[[Any, Any], Any] | None,
+        callbacks: Sequence[Any],
+    ) -> None:
+        super().__init__(module, callbacks)
         self._trainer = [trainer]  # no attribute that `nn.Module` looks into
         self._loss_function = loss_function
         self._takes_index = loss_function is None and _num_positional(module.training_step) > 1

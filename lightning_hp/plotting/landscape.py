@@ -23,7 +23,8 @@ _NUM_LEVELS = 24
 def plot_landscape(result: LandscapeResult) -> Figure:
     """Draws a landscape: contours with the path of the training, the surface, and the loss along the directions.
 
-    The colours are the logarithm of the loss. Of several pairs of directions the first is drawn as a surface, and the
+    With one coordinate in a direction there is no surface, and only the loss along the directions is drawn. The colours
+    are the logarithm of the loss. Of several pairs of directions the first is drawn as a surface, and the
     third panel shows the spread of all.
 
     Args:
@@ -39,6 +40,12 @@ def plot_landscape(result: LandscapeResult) -> Figure:
     from matplotlib.figure import Figure
 
     check_result(result, "LandscapeResult")
+    where = "" if result.epoch is None else f" after epoch {result.epoch}"
+    if not result.is_surface:
+        figure = Figure(figsize=(9.0, 4.8), layout="constrained")
+        _draw_lines(figure.add_subplot(), {"": result})
+        _set_title(figure, f"Loss landscape{where}", result)
+        return figure
     figure = Figure(figsize=(14.5, 4.8), layout="constrained")
     scale = _Scale([result])
     contour, surface, line = (
@@ -48,13 +55,14 @@ def plot_landscape(result: LandscapeResult) -> Figure:
     _draw_surface(surface, result, scale)
     _draw_lines(line, {"": result})
     _add_colorbar(figure, drawn, scale, [contour], "right")
-    where = "" if result.epoch is None else f" after epoch {result.epoch}"
     _set_title(figure, f"Loss landscape{where}", result)
     return figure
 
 
 def plot_landscapes(comparison: LandscapeComparison) -> Figure:
     """Draws several landscapes side by side with one colour scale: surfaces above, contours below.
+
+    Landscapes that are lines, with one coordinate in a direction, are drawn into one plot.
 
     Args:
         comparison: The landscapes.
@@ -70,6 +78,12 @@ def plot_landscapes(comparison: LandscapeComparison) -> Figure:
 
     check_result(comparison, "LandscapeComparison")
     results = comparison.results
+    if not all(result.is_surface for result in results.values()):
+        figure = Figure(figsize=(13.0, 4.8), layout="constrained")
+        _draw_lines(figure.add_subplot(1, 2, 1), results)
+        _draw_rises(figure.add_subplot(1, 2, 2), results)
+        _set_title(figure, "Loss landscapes", next(iter(results.values())))
+        return figure
     scale = _Scale(list(results.values()))
     columns = len(results) + 1
     figure = Figure(figsize=(4.6 * columns, 8.2), layout="constrained")
@@ -160,7 +174,9 @@ def _draw_lines(ax: Axes, results: Any) -> None:
     for color, (name, result) in zip(colors, results.items(), strict=True):
         row, column = result.center
         groups = [(result.x, [s[row] for s in result.surfaces]), (result.y, [s[:, column] for s in result.surfaces])]
-        if np.array_equal(result.x, result.y):
+        if not result.is_surface:  # at a single coordinate there is no line
+            groups = sorted(groups, key=lambda group: -len(group[0]))[:1]
+        elif np.array_equal(result.x, result.y):
             groups = [(result.x, [line for _, lines in groups for line in lines])]
         for number, (at, lines) in enumerate(groups):
             rows = np.array(lines)
@@ -170,7 +186,8 @@ def _draw_lines(ax: Axes, results: Any) -> None:
             style = "-" if not number else "--"
             rows = np.where(np.isfinite(rows), rows, np.nan)
             at, rows = at[(shown := ~np.isnan(rows).all(axis=0))], rows[:, shown]
-            ax.plot(at, np.nanmean(rows, axis=0), style, color=color, linewidth=2, label=label or None)
+            marker = "o" if len(at) == 1 else None
+            ax.plot(at, np.nanmean(rows, axis=0), style, marker=marker, color=color, linewidth=2, label=label or None)
             if len(rows) > 1:
                 ax.fill_between(at, np.nanmin(rows, axis=0), np.nanmax(rows, axis=0), color=color, alpha=0.15, lw=0)
     low, high = _range_of(results)

@@ -22,8 +22,15 @@ def landscape_html(results: Mapping[str, LandscapeResult]) -> str:
 
     Raises:
         ModuleNotFoundError: If plotly is missing.
+        ValueError: If a landscape has only one coordinate in a direction.
 
     """
+    for result in results.values():
+        if not result.is_surface:
+            raise ValueError(
+                "Expected a landscape with more than one coordinate in both directions, but got"
+                f" {len(result.x)} and {len(result.y)}, which is no surface. Draw it with `plot()`."
+            )
     try:
         from plotly import graph_objects
         from plotly.subplots import make_subplots

@@ -152,10 +152,11 @@ class EvaluationRehearsal:
         undo.callback(RandomState(trainer.strategy.root_device).restore)
         undo.callback(restore_dict, vars(trainer), dict(vars(trainer)))
         self._own_connector = trainer._logger_connector
+        callbacks = list(trainer.callbacks)
         undo.enter_context(muted(trainer, self._listed))
         datamodule = getattr(trainer, "datamodule", None)
         owners = [self._module, trainer.precision_plugin, *acting, *written_into_stand_ins(trainer)]
-        self._state = Snapshot(*owners, data=[] if datamodule is None else [datamodule])
+        self._state = Snapshot(*owners, data=[] if datamodule is None else [datamodule], callbacks=callbacks)
         undo.callback(self._state.restore)
         loaders = copy_loaders(request_loaders(trainer, self._own_loop._data_source))
         undo.callback(Snapshot(data=loader_roots(loaders)).restore)

@@ -65,7 +65,8 @@ def rehearse_outside_fit(
     settings = [(owner, dict(vars(owner))) for owner in _owners_of_settings(inside)]
     is_fit = function == "fit"
     undecided = undecided_callbacks(inside) if is_fit else undecided_callbacks(inside, evaluation_hooks(function)[-1:])
-    state = Snapshot(pl_module, *undecided, data=[] if datamodule is None else [datamodule])
+    data = [] if datamodule is None else [datamodule]
+    state = Snapshot(pl_module, *undecided, data=data, callbacks=inside.callbacks)
     caller = _Caller(act)
     options: dict[str, Any] = {"train_dataloaders": loaders} if is_fit else {"dataloaders": loaders}
     if function in ("validate", "test"):

@@ -26,7 +26,13 @@ from lightning_hp.rehearsal.participants import (
 )
 from lightning_hp.rehearsal.recorder import LossRecorder
 from lightning_hp.rehearsal.refusals import refuse_unrestorable_data, refuse_what_cannot_be_rehearsed
-from lightning_hp.rehearsal.stand_in_loop import copy_progress, make_stand_in_loop, run_one_validation_batch
+from lightning_hp.rehearsal.stand_in_loop import (
+    copy_progress,
+    make_stand_in_loop,
+    run_one_validation_batch,
+    show_validation,
+    validation_loaders,
+)
 from lightning_hp.snapshot import RandomState, Snapshot, Undo, restore_dict, uninterrupted
 from lightning_hp.trainer import (
     collect_apart,
@@ -96,6 +102,8 @@ class Rehearsal:
         # The callbacks that act, and what stands for them in the Trainer's list.
         self._acting: list[Any] = []
         self._listed: list[Any] = []
+        self._val_loaders: Any = None
+        self._callbacks: list[Any] = []  # all that the Trainer has
 
     def __enter__(self) -> Rehearsal:
         refuse_what_cannot_be_rehearsed(self.trainer, self._module)
@@ -266,6 +274,7 @@ class Rehearsal:
         trainer, strategy = self.trainer, self.trainer.strategy
         self._random = self._random_state()
         undo.callback(self._random.restore)
+        self._callbacks = list(trainer.callbacks)
         undo.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         for owner in (trainer, trainer.state, strategy):
             undo.callback(restore_dict, vars(owner), dict(vars(owner)))
@@ -275,6 +284,7 @@ class Rehearsal:
         self._state = Snapshot(
             *self._owners_of_state(),
             data=[d for d in [trainer.datamodule] if d is not None],
+            callbacks=self._callbacks,
             # Their gradients are removed before the first step, but the buckets of DDP are written in any case.
             set_aside=[] if has_bucket_views(trainer) else self._module.parameters(),
         )
@@ -289,6 +299,10 @@ class Rehearsal:
         self._own_loop = loop
         if (val_loaders := loop.epoch_loop.val_loop._combined_loader) is not None:  # a step may iterate over them
             undo.callback(Snapshot(data=loader_roots(val_loaders)).restore)
+        if "on_train_start" in self._names_of_hooks:
+            self._val_loaders = validation_loaders(trainer, self._module)
+            if self._val_loaders is not None:
+                undo.callback(Snapshot(data=loader_roots(self._val_loaders)).restore)
         undo.callback(self._end_workers)
         self._hooks = Hooks(trainer, self._module, self._names_of_hooks, self._listed)
         self._begin(loaders, is_first=True)
@@ -339,6 +353,8 @@ class Rehearsal:
         torch.set_grad_enabled(True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `fit` itself warns of the training's own loaders
+            if self._val_loaders is not None:
+                show_validation(trainer, self._val_loaders)
             self._loop.setup_data()
         if self._loop._data_fetcher is None or self._loop.max_batches == 0:
             raise misconfiguration(
@@ -368,7 +384,10 @@ class Rehearsal:
         if self._hooks.exist:
             datamodule = self.trainer.datamodule
             self._state_after_hooks = Snapshot(
-                *self._owners_of_state(), data=[] if datamodule is None else [datamodule], earlier=self._state
+                *self._owners_of_state(),
+                data=[] if datamodule is None else [datamodule],
+                callbacks=self._callbacks,
+                earlier=self._state,
             )
             self._data_after_hooks = Snapshot(data=loader_roots(self.loaders))
 

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from lightning_hp.rehearsal.recorder import LossRecorder
-from lightning_hp.trainer import copy_loaders, end_workers
+from lightning_hp.trainer import LoopLoaders, copy_loaders, end_workers
 
 
 def new_loop(trainer: Any) -> Any:
@@ -26,6 +26,39 @@ def make_stand_in_loop(trainer: Any, loaders: Any) -> Any:
     if own._combined_loader is not None:
         shown._combined_loader, shown._max_batches = copy_loaders(own._combined_loader), list(own._max_batches)
     return stand_in
+
+
+def validation_loaders(trainer: Any, pl_module: Any) -> Any:
+    """Copies of the loaders of the validation that a training shows from its start; ``None`` if it shows none.
+
+    A hook that builds them is called without effects.
+
+    Args:
+        trainer: A Trainer before its training.
+        pl_module: Its module.
+
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    is_checked = trainer.num_sanity_val_steps > 0 or epoch_loop._should_check_val_epoch()
+    if epoch_loop.val_loop._combined_loader is not None or not trainer.enable_validation or not is_checked:
+        return None
+    source = LoopLoaders(trainer, epoch_loop.val_loop)
+    if source.hook_owner is None:
+        return copy_loaders(source.build())
+    with source.building_without_effects(pl_module) as build:
+        return copy_loaders(build())
+
+
+def show_validation(trainer: Any, loaders: Any) -> None:
+    """Lets the stand-in loop of a Trainer show these loaders of the validation, which does not run."""
+    loop, stage = trainer.fit_loop.epoch_loop.val_loop, trainer.state.stage
+    own = loop._data_source
+    loop._data_source = type(own)(loaders, own.name)
+    try:
+        trainer.validating = True
+        loop.setup_data()
+    finally:
+        loop._data_source, trainer.state.stage = own, stage
 
 
 def copy_progress(source: Any, target: Any) -> None:

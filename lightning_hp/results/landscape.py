@@ -31,6 +31,7 @@ _DIRECTIONS_IN_WORDS = {
     "hessian": "leading eigenvectors of the Hessian",
 }
 _SURFACES = "one or more arrays of losses of shape (num_y, num_x)"
+_ROUNDING = 1e-9  # how far from 0 the coordinate of the model may be, relative to the largest
 _PATH = "coordinates of shape (num_checkpoints, 2), or None"
 
 
@@ -69,8 +70,8 @@ class LandscapeResult:
     """The loss around the weights of a model.
 
     Attributes:
-        x: Coordinates along the first direction, shape ``(num_x,)``; one of them is 0, the model itself.
-        y: Coordinates along the second direction, shape ``(num_y,)``.
+        x: Coordinates along the first direction, shape ``(num_x,)``, rising; one of them is 0, the model itself.
+        y: Coordinates along the second direction, shape ``(num_y,)``, likewise; ``[0]`` for a line.
         surfaces: The losses, shape ``(num_y, num_x)``, one array for each pair of directions.
         directions: ``"random"``, ``"trajectory"`` or ``"hessian"``.
         batch_norm: ``"running"`` or ``"batch"``: the statistics that normalisation layers used.
@@ -157,6 +158,11 @@ class LandscapeResult:
         return int(np.abs(self.y).argmin()), int(np.abs(self.x).argmin())
 
     @property
+    def is_surface(self) -> bool:
+        """Whether there is more than one coordinate in both directions."""
+        return 1 not in self.surfaces[0].shape
+
+    @property
     def loss(self) -> float:
         """The loss of the model itself."""
         return float(self.surfaces[0][self.center])
@@ -210,7 +216,10 @@ class LandscapeResult:
         return cls(**known)
 
     def plot(self) -> Figure:
-        """Draws the surface as contours and in three dimensions; see :func:`lightning_hp.plotting.plot_landscape`."""
+        """Draws the surface as contours and in three dimensions; see :func:`lightning_hp.plotting.plot_landscape`.
+
+        With one coordinate in a direction the loss is drawn as a line.
+        """
         from lightning_hp.plotting.landscape import plot_landscape
 
         return plot_landscape(self)
@@ -220,6 +229,7 @@ class LandscapeResult:
 
         Raises:
             ModuleNotFoundError: If plotly is missing: ``pip install 'lightning-hp[plotly]'``.
+            ValueError: If there is only one coordinate in a direction.
 
         """
         from lightning_hp.plotting.landscape_html import landscape_html
@@ -274,6 +284,7 @@ class LandscapeComparison:
 
         Raises:
             ModuleNotFoundError: If plotly is missing: ``pip install 'lightning-hp[plotly]'``.
+            ValueError: If there is only one coordinate in a direction.
 
         """
         from lightning_hp.plotting.landscape_html import landscape_html
@@ -300,9 +311,12 @@ def _numbers(name: str, values: Any, what: str, shape: tuple[int | None, ...]) -
 
 
 def _coordinates(name: str, values: Any) -> NDArray[np.float64]:
-    what = f"one or more coordinates, finite numbers of shape (num_{name},)"
+    what = f"one or more coordinates, finite numbers of shape (num_{name},) that rise and contain 0, the model itself"
     coordinates = _numbers(name, values, what, (None,))
-    if not len(coordinates) or not np.isfinite(coordinates).all():
+    if not len(coordinates) or not np.isfinite(coordinates).all() or (np.diff(coordinates) <= 0).any():
+        wrong_value(name, what, values)
+    sizes = np.abs(coordinates)
+    if sizes.min() > _ROUNDING * sizes.max():
         wrong_value(name, what, values)
     return coordinates
 

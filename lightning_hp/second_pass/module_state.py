@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,10 +24,12 @@ class ModuleState:
 
     Args:
         module: The module. Layers that are added to it later are not visited.
+        callbacks: The callbacks of its Trainer, which a step may write too.
 
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, callbacks: Sequence[Any] = ()) -> None:
+        self._callbacks = list(callbacks)
         layers = list(module.modules())
         self._owners = [vars(layer) for layer in layers if not _is_of_torch(type(layer))]
         # A layer of a user's class may register its first buffer in its first step.
@@ -47,7 +50,7 @@ class ModuleState:
         for buffers in self._buffers:
             found.undo.append(partial(restore_dict, buffers, dict(buffers)))
             found.tensors += [buffer for buffer in buffers.values() if buffer is not None]
-        found.visit(roots, earlier)
+        found.visit(roots, earlier, self._callbacks)
         return found
 
 

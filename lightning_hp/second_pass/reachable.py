@@ -12,6 +12,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,7 +24,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_hp.snapshot import (
     attributes_of,
+    attributes_of_callback,
+    copy_array,
+    is_callback,
+    is_opened_in_callback,
     items_of,
+    items_of_sequence,
     restore_array,
     restore_dict,
     restore_sequence,
@@ -63,24 +69,40 @@ class Reachable:
     iterators: list[str] = field(default_factory=list)
     undo: list[Callable[[], Any]] = field(default_factory=list)
     _lengths: dict[int, int] = field(default_factory=dict)
+    _callbacks: list[Any] = field(default_factory=list)  # those that were found
+    _is_in_callback: bool = False
 
     def restore(self) -> None:
         """Restores everything but the tensors."""
         for undo in self.undo:
             undo()
 
-    def visit(self, roots: Iterable[Any], earlier: Reachable | None = None) -> None:
-        """Visits objects and all that they hold.
+    def visit(self, roots: Iterable[Any], earlier: Reachable | None = None, callbacks: Iterable[Any] = ()) -> None:
+        """Visits objects and all that they hold; after these callbacks, of which iterators do not count.
 
         Args:
             roots: The objects.
             earlier: A walk over the same objects before a training step. :meth:`restore` of either can then be called
                 after that of the other.
+            callbacks: Callbacks that are visited as those that the roots hold.
 
         """
         lengths = {} if earlier is None else earlier._lengths
         visited: set[int] = set()
-        queue = list(roots)
+        self._is_in_callback = False
+        self._walk(list(roots), visited, lengths)
+        self._callbacks.extend(filter(is_callback, callbacks))
+        self._is_in_callback = True
+        while self._callbacks:
+            callback = self._callbacks.pop()
+            if id(callback) in visited:
+                continue
+            visited.add(id(callback))
+            # It does not act, so what it holds that cannot be saved ends no step.
+            with suppress(Exception):
+                self._walk([attributes_of_callback(callback), slots_of(callback)], visited, lengths)
+
+    def _walk(self, queue: list[Any], visited: set[int], lengths: dict[int, int]) -> None:
         while queue:
             thing = queue.pop()
             if isinstance(thing, _LEAF_TYPES) or id(thing) in visited:
@@ -90,16 +112,17 @@ class Reachable:
                 continue
             if isinstance(thing, Tensor):
                 self.tensors.append(thing)
-                if type(thing) is not Tensor:
-                    queue += _attributes_of_tensor(thing)
+                queue += _attributes_of_tensor(thing)
             elif isinstance(thing, _GENERATOR_TYPES):
                 if (undo := undo_of_generator(thing)) is not None:
                     self.undo.append(undo)
             elif isinstance(thing, np.ndarray):
                 if thing.dtype.hasobject:
-                    queue += thing.flat if thing.size <= self.max_items else ()
+                    queue += copy_array(thing).flat if thing.size <= self.max_items else ()
                 if thing.flags.writeable and thing.nbytes <= self.max_array_bytes:
-                    self.undo.append(partial(restore_array, thing, thing.copy()))
+                    self.undo.append(partial(restore_array, thing, copy_array(thing)))
+                if type(thing) is not np.ndarray:
+                    queue += self._visit_object(thing)
             elif isinstance(thing, (dict, list, set, deque, tuple)):
                 if not isinstance(thing, tuple):
                     self._save_container(thing, lengths)
@@ -107,7 +130,10 @@ class Reachable:
                     queue += dict.values(thing) if isinstance(thing, dict) else thing
                 if type(thing) not in _BUILT_IN_CONTAINERS:
                     queue += self._visit_object(thing)
-            elif type(thing) not in _empty_types:
+            elif is_callback(thing):
+                self._callbacks.append(thing)
+                visited.discard(id(thing))
+            elif type(thing) not in _empty_types and not (self._is_in_callback and not is_opened_in_callback(thing)):
                 queue += self._visit_object(thing)
 
     def _visit_object(self, thing: Any) -> list[Any]:
@@ -117,7 +143,7 @@ class Reachable:
             self.undo.append(partial(restore_slots, thing, slots))
         if attributes is None and not slots:
             if isinstance(thing, Iterator) and not isinstance(thing, io.IOBase):
-                self.iterators.append(type(thing).__name__)
+                self.iterators += [] if self._is_in_callback else [type(thing).__name__]
             elif not _has_slots(type(thing)):
                 _empty_types.add(type(thing))
         return [*([] if attributes is None else [attributes]), *slots.values()]
@@ -131,7 +157,7 @@ class Reachable:
             if size <= _MAX_COPIED_ITEMS:
                 self.undo.append(partial(restore_dict, container, items_of(container)))
         elif size <= _MAX_COPIED_ITEMS:
-            self.undo.append(partial(restore_sequence, container, list(container)))
+            self.undo.append(partial(restore_sequence, container, items_of_sequence(container)))
 
 
 _BUILT_IN_CONTAINERS = {dict, list, set, deque, tuple}

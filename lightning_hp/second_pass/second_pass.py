@@ -46,7 +46,7 @@ class SecondPass:
         # Listed once, since the walk over all layers takes longer than everything else here.
         self._not_optimized = [parameter for parameter in module.parameters() if id(parameter) not in ids]
         trained = [parameter for parameter in optimized if parameter.requires_grad]
-        self._effects = SideEffects(module, trained, writes or Writes())
+        self._effects = SideEffects(module, trained, writes or Writes(), trainer.callbacks)
         if iterators := self._effects.iterators():
             raise misconfiguration(
                 trainer,

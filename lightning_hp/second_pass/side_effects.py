@@ -11,7 +11,8 @@ generators on the user's modules and objects are saved by ``module_state``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +37,14 @@ class SideEffects:
         module: The module. Layers that are added to it later are not known.
         trained: The parameters that the optimizer trains. They are restored if a step writes them.
         writes: Which large tensors the steps write; pass the same object in the whole training.
+        callbacks: The callbacks of the Trainer, into which a step may write.
 
     """
 
-    def __init__(self, module: nn.Module, trained: Iterable[Tensor], writes: Writes) -> None:
-        self._module_state = ModuleState(module)
+    def __init__(
+        self, module: nn.Module, trained: Iterable[Tensor], writes: Writes, callbacks: Sequence[Any] = ()
+    ) -> None:
+        self._module_state = ModuleState(module, callbacks)
         self._writes = writes
         known = {id(t): t for t in (*module.parameters(), *module.buffers()) if _can_be_written(t)}
         small = {id(buffer) for buffer in module.buffers() if _is_small(buffer)}

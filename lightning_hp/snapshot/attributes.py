@@ -15,8 +15,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-_OPEN_TORCH_TYPES = (nn.Module, Optimizer, LRScheduler, torch.amp.GradScaler, DataLoader, Dataset, Sampler)
-_LIGHTNING = frozenset({"lightning", "pytorch_lightning", "lightning_fabric"})
+#: Objects of torch that are visited with all they hold.
+OPEN_TORCH_TYPES = (nn.Module, Optimizer, LRScheduler, torch.amp.GradScaler, DataLoader, Dataset, Sampler)
+#: The packages that a class of Lightning is defined in.
+LIGHTNING = frozenset({"lightning", "pytorch_lightning", "lightning_fabric"})
 _CLOSED_STDLIB = frozenset(sys.stdlib_module_names) - {"__main__", "types", "argparse", "collections"}
 _IS_MADE_BY_PYTHON = 1 << 9  # CPython's flag of classes that were made at run time, not compiled
 
@@ -44,17 +46,17 @@ def slots_of(thing: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def _may_have_attributes(cls: type) -> bool:
-    if issubclass(cls, _OPEN_TORCH_TYPES):
+    if issubclass(cls, OPEN_TORCH_TYPES):
         return True
     is_datamodule = any(base.__name__ == "LightningDataModule" for base in cls.__mro__)
     # From a Trainer or a logger, a user's subclass of it included, every other object of a run can be reached.
-    closed = {"torch"} if is_datamodule else {"torch"} | _LIGHTNING
+    closed = {"torch"} if is_datamodule else {"torch"} | LIGHTNING
     return not any(_is_defined_in(base, closed) for base in cls.__mro__) and not _is_of(cls, _CLOSED_STDLIB)
 
 
 @lru_cache(maxsize=4096)
 def _slot_names(cls: type) -> tuple[str, ...]:
-    if _is_of(cls, _CLOSED_STDLIB | _LIGHTNING | {"torch", "numpy"}):
+    if _is_of(cls, _CLOSED_STDLIB | LIGHTNING | {"torch", "numpy"}):
         return ()
     names = [name for base in cls.__mro__ for name in _as_tuple(base.__dict__.get("__slots__", ()))]
     return tuple(name for name in names if name not in ("__weakref__", "__dict__"))

@@ -35,7 +35,12 @@ def restore_tensor(tensor: Tensor, saved: Tensor, requires_grad: bool, grad: Ten
 
 def restore_array(array: np.ndarray, saved: np.ndarray) -> None:
     """Restores the values of an array, in the array's own memory."""
-    array[...] = saved
+    np.ndarray.view(array, np.ndarray)[...] = saved
+
+
+def copy_array(array: np.ndarray) -> np.ndarray:
+    """The values of an array as an array of no subclass."""
+    return np.ndarray.view(array, np.ndarray).copy()
 
 
 def restore_slots(thing: Any, saved: dict[str, Any]) -> None:
@@ -59,7 +64,7 @@ def items_of(target: dict[Any, Any]) -> dict[Any, Any]:
 def restore_dict(target: dict[Any, Any], saved: dict[Any, Any]) -> None:
     """Restores the items of a dict and their order."""
     kind = _kind_of(target)  # a subclass may refuse to be written, or write something else
-    if len(target) == len(saved) and list(kind.keys(target)) == list(saved):
+    if kind.__len__(target) == len(saved) and list(kind.keys(target)) == list(saved):
         for key, value in saved.items():
             if kind.__getitem__(target, key) is not value:
                 kind.__setitem__(target, key, value)
@@ -69,10 +74,15 @@ def restore_dict(target: dict[Any, Any], saved: dict[Any, Any]) -> None:
         kind.__setitem__(target, key, value)
 
 
+def items_of_sequence(target: Any) -> list[Any]:
+    """The items of a list, deque or set, whatever methods a subclass has overridden."""
+    return list(_kind_of_sequence(target).__iter__(target))
+
+
 def restore_sequence(target: Any, saved: list[Any]) -> None:
     """Restores the items of a list, deque or set."""
-    kind: Any = next(kind for kind in (list, deque, set) if isinstance(target, kind))
-    if len(target) == len(saved) and all(map(operator.is_, kind.__iter__(target), saved)):
+    kind = _kind_of_sequence(target)
+    if kind.__len__(target) == len(saved) and all(map(operator.is_, kind.__iter__(target), saved)):
         return
     kind.clear(target)
     (kind.update if kind is set else kind.extend)(target, saved)
@@ -86,6 +96,10 @@ def restore_tail(target: list[Any], start: int, tail: list[Any]) -> None:
 
 def _kind_of(target: dict[Any, Any]) -> type[dict[Any, Any]]:
     return OrderedDict if isinstance(target, OrderedDict) else dict
+
+
+def _kind_of_sequence(target: Any) -> Any:
+    return next(kind for kind in (list, deque, set) if isinstance(target, kind))
 
 
 def is_expanded(tensor: Tensor) -> bool:

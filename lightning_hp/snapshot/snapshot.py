@@ -17,6 +17,7 @@ import io
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -29,12 +30,20 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_hp.functional.gradients import local_part
 from lightning_hp.snapshot.attributes import attributes_of, slots_of
+from lightning_hp.snapshot.callbacks import (
+    attributes_of_callback,
+    is_callback,
+    is_opened_in_callback,
+    running_callbacks,
+)
 from lightning_hp.snapshot.host_memory import HostCopies
 from lightning_hp.snapshot.plain_operations import plain_operations
 from lightning_hp.snapshot.random_state import undo_of_generator
 from lightning_hp.snapshot.restore import (
+    copy_array,
     is_expanded,
     items_of,
+    items_of_sequence,
     restore_array,
     restore_dict,
     restore_file,
@@ -65,7 +74,7 @@ _LEAF_TYPES: tuple[Any, ...] = (
     type,
     *weakref.ProxyTypes,
 )
-_PLAIN_TENSORS = (Tensor, nn.Parameter)
+_BUILT_IN_CONTAINERS = (dict, list, set, deque, tuple, frozenset)
 _DATA_TYPES = (DataLoader, Dataset, Sampler)
 
 
@@ -74,11 +83,14 @@ class Snapshot:
 
     Modules, optimizers, schedulers, grad scalers, loaders, datasets, samplers, random generators, built-in containers
     and objects of the user's own classes are visited with all they hold. Of an open file the position is saved.
-    Functions, locks, loggers and Lightning's own objects are not visited, unless they are a root.
+    Functions, locks, loggers and Lightning's own objects are not visited, unless they are a root. Callbacks that
+    are no root are visited after all others: their files, iterators and objects of installed packages stay as they are,
+    and so does a callback with a thread that runs, or whose own hook takes the snapshot.
 
     Args:
         *roots: Objects to save.
         data: More roots, whose arrays and tensors above 1 MiB are samples and not copied (loaders, a datamodule).
+        callbacks: Callbacks that are saved as those that the roots hold.
         earlier: A snapshot whose copies of tensors that have not changed since are shared.
         set_aside: Tensors from which the caller removes ``.grad`` before anything can write to it: it is restored as
             the same object, without a copy of its values.
@@ -103,6 +115,7 @@ class Snapshot:
         self,
         *roots: Any,
         data: Iterable[Any] = (),
+        callbacks: Iterable[Any] = (),
         earlier: Snapshot | None = None,
         set_aside: Iterable[Tensor] = (),
     ) -> None:
@@ -119,8 +132,15 @@ class Snapshot:
             self._add_root(root, type(root).__name__, is_data=isinstance(root, _DATA_TYPES))
         for root in data:
             self._add_root(root, type(root).__name__, is_data=True)
+        self._is_in_callback = False
+        self._callbacks: deque[Any] = deque()  # those that were found
         while self._queue:
             self._visit(*self._queue.popleft())
+        self._callbacks.extend(filter(is_callback, callbacks))
+        self._is_in_callback, running = True, set(map(id, running_callbacks()))
+        while self._callbacks:
+            if id(callback := self._callbacks.popleft()) not in running:
+                self._visit_callback(callback)
         self._host.wait()
 
     def restore(self) -> None:
@@ -135,6 +155,17 @@ class Snapshot:
         if attributes_of(root) is None and isinstance(getattr(root, "__dict__", None), dict):
             self._queue.append((vars(root), path, is_data))
 
+    def _visit_callback(self, callback: Any) -> None:
+        attributes, path = attributes_of_callback(callback), type(callback).__name__
+        if attributes is None:
+            return
+        self._queue.append((attributes, path, False))
+        self._visit_slots(callback, path, is_data=False)
+        while self._queue:
+            # It does not act, so what it holds that cannot be saved refuses no search.
+            with suppress(Exception):
+                self._visit(*self._queue.popleft())
+
     def _visit(self, thing: Any, path: str, is_data: bool) -> None:
         if isinstance(thing, _LEAF_TYPES) or id(thing) in self._visited:
             return
@@ -142,23 +173,27 @@ class Snapshot:
         if isinstance(thing, Tensor):
             with plain_operations():
                 self._visit_tensor(thing, path, is_data)
-            if type(thing) not in _PLAIN_TENSORS and (attributes := object.__getattribute__(thing, "__dict__")):
-                self._queue.append((attributes, path, is_data))
+            self._queue.append((object.__getattribute__(thing, "__dict__"), path, is_data))
         elif isinstance(thing, np.ndarray):
-            self._visit_array(thing, is_data)
+            self._visit_array(thing, path, is_data)
         elif (undo := undo_of_generator(thing)) is not None:
             self._undo.append(undo)
         elif isinstance(thing, dict):
             self._undo.append(partial(restore_dict, thing, items_of(thing)))
-            if len(thing) <= MAX_DESCEND:
-                for key, value in list(thing.items()):
+            if dict.__len__(thing) <= MAX_DESCEND:
+                for key, value in items_of(thing).items():
                     self._queue.append((key, path, is_data))
                     self._queue.append((value, f"{path}.{key}", is_data))
+            self._visit_attributes(thing, path, is_data)
         elif isinstance(thing, (list, set, deque, tuple, frozenset)):
-            if not isinstance(thing, (tuple, frozenset)):
-                self._undo.append(partial(restore_sequence, thing, list(thing)))
-            if len(thing) <= MAX_DESCEND:
-                self._queue.extend((item, path, is_data) for item in list(thing))
+            if isinstance(thing, (tuple, frozenset)):
+                items = list(thing)
+            else:
+                items = items_of_sequence(thing)
+                self._undo.append(partial(restore_sequence, thing, items))
+            if len(items) <= MAX_DESCEND:
+                self._queue.extend((item, path, is_data) for item in items)
+            self._visit_attributes(thing, path, is_data)
         else:
             self._visit_object(thing, path, is_data)
 
@@ -184,28 +219,48 @@ class Snapshot:
         if grad is not None and id(tensor) not in self._set_aside:
             self._queue.append((grad, f"{path}.grad", is_data))
 
-    def _visit_array(self, array: np.ndarray, is_data: bool) -> None:
+    def _visit_array(self, array: np.ndarray, path: str, is_data: bool) -> None:
         if array.flags.writeable and not (is_data and array.nbytes > MAX_DATA_BYTES):
-            self._undo.append(partial(restore_array, array, array.copy()))
+            self._undo.append(partial(restore_array, array, copy_array(array)))
+        if array.dtype.hasobject and array.size <= MAX_DESCEND:
+            self._queue.extend((item, path, is_data) for item in copy_array(array).flat)
+        self._visit_attributes(array, path, is_data)
+
+    def _visit_attributes(self, thing: Any, path: str, is_data: bool) -> None:
+        """Visits the attributes that a user's subclass of a container or an array adds to its items."""
+        if type(thing) in _BUILT_IN_CONTAINERS:
+            return
+        if (attributes := attributes_of(thing)) is not None:
+            self._queue.append((attributes, path, is_data))
+        self._visit_slots(thing, path, is_data)
+
+    def _visit_slots(self, thing: Any, path: str, is_data: bool) -> None:
+        if slots := slots_of(thing):
+            self._undo.append(partial(restore_slots, thing, slots))
+            self._queue.extend((value, f"{path}.{name}", is_data) for name, value in slots.items())
 
     def _visit_object(self, thing: Any, path: str, is_data: bool) -> None:
+        if is_callback(thing):
+            self._callbacks.append(thing)
+            return
+        if self._is_in_callback and (isinstance(thing, io.IOBase) or not is_opened_in_callback(thing)):
+            return
         if isinstance(thing, io.IOBase):
             self._visit_file(thing, path)
             return
         if isinstance(thing, DataLoader):
             # The iterator of persistent workers is not unrestorable: a rehearsal draws from a copy of the loader.
             self._visited[id(thing._iterator)] = thing._iterator
-        attributes, slots = attributes_of(thing), slots_of(thing)
+        attributes = attributes_of(thing)
         is_data = is_data or isinstance(thing, _DATA_TYPES)
-        if attributes is None and not slots and isinstance(thing, Iterator):
-            self.unrestorable.append(f"{path} ({type(thing).__name__})")
-        elif is_data and attributes is not None and _is_stateful(thing):
+        if attributes is None and isinstance(thing, Iterator) and not slots_of(thing):
+            if not self._is_in_callback:
+                self.unrestorable.append(f"{path} ({type(thing).__name__})")
+        elif is_data and not self._is_in_callback and attributes is not None and _is_stateful(thing):
             self._visit_stateful(thing, attributes)
         elif attributes is not None:
             self._queue.append((attributes, path, is_data))
-        if slots:
-            self._undo.append(partial(restore_slots, thing, slots))
-            self._queue.extend((value, f"{path}.{name}", is_data) for name, value in slots.items())
+        self._visit_slots(thing, path, is_data)
 
     def _visit_stateful(self, thing: Any, attributes: dict[str, Any]) -> None:
         """Saves the ``state_dict`` of a data source too, if its attributes cannot be restored completely."""

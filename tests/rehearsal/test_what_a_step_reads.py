@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import threading
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch
@@ -13,11 +17,13 @@ import pytorch_lightning as pl
 import torch
 from lightning.pytorch.callbacks import progress as lightning_progress
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, Timer, TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.profilers import SimpleProfiler
 from torch.utils.data import DataLoader
 
 from lightning_hp import SAM, BatchSizeScaler, GradientNoiseScale, LossLandscape, LRFinder
 from lightning_hp.rehearsal import Rehearsal, is_rehearsal
+from lightning_hp.trainer.muted import MutedLogger
 from lightning_hp.trainer.stand_ins import MutedCallback
 from tests.lightning_net import LightningNet
 from tests.training import Net, NetSteps, Samples
@@ -130,8 +136,7 @@ def test_a_step_reads_what_the_user_has_put_into_the_trainer(package: Any, name:
         trainer.early_stopping_callback.wait_count += 1
         trainer.checkpoint_callback.best_k_models["other"] = 1.0
         assert isinstance(trainer.train_dataloader, DataLoader)
-        if middle:
-            assert len(list(trainer.val_dataloaders)) == trainer.num_val_batches[0] == 2
+        assert len(list(trainer.val_dataloaders)) == trainer.num_val_batches[0] == 2
         seen.append(
             {
                 "path": trainer.checkpoint_callback.best_model_path,
@@ -192,12 +197,14 @@ def test_a_step_of_find_reads_the_same(search: str, tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "passes",
-    [lambda: SAM(rho=0.05), lambda: LossLandscape(1, resolution=3, num_samples=32, radii=[0.1])],
+    ("passes", "most"),
+    [(lambda: SAM(rho=0.05), 12), (lambda: LossLandscape(1, resolution=3, num_samples=32, radii=[0.1]), 13)],
     ids=["second pass", "landscape"],
 )
 @pytest.mark.filterwarnings("ignore:.*The .(train|val)_dataloader")
-def test_what_other_passes_write_into_a_callback_does_not_stay(passes: Callable[[], Any], tmp_path: Any) -> None:
+def test_what_other_passes_write_into_a_callback_does_not_stay(
+    passes: Callable[[], Any], most: int, tmp_path: Any
+) -> None:
     notes, counts = Notes(), list[int]()
 
     class Counts(Net):
@@ -210,7 +217,7 @@ def test_what_other_passes_write_into_a_callback_does_not_stay(passes: Callable[
 
     fit(pl, passes(), Counts(), [notes, TQDMProgressBar()], tmp_path, enable_checkpointing=False)
     assert notes.count == notes.calls["weight"] == 12
-    assert max(counts) == 13  # each pass starts from what the training has written
+    assert max(counts) == most  # a second pass starts where the first did, a landscape where the training is
     assert len(counts) > 20
 
 
@@ -242,6 +249,118 @@ def test_the_methods_of_a_callback_give_what_they_give_in_the_training(tmp_path:
     assert notes.hooks == 12
 
 
+class Writes(Net):
+    """Writes in every step into a callback that it has a reference of."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.notes, self.kind = Notes(), kind
+        self.own = [self.notes] if kind in ("attribute", "configured") else []
+
+    def configure_callbacks(self) -> list[Any]:
+        return self.own if self.kind == "configured" else []
+
+    def take(self) -> None:
+        self.own = [one for one in self.trainer.callbacks if isinstance(one, Notes)]
+
+    def setup(self, stage: str) -> None:
+        if self.kind == "setup":
+            self.take()
+
+    def on_train_start(self) -> None:
+        if self.kind == "start":
+            self.take()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        (notes,) = self.own or GLOBAL
+        notes.count += 1
+        notes.losses.append(1.0)
+        notes.weights += 1
+        notes.table[0] += 1
+        notes.calls[notes.count] = 1
+        return super().training_step(batch, batch_idx)
+
+
+GLOBAL: list[Notes] = []
+
+
+@pytest.mark.parametrize(
+    ("tuner", "kind"),
+    [
+        ("scaler", "attribute"), ("finder", "configured"), ("finder in the middle", "global"), ("finder", "setup"),
+        ("noise scale in the middle", "attribute"), ("finder in the middle", "start"), ("second pass", "global"),
+        ("second pass", "attribute"), ("landscape", "global"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*learning rate stays")
+def test_what_a_step_writes_through_a_reference_of_its_own_does_not_stay(tuner: str, kind: str, tmp_path: Any) -> None:
+    """The state is that of the same training without the search."""
+    others = {
+        "second pass": lambda: SAM(rho=0.05),
+        "landscape": lambda: LossLandscape(1, resolution=3, num_samples=32, radii=[0.1]),
+    }
+    module = Writes(kind)
+    GLOBAL[:] = [module.notes]
+    listed = [module.notes] if kind in ("global", "setup", "start") else []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*dataloader")
+        fit(pl, {**TUNERS, **others}[tuner](), module, listed, tmp_path, enable_progress_bar=False)
+    GLOBAL.clear()
+    notes = module.notes
+    assert notes.count == notes.table[0] == len(notes.losses) - 1 == len(notes.calls) - 1 == 12
+    assert notes.weights.tolist() == [13.0] * 3
+
+
+class Holds(pl.Callback):
+    """Holds what cannot be copied, and a thread that writes."""
+
+    def __init__(self, path: Any) -> None:
+        self.lock, self.lines = threading.Lock(), iter([1, 2, 3])
+        self.file, self.beats, self.ends = path.open("w+"), list[int](), threading.Event()
+        self.thread = threading.Thread(target=self.beat, daemon=True)
+        self.thread.start()
+
+    def beat(self) -> None:
+        while not self.ends.is_set():
+            self.beats.append(len(self.beats))
+            self.file.write("x")
+            self.ends.wait(0.001)
+
+
+class HoldsNoThread(Holds):
+    def __init__(self, path: Any) -> None:
+        super().__init__(path)
+        self.ends.set()
+        self.thread.join()
+        self.pipe = os.fdopen(os.pipe()[0])
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*learning rate stays", "ignore:.*The .(train|val)_dataloader", "ignore:.*swa", "ignore:.*ModelCheckpoint"
+)
+def test_no_callback_refuses_a_search_or_is_disturbed(tmp_path: Any) -> None:
+    own = pl.callbacks
+    thread, none = Holds(tmp_path / "a"), HoldsNoThread(tmp_path / "b")
+    callbacks = [
+        ModelCheckpoint(monitor="val_loss"), EarlyStopping("val_loss"), RichProgressBar(), own.LearningRateMonitor(),
+        Timer(), own.StochasticWeightAveraging(1e-3, swa_epoch_start=1, annealing_epochs=1), own.DeviceStatsMonitor(),
+        thread, none,
+    ]  # fmt: skip
+    try:
+        tuner = finder(milestones=(0, 1))
+        fit(pl, tuner, Net(), callbacks, tmp_path, logger=CSVLogger(tmp_path))
+        assert tuner.results
+        written = thread.beats[:]
+        assert written == list(range(len(written)))
+        assert none.lines is not None
+        assert list(none.lines) == [1, 2, 3]
+    finally:
+        thread.ends.set()
+        thread.thread.join()
+        for one in (thread.file, none.file, none.pipe):
+            one.close()
+
+
 @pytest.mark.parametrize("package", [pl, lightning.pytorch], ids=lambda package: package.__name__)
 def test_the_bar_of_rich_draws_in_the_middle(package: Any, tmp_path: Any) -> None:
     """Its thread does what is done here in each step, and would end with an error."""
@@ -258,6 +377,39 @@ def test_the_bar_of_rich_draws_in_the_middle(package: Any, tmp_path: Any) -> Non
     assert len(drawn) > 10
     assert all(drawn)
     assert "Epoch 1/1" in screen.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:.*learning rate stays", "ignore:.*The .(train|val)_dataloader")
+def test_a_step_reads_the_experiment_of_a_logger(tmp_path: Any) -> None:
+    paths = set()
+
+    def look(trainer: Any) -> None:
+        experiment = trainer.logger.experiment
+        paths.update(str(Path(one) / "x") for one in (experiment.log_dir, experiment.get_logdir(), experiment))
+        rows = trainer.logger.rows
+        rows.append(1)
+        del rows[0]
+        while rows:
+            rows.pop()
+        assert experiment
+        assert (len(rows), list(rows), 1 in rows, len(experiment.config.lr)) == (0, [], False, 0)
+        with experiment.group("name") as group:
+            group.add_scalar("loss", 1.0)
+
+    logger = TensorBoardLogger(tmp_path, name="run", version=3)
+    fit(pl, finder(), reads(pl, look), [], tmp_path, enable_progress_bar=False, logger=logger)
+    assert paths == {str(tmp_path / "run" / "version_3" / "x")}
+    assert os.fspath(MutedLogger(Logs()).experiment) == os.curdir
+
+
+class Logs(Logger):
+    """A logger without directories."""
+
+    name, version = "logs", 0
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None: ...
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None: ...
 
 
 def test_what_stands_for_a_callback() -> None:

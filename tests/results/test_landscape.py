@@ -70,6 +70,26 @@ def test_what_was_read_is_compared_with_what_was_measured() -> None:
     assert all(row[1] == row[2] for row in compared.table()[1])
 
 
+@pytest.mark.parametrize(("x", "y"), [([-1, 0, 2], [0]), ([0], [-1, 0, 2]), ([0], [0])])
+@pytest.mark.parametrize("rises", [(), (Rise(0.1, 1.0, 0.5, 2.0),)])
+def test_one_coordinate_in_a_direction_is_drawn_as_a_line(x: list[int], y: list[int], rises: Any) -> None:
+    losses = np.array([2.0, 1.0, 2.5])[: max(len(x), len(y))]
+    line = result(x=x, y=y, surfaces=[losses.reshape(len(y), len(x))], rises=rises)
+    comparison = compare_landscapes({"a": line, "b": line})
+    for figure in (line.plot(), comparison.plot()):
+        figure.canvas.draw()
+        (drawn, *_) = figure.axes[0].get_lines()
+        np.testing.assert_array_equal(drawn.get_xydata(), np.stack([max(x, y, key=len), losses], axis=1))
+    for page in (line.to_html, comparison.to_html):
+        with pytest.raises(ValueError, match=r"^Expected a landscape with more than one coordinate in both directions"):
+            page()
+
+
+def test_a_comparison_of_dicts_names_the_way() -> None:
+    with pytest.raises(TypeError, match=r"^Expected `models\['a'\]` to be .*`LandscapeResult.from_dict`"):
+        compare_landscapes({"a": result().to_dict(), "b": result()})
+
+
 def test_losses_that_are_not_finite_are_nan_and_unknown_entries_are_left_out() -> None:
     infinite = result(surfaces=[np.where(SURFACE > 0.6, np.inf, SURFACE)])
     np.testing.assert_array_equal(through_json(infinite).surfaces[0], BROKEN.surfaces[0])
@@ -88,6 +108,9 @@ def test_it_keeps_its_own_arrays() -> None:
     [
         ({"x": []}, ValueError, "`x` to be one or more coordinates, finite numbers of shape"),
         ({"y": [0.0, math.nan, 1.0]}, ValueError, "`y` to be one or more coordinates"),
+        ({"x": [-1.0, -0.5, 0.3, 0.5, 1.0]}, ValueError, "`x` to be .* that rise and contain 0, the model itself"),
+        ({"y": [1.0, 0.0, -1.0]}, ValueError, "`y` to be .* that rise and contain 0, the model itself"),
+        ({"y": [-1.0, 0.0, 0.0]}, ValueError, "`y` to be .* that rise and contain 0, the model itself"),
         ({"x": "abc"}, TypeError, "`x` to be one or more coordinates"),
         ({"surfaces": ()}, ValueError, "`surfaces` to be one or more arrays of losses"),
         ({"surfaces": 3}, TypeError, "`surfaces` to be one or more arrays of losses"),

@@ -10,7 +10,7 @@ import os
 import random
 import re
 import threading
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -22,6 +22,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_hp.second_pass.reachable import Reachable
 from lightning_hp.snapshot import RandomState, Snapshot, attributes_of, host_memory, slots_of
 from lightning_hp.snapshot.snapshot import MAX_DESCEND
 from tests.devices import on_each_device, torch_device
@@ -122,6 +123,69 @@ def test_everything_is_restored_any_number_of_times() -> None:
     assert objects == [
         id(net.average), id(net.nest["list"][1]), id(net[0].weight), id(net.average.shadow), id(net.array)
     ]  # fmt: skip
+
+
+class OwnDict(dict): ...  # type: ignore[type-arg]
+
+
+class OwnOrdered(OrderedDict): ...  # type: ignore[type-arg]
+
+
+class OwnDefault(defaultdict): ...  # type: ignore[type-arg]
+
+
+class OwnList(list):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+class OwnSet(set):  # type: ignore[type-arg]
+    __slots__ = ("seen", "total")
+
+
+class OwnDeque(deque): ...  # type: ignore[type-arg]
+
+
+class OwnTuple(tuple): ...
+
+
+class OwnUserDict(UserDict): ...  # type: ignore[type-arg]
+
+
+class OwnArray(np.ndarray): ...
+
+
+class OwnTensor(torch.Tensor): ...
+
+
+@pytest.mark.parametrize("walk", ["snapshot", "second pass"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        OwnDict, OwnOrdered, OwnDefault, OwnList, OwnSet, OwnDeque, OwnTuple, OwnUserDict, OrderedDict, UserDict,
+        lambda: np.zeros(2).view(OwnArray), lambda: torch.zeros(2).as_subclass(OwnTensor), lambda: torch.zeros(2),
+        lambda: np.ma.masked_array([1.0, 2.0]),
+    ],
+)  # fmt: skip
+def test_attributes_of_containers_arrays_and_tensors_are_restored(make: Any, walk: str) -> None:
+    thing, net = make(), nn.Module()
+    net.thing = [thing]
+    thing.seen, thing.total = [1], 0
+    if isinstance(thing, list):
+        list.extend(thing, [1, 2])
+    items = list.__len__(thing) if isinstance(thing, list) else 0
+    before = Snapshot(net) if walk == "snapshot" else Reachable()
+    if isinstance(before, Reachable):
+        before.visit([net.thing])
+    thing.seen.append(2)
+    thing.total += 1
+    if not isinstance(thing, set):
+        thing.added = 1
+    if isinstance(thing, list):
+        thing.append(3)
+    before.restore()
+    assert (thing.seen, thing.total, hasattr(thing, "added")) == ([1], 0, False)
+    assert not isinstance(thing, list) or list.__len__(thing) == items
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "LBFGS", "Adadelta", "NAdam"])
