@@ -89,8 +89,11 @@ def run_with(injection: Injection, after_interrupt: bool) -> Run:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it from the first Ctrl-C on
     try:
         train(module, [Rehearses(injection, after_interrupt)], data, **SHORT)
-    except (InjectedError, KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit):
         pass
+    except Exception as error:  # one in a hook that is called a second time is named
+        if not isinstance(error, InjectedError) and not isinstance(error.__cause__, InjectedError):
+            raise
     finally:
         CtrlC.steps_until_interrupt = 10**9
         torch.set_grad_enabled(True)
