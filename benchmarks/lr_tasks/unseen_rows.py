@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.optim import Adam, AdamW, NAdam, Optimizer
 from torch.optim.lr_scheduler import LinearLR
 
-from benchmarks.lr_tasks import reserved_texts, sealed_data
+from benchmarks.lr_tasks import reserved_sequences, reserved_texts, sealed_data
 from benchmarks.lr_tasks import unseen_data as data
 from benchmarks.lr_tasks.held_out_common import NetModule, accuracy_on, batches, each_step
 from benchmarks.lr_tasks.sealed_common import adamw, explained_on, half_decades
@@ -53,12 +53,8 @@ class Tagger(nn.Module):
         return logits
 
 
-class Tagging(NetModule):
-    """Cross entropy of all characters, AdamW, a rate that falls linearly to 0."""
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        x, kinds = batch
-        return cross_entropy(self.net(x).flatten(0, 1), kinds.flatten())
+class Tagging(reserved_sequences.Tagging):
+    """AdamW, a rate that falls linearly to 0."""
 
     def configure_optimizers(self) -> Any:
         optimizer = AdamW(self.parameters(), lr=self.lr, weight_decay=0.01)

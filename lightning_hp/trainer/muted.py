@@ -44,8 +44,8 @@ class MutedLogger:
     """Replaces ``logger`` while a training is rehearsed: it has the same name and directories and writes nothing.
 
     ``isinstance`` takes it for an instance of the logger's own class, and its ``experiment`` is a
-    :class:`MutedExperiment`. Lightning's ``DummyLogger`` does neither: it has
-    no directories, is of another class, and its experiment has no nested attributes (``experiment.config.lr``).
+    :class:`MutedExperiment`. Lightning's ``DummyLogger`` has no directories, is of another class, and its experiment
+    has no nested attributes (``experiment.config.lr``).
 
     Args:
         logger: The user's logger.

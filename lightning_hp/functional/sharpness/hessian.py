@@ -283,7 +283,7 @@ class _Products:
 
     def _product(self, gradient: Sequence[Tensor], vector: Sequence[Tensor], *, keep: bool) -> Direction:
         pairs = [(g, v) for g, v in zip(gradient, vector, strict=True) if g.requires_grad]
-        if not pairs:
+        if not pairs:  # no part of the loss depends on these weights
             return [torch.zeros_like(weight) for weight in self._weights]
         outputs, cotangents = zip(*pairs, strict=True)
         return list(
