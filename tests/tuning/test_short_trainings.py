@@ -174,7 +174,7 @@ class FakeStepper:
             assert same_batches
 
     class FakeRate:
-        decays, warm_up = False, 0.0
+        decays, has_shrinking_steps, warm_up = False, False, 0.0
 
     rehearsal, learning_rate = FakeRehearsal(), FakeRate()
 

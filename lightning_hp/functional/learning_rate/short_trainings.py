@@ -15,7 +15,7 @@ Pseudo-code:
     log(lr)        = lowest point of the parabola through the best rate and its two neighbours;
                      the best one if there was no room for one of them
     for each doubling of the steps until the length of the training:
-        log(lr) -= 0.025 if the schedule decays, else 0.15
+        log(lr) -= 0.025 if the schedule decays or the optimizer shortens its steps, else 0.15
     for each doubling of the passes over the data, from ten on:
         log(lr) -= 0.1
 
@@ -63,8 +63,8 @@ NEAR = 0.9
 
 NO_MEASURE = "it may be no measure of what is learned (policy gradient, contrastive loss with a queue)"
 
-#: How far the best rate falls with each doubling of a training, in decades, where the schedule decays and where it does
-#: not; for four doublings at most.
+#: How far the best rate falls with each doubling of a training, in decades, where the schedule decays or the optimizer
+#: shortens its steps by itself, and elsewhere; for four doublings at most.
 DRIFT_OF_DECAY, DRIFT, MOST_DOUBLINGS = 0.025, 0.15, 4
 
 #: How far the best rate falls with each doubling of the passes over the data, in decades, from this many on.
@@ -286,7 +286,7 @@ def choose_rate(
         num_steps: Steps of each whole training, >= 2.
         untrained: Losses before anything is learned, over any batches.
         doublings: How often the number of steps doubles until the end of the planned training, >= 0.
-        decays: Whether the rates will fall in the planned training.
+        decays: Whether the steps will get shorter in the planned training, by the schedule or by the optimizer.
         passes: Passes of the planned training over its data, > 0; 1 if unknown.
 
     Returns:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lightning_hp.functional.checks import check_number
+from lightning_hp.functional.learning_rate.shrinking_steps import has_shrinking_steps
 from lightning_hp.hyperparameters.learning_rate.home import Home, base_lr, find_home
 from lightning_hp.hyperparameters.learning_rate.numbers import GroupIndex, StoredNumber, write_number
 from lightning_hp.hyperparameters.learning_rate.rebuild import (
@@ -150,6 +151,11 @@ class LearningRate:
     def decays(self) -> bool:
         """Whether the schedule ends below half of its highest rate; unknown, and ``False``, before :meth:`follow`."""
         return self._schedule is not None and self._schedule.decays
+
+    @property
+    def has_shrinking_steps(self) -> bool:
+        """Whether the optimizers take shorter and shorter steps at a constant rate (Adagrad, RMSprop)."""
+        return all(map(has_shrinking_steps, self._trainer.optimizers))
 
     @property
     def warm_up(self) -> float:

@@ -82,12 +82,13 @@ class ShortTrainings:
                 break
             self.losses[rate] = self._train(rate, steps, self.num_steps, planned_steps)
             rate = next_rate(final_losses(self.losses, self.num_steps), first, lowest, highest, unchanged)
+        learning_rate = self.stepper.learning_rate
         self.choice = choose_rate(
             self.losses,
             self.num_steps,
             untrained,
             doublings=self._doublings(planned_steps),
-            decays=self.stepper.learning_rate.decays,
+            decays=learning_rate.decays or learning_rate.has_shrinking_steps,
             passes=self._passes(planned_steps),
         )
         if self.choice.lr is not None:
