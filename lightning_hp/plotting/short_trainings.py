@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_hp.functional.checks import wrong_value
-from lightning_hp.functional.learning_rate.short_trainings import final_loss
+from lightning_hp.functional.learning_rate.training_losses import final_loss
 from lightning_hp.plotting.style import (
     BLUE,
     RED,

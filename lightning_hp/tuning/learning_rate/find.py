@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lightning_hp.functional.learning_rate.range_test import lr_range
-from lightning_hp.functional.learning_rate.short_trainings import first_rate, unchanged_losses
 from lightning_hp.functional.learning_rate.suggestion import (
     IN_A_ROW,
     MIN_SIGNAL_OF_FEW,
@@ -27,6 +26,8 @@ from lightning_hp.functional.learning_rate.suggestion import (
     lowest_loss,
     suggest_lr,
 )
+from lightning_hp.functional.learning_rate.training_losses import unchanged_losses
+from lightning_hp.functional.learning_rate.tried_rates import first_rate
 from lightning_hp.hyperparameters import LearningRate, Schedule
 from lightning_hp.rehearsal import Rehearsal
 from lightning_hp.reporting import progress_bar

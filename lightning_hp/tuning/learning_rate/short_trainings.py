@@ -6,17 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from lightning_hp.functional.learning_rate.short_trainings import (
-    STEP,
-    TrainedChoice,
-    choose_rate,
-    cool_down,
+from lightning_hp.functional.learning_rate.short_trainings import TrainedChoice, choose_rate
+from lightning_hp.functional.learning_rate.training_losses import (
+    best_rate,
     final_losses,
-    next_rate,
-    progress_of,
     rises_again,
     unchanged_losses,
 )
+from lightning_hp.functional.learning_rate.training_schedule import cool_down, progress_of
+from lightning_hp.functional.learning_rate.tried_rates import STEP, next_rate
 from lightning_hp.tuning.learning_rate.steps import Stepper
 
 #: Fewer steps say less than the range test.
@@ -98,7 +96,7 @@ class ShortTrainings:
     def _note_an_end(self, lowest: float, highest: float) -> None:
         """Says so where there was no room for a neighbour of the best rate."""
         final = final_losses(self.losses, self.num_steps)
-        best = min(final, key=lambda lr: final[lr])
+        best = best_rate(final)
         for end, side, is_last in (
             (max(final), "highest", best * STEP > highest),
             (min(final), "lowest", best / STEP < lowest),

@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 
 from lightning_hp.functional import choose_rate
-from lightning_hp.functional.learning_rate.short_trainings import (
-    STEP,
-    cool_down,
+from lightning_hp.functional.learning_rate.training_losses import (
     final_loss,
     final_losses,
-    first_rate,
-    next_rate,
-    progress_of,
     rises_again,
     unchanged_losses,
 )
+from lightning_hp.functional.learning_rate.training_schedule import cool_down, progress_of
+from lightning_hp.functional.learning_rate.tried_rates import STEP, first_rate, next_rate
 
 STEPS = 100
 UNTRAINED = np.random.default_rng(0).normal(2.3, 0.05, 40).tolist()
