@@ -118,6 +118,11 @@ PRIVATE = (
     ),
     Private("_init_optimizers_and_lr_schedulers", (_OPTIMIZER,), "build optimizers as `fit` does"),
     Private("_optimizers_to_device", ("pytorch_lightning.strategies.strategy",), "move the state of new optimizers"),
+    Private(
+        "_metric_attributes",
+        ("pytorch_lightning.core.module:LightningModule",),
+        "leave out what `log` writes into the module",
+    ),
     Private("_current_fx_name", ("pytorch_lightning.core.module:LightningModule",), "see whether `fit` has begun"),
     Private(
         "_hparams_initial",

@@ -114,9 +114,10 @@ class LRFinder(Finder[LearningRateResult], Callback):
         ``lr_scale``. With manual optimization it is unknown when schedulers are stepped; the rate that is found is then
         the one that the schedule is built on.
 
-        Callbacks that change the batch, the gradients or the weights act in these steps: those with the class attribute
-        ``changes_gradients = True``, and those of yours that are seen to do so in one step, which is undone. One that
-        does so in later steps only has to declare it. With ``changes_gradients = False`` a callback is not called.
+        Callbacks that change the batch, the gradients, the weights or a number that a step reads act in these steps:
+        those with the class attribute ``changes_gradients = True``, and those of yours that are seen to do so in one
+        step, which is undone. One that does so in later steps only has to declare it. With ``changes_gradients =
+        False`` a callback is not called.
 
         A figure, a table and the scalars ``lr_finder/lr_found``, ``lr_finder/lr_used`` and ``lr_finder/lr_before`` are
         written to the Trainer's loggers. The learning rate that was set before the training is in the logged

@@ -2,7 +2,8 @@
 
 Lightning has no mark for a callback that changes the batch, the gradients or the weights. A callback that declares
 nothing is therefore called in one rehearsed step, which is undone afterwards. If a hook leaves other bits in the batch,
-in a parameter, a buffer or a gradient, or freezes a parameter, the callback acts in the rehearsal.
+in a parameter, a buffer or a gradient, freezes a parameter, or leaves another number, text or flag in an attribute of
+the module or of the data, the callback acts in the rehearsal.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_hp.rehearsal.participants import OBSERVED_HOOKS, overrides
+from lightning_hp.rehearsal.plain_values import plain_values
 from lightning_hp.second_pass.reachable import Reachable
 from lightning_hp.second_pass.writes import fingerprints
-from lightning_hp.trainer import StandIn, is_hook, no_op
+from lightning_hp.trainer import StandIn, flatten_loaders, is_hook, no_op
 
 
 class Observed(StandIn):
@@ -58,22 +60,23 @@ class Observed(StandIn):
     def _call(self, name: str, hook: Any, *args: Any, **kwargs: Any) -> None:
         if self.error is not None:
             return
-        roots = [*args[2:], *kwargs.values()]  # without the Trainer and the module
-        before = None if self.changed_in else _State(self._module, roots)
+        given = [*args[2:], *kwargs.values()]  # without the Trainer and the module
+        holders = [*self._module.modules(), *_data_of(args[0])]
+        before = None if self.changed_in else _State(self._module, given, holders)
         try:
             hook(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - what it needs may come with a hook that is not called here
             self.error = error
-        if before is not None and before != _State(self._module, roots):
+        if before is not None and before != _State(self._module, given, holders):
             self.changed_in = name
 
 
 class _State:
     """The bits of what a hook may change, and which objects hold them."""
 
-    def __init__(self, pl_module: Any, roots: Sequence[Any]) -> None:
+    def __init__(self, pl_module: Any, given: Sequence[Any], holders: Sequence[Any]) -> None:
         reachable = Reachable()
-        reachable.visit(roots)
+        reachable.visit(given)
         parameters = list(pl_module.parameters())
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         # The tensors are kept, so that no other object gets one of these ids.
@@ -83,12 +86,20 @@ class _State:
             fingerprints(self._tensors) if self._tensors else [],
             [parameter.requires_grad for parameter in parameters],
             [module.training for module in pl_module.modules()],
+            plain_values(holders),
         )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _State) and self._values == other._values
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _data_of(trainer: Any) -> list[Any]:
+    """The datamodule and the loaders of the Trainer, if it has them."""
+    names = ("train_dataloader", "val_dataloaders", "test_dataloaders", "predict_dataloaders")
+    loaders = [getattr(trainer, name, None) for name in names]
+    return [getattr(trainer, "datamodule", None), *flatten_loaders([found for found in loaders if found is not None])]
 
 
 def acting_of(trainer: Any, declared: Sequence[Any], observed: Sequence[Observed]) -> list[Any]:

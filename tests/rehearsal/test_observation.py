@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LambdaCallback
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_hp import BatchSizeScaler, LRFinder
 from lightning_hp.rehearsal import Rehearsal
@@ -81,12 +81,12 @@ def quiet(callbacks: list[Any], max_epochs: int = 3) -> pl.Trainer:
     )
 
 
-def losses_by_hand(lrs: Any) -> list[float]:
+def losses_by_hand(lrs: Any, temperature: float = 1.0) -> list[float]:
     module, losses = Linear(), []
     batches = list(raw_loader())
     for index, lr in enumerate(lrs):
         features, labels = batches[index % len(batches)]
-        loss = nn.functional.cross_entropy(module.layer((features - MEAN) / SCALE), labels)
+        loss = nn.functional.cross_entropy(module.layer((features - MEAN) / SCALE / temperature), labels)
         module.zero_grad()
         loss.backward()
         losses.append(loss.item())
@@ -120,6 +120,82 @@ def test_the_losses_of_a_sweep_are_those_of_a_loop_with_the_preprocessor(
     result = finder.result
     assert result is not None
     assert list(result.losses[0]) == pytest.approx(losses_by_hand(result.lrs), rel=2e-4)
+
+
+class Settings:
+    """A configuration object of the user."""
+
+    temperature = 1.0
+
+
+class Samples(Dataset):
+    """Raw samples, divided by a temperature."""
+
+    def __init__(self) -> None:
+        self.features, self.labels = raw_samples()
+        self.temperature = 1.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return (self.features[index] - MEAN) / SCALE / self.temperature, self.labels[index]
+
+
+class Tempered(Linear):
+    """Divides its features by a temperature that it keeps in several places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.save_hyperparameters({"temperature": 1.0})
+        self.settings, self.table = Settings(), {"temperatures": [1.0]}
+        self.temperature, self.tensor = 1.0, torch.ones(())
+        self.layer.temperature = 1.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        places = self.hparams["temperature"], self.settings.temperature, *self.table["temperatures"]
+        factor = torch.tensor([*places, self.temperature, self.tensor, self.layer.temperature]).prod()
+        return nn.functional.cross_entropy(self.layer(batch[0] / factor), batch[1])
+
+
+def set_dataset(trainer: Any, pl_module: Any) -> None:
+    trainer.train_dataloader.dataset.temperature = 4.0
+
+
+WRITES = {
+    "attribute": lambda _, module: setattr(module, "temperature", 4.0),
+    "hparams": lambda _, module: module.hparams.update(temperature=4.0),
+    "object": lambda _, module: setattr(module.settings, "temperature", 4.0),
+    "container": lambda _, module: module.table["temperatures"].__setitem__(0, 4.0),
+    "tensor": lambda _, module: module.tensor.fill_(4.0),
+    "submodule": lambda _, module: setattr(module.layer, "temperature", 4.0),
+    "dataset": lambda trainer, _: setattr(trainer.train_dataloader.dataset, "temperature", 4.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "hook"),
+    [
+        (place, hook)
+        for place in WRITES
+        for hook in ("on_train_start", "on_train_epoch_start", "on_train_batch_start")
+        if (place, hook) != ("dataset", "on_train_batch_start")  # the first batch exists before it
+    ],
+)
+def test_a_callback_that_sets_what_a_step_reads_acts(place: str, hook: str) -> None:
+    """The losses of a sweep are those of a loop by hand at that temperature."""
+    finder = LRFinder(1e-3, 300.0, 40, suggestion="fall", num_repeats=1, zoom=False, update_attr=False)
+    sets = LambdaCallback(**{hook: lambda trainer, module, *_: WRITES[place](trainer, module)})
+    quiet([finder, sets], max_epochs=7).fit(Tempered(), DataLoader(Samples(), batch_size=16))
+    result = finder.result
+    assert result is not None
+    assert list(result.losses[0]) == pytest.approx(losses_by_hand(result.lrs, 4.0), rel=2e-4)
+
+
+class LogsOnly(pl.Callback):
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        pl_module.log("start", 1.0)
+        self.seen = batch_idx
 
 
 @pytest.mark.parametrize("make_finder", [LRFinder, BatchSizeScaler])
@@ -200,6 +276,7 @@ class Looks(pl.Callback):
         (KeepsWeights, True, "KeepsWeights acts in the rehearsed steps, since it shapes a step in `on_before_zero_"),
         (Declines, False, ""),
         (Watches, False, "Watches did not act: no change in one observed step"),
+        (LogsOnly, False, "LogsOnly did not act: no change in one observed step"),
         (NotReady, False, "NotReady does not act in the rehearsed steps, since its hooks raised AttributeError"),
     ],
 )
