@@ -30,7 +30,9 @@ def is_hook(name: str) -> bool:
 
 
 class StandIn:
-    """An object that ``isinstance`` takes for an instance of another object's class.
+    """An object that ``isinstance`` takes for an instance of another object's class, and ``==`` for that object.
+
+    So a step finds a callback of which it holds a reference in ``trainer.callbacks``.
 
     Args:
         original: The other object.
@@ -45,6 +47,12 @@ class StandIn:
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         return type(self.__wrapped__)
+
+    def __eq__(self, other: object) -> bool:
+        return _original_of(other) is self.__wrapped__
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__)
 
     def __getattr__(self, name: str) -> Any:
         if name.endswith("__"):  # a protocol that is not implemented here must stay unknown

@@ -128,6 +128,9 @@ def test_a_step_reads_what_the_user_has_put_into_the_trainer(package: Any, name:
         assert isinstance(trainer.early_stopping_callback, own.EarlyStopping)
         assert isinstance(trainer.progress_bar_callback, own.TQDMProgressBar)
         assert len(trainer.checkpoint_callbacks) == len(trainer.early_stopping_callbacks) == 1
+        assert trainer.progress_bar_callback == bar
+        assert [trainer.callbacks.count(one) for one in (stopping, checkpoint, bar, timer)] == [1, 1, 1, 1]
+        assert trainer.callbacks.index(stopping) < trainer.callbacks.index(checkpoint)
         assert isinstance(trainer.profiler, package.profilers.SimpleProfiler)
         (found,) = [one for one in trainer.callbacks if isinstance(one, own.Timer)]
         assert 0 < found.time_remaining() < 86400 + 1
@@ -413,8 +416,12 @@ class Logs(Logger):
 
 
 def test_what_stands_for_a_callback() -> None:
-    callback = MutedCallback(Notes())
+    original = Notes()
+    callback = MutedCallback(original)
     assert isinstance(callback, Notes)
+    assert callback == original == callback
+    assert callback == MutedCallback(original) != Notes()
+    assert len({callback, original}) == 1
     assert not isinstance(callback, (EarlyStopping, ModelCheckpoint, Timer, TQDMProgressBar, SimpleProfiler))
     assert callback.setup(None, None, stage="fit") is None
     assert callback.on_train_batch_end() is None
