@@ -231,6 +231,7 @@ class LRFinder(Finder[LearningRateResult], Callback):
         if self._update_attr and max(self._milestones, default=0) > trainer.current_epoch:
             # A schedule that cannot be moved midway is refused now, not in the middle of the training.
             LearningRate.locate(trainer, pl_module, self._attr_name, also_midway=True)
+        self._warn_of_late_milestones(trainer)
         if self._searches and trainer.current_epoch in self._milestones:
             self._tune(trainer, pl_module, HOOKS_BEFORE_FIT)
         elif self._applied:
@@ -238,6 +239,15 @@ class LRFinder(Finder[LearningRateResult], Callback):
             learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name)
             if learning_rate.built_on != self._applied["lr"]:
                 learning_rate.apply(self._applied["lr"])
+
+    def _warn_of_late_milestones(self, trainer: pl.Trainer) -> None:
+        end = trainer.max_epochs
+        if end is not None and end >= 0 and all(epoch >= end for epoch in self._milestones):
+            epochs = sorted(self._milestones) or "none"
+            rank_zero_warn(
+                f"LRFinder does not search: expected `milestones` before the end of the training ({end} epochs), but"
+                f" got {epochs}."
+            )
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

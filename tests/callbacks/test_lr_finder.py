@@ -597,6 +597,15 @@ def test_milestones_search_again_in_the_middle() -> None:
     assert run.module.lr == found[4]
 
 
+@pytest.mark.parametrize(("milestones", "got"), [((7, 5), r"\[5, 7\]"), ((), "none")])
+def test_milestones_of_which_none_comes_are_named(milestones: tuple[int, ...], got: str) -> None:
+    callback = finder(milestones=milestones)
+    with pytest.warns(UserWarning, match=rf"before the end of the training \(5 epochs\), but got {got}\."):
+        fit([callback], net(), max_epochs=5)
+    assert callback.result is None
+    fit([finder(milestones=milestones)], net(), max_epochs=5, fast_dev_run=True)
+
+
 def test_find_alone_returns_the_result_and_leaves_everything_as_it_was(tmp_path: Path) -> None:
     for options in ({}, {"dropout": 0.3, "batch_norm": True, "scheduler": "one_cycle", "optimizer": "adamw"}):
         torch.manual_seed(5)
