@@ -43,7 +43,7 @@ def hybrid(table: Table, repetition: int, sampler: optuna.samplers.BaseSampler |
     """One at a time, then a search between the neighbours of the best values until a quarter of the grid is spent."""
     if sampler is None:
         return one_at_a_time(table, repetition, refine=quarter(table))
-    with patch("lightning_hp.sweeping.sweep.refining_sampler", lambda: sampler):
+    with patch("lightning_hp.sweeping.carry_out.refining_sampler", lambda: sampler):
         return one_at_a_time(table, repetition, refine=quarter(table))
 
 

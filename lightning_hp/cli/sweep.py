@@ -52,9 +52,9 @@ def _open_record(
     options: Options, configs: Sequence[Mapping[str, Any]], rest: Sequence[str], code: Sequence[str]
 ) -> Record:
     """Opens the study; refuses one of another experiment."""
+    from lightning_hp.sweeping.carry_out import continue_record
     from lightning_hp.sweeping.record import Record
     from lightning_hp.sweeping.storage import open_storage, storage_address
-    from lightning_hp.sweeping.sweep import continue_record
 
     address = storage_address(options.storage, options.folder, several_writers=False)
     record = Record(open_storage(address), options.words["name"], options.words["mode"], options.space)
@@ -75,9 +75,9 @@ def _open_record(
 
 def _train(options: Options, parsed: Parsed, record: Record) -> SweepResult:
     """Trains all that is missing, one process for each training."""
+    from lightning_hp.sweeping.carry_out import Plan, carry_out, probe_arguments
     from lightning_hp.sweeping.process import ProcessTrainer
     from lightning_hp.sweeping.runner import Runner
-    from lightning_hp.sweeping.sweep import carry_out, probe_arguments
     from lightning_hp.sweeping.training import Job
 
     words = options.words
@@ -110,10 +110,9 @@ def _train(options: Options, parsed: Parsed, record: Record) -> SweepResult:
             rate=options.rate,
             train=trainer,
         )
-        batch = max(1, -(-options.workers // len(options.seeds)))
-        return carry_out(
-            runner, options.space, options.start, words, options.strategy, options.n_trials, options.refine, batch
-        )
+        batch = Plan.batch_of(options.workers, options.seeds)
+        plan = Plan(options.strategy, words["order"], options.n_trials, options.refine, batch)
+        return carry_out(runner, options.space, options.start, words, plan)
 
 
 def _config_of(

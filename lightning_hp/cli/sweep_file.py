@@ -74,10 +74,10 @@ class Options:
 
 def check_entries(entries: Mapping[str, Any]) -> Options:
     """Checks the entries of a sweep file."""
+    from lightning_hp.sweeping.arguments import check_folder, check_seeds, check_strategy, check_words
     from lightning_hp.sweeping.process import OWN_KEYS
     from lightning_hp.sweeping.scaled_rate import scaled_rate
     from lightning_hp.sweeping.space import Space
-    from lightning_hp.sweeping.sweep import check_folder, check_seeds, check_strategy, check_words
 
     space = Space(_split_names(entries["space"]), entries["start"])
     if own := [name for name in OWN_KEYS if name in space.names]:

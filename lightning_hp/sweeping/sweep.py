@@ -1,60 +1,44 @@
-"""The article's loop as one call: values of subjects, trained, scored, recorded, compared.
-
-for each round of the strategy:
-for each of its settings and each seed:
-skip it if it was trained before
-build model, data and Trainer; fit; write the score to the study
-the strategy looks at the mean scores and asks for the next round
-compare the settings in pairs of the same seed; recommend the cheapest that is within one standard error of the best
-"""
+"""The article's loop as one call: values of subjects, trained, scored, recorded, compared (`carry_out` is the loop)."""
 
 from __future__ import annotations
 
 import gc
-import inspect
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from importlib import import_module
-from os import PathLike, fspath
-from pathlib import Path
+from os import PathLike
 from typing import Any, Literal
 
 from lightning_hp.functional.checks import (
     check_bool,
     check_callable,
-    check_choice,
     check_int,
-    check_iterable,
     check_options,
-    check_str,
-    is_number,
     wrong_type,
-    wrong_value,
 )
 from lightning_hp.functional.sweep.labels import key_of
-from lightning_hp.reporting import log_columns
 from lightning_hp.results.sweep import SweepResult
-from lightning_hp.sweeping.built import Built, call_build
-from lightning_hp.sweeping.executors import WorkerProcesses, visible_devices
-from lightning_hp.sweeping.experiment import code_of, data_of, plain_values, refuse_another
+from lightning_hp.sweeping.arguments import check_finders, check_folder, check_seeds, check_strategy, check_words
+from lightning_hp.sweeping.built import call_build
+from lightning_hp.sweeping.carry_out import Plan, carry_out, continue_record, probe_arguments
+from lightning_hp.sweeping.executors import WorkerProcesses
+from lightning_hp.sweeping.experiment import code_of, data_of, plain_values
 from lightning_hp.sweeping.extras import require
 from lightning_hp.sweeping.progress import sweep_progress
 from lightning_hp.sweeping.record import Record
-from lightning_hp.sweeping.runner import Runner, SweepError
-from lightning_hp.sweeping.sampling import REFINE, SAMPLER, refining_sampler, sampled
-from lightning_hp.sweeping.sampling import refine as refine_plan
+from lightning_hp.sweeping.refusals import (
+    refuse_built,
+    refuse_searched,
+    refuse_several_devices,
+    refuse_unknown,
+    refuse_unpicklable,
+    refuse_unread,
+)
+from lightning_hp.sweeping.runner import Runner
 from lightning_hp.sweeping.scaled_rate import scaled_rate
 from lightning_hp.sweeping.space import Space
 from lightning_hp.sweeping.storage import in_memory, open_storage, storage_address
-from lightning_hp.sweeping.stored import NOTE, note_of, result_of
-from lightning_hp.sweeping.strategies import grid, measured_order, one_at_a_time
-from lightning_hp.sweeping.summary import log_summary
 from lightning_hp.sweeping.training import Job, callbacks_of, seeded
-
-_log = logging.getLogger(__name__)
 
 
 def sweep(
@@ -174,7 +158,7 @@ def sweep(
     refine = check_int("refine", refine, 0)
     workers = check_int("workers", workers, 1)
     check_bool("enable_progress_bar", enable_progress_bar)
-    finders = _finders(retune, subjects)
+    finders = check_finders(retune, subjects)
     rate = scaled_rate(scale_lr, subjects)
     folder = None if logdir is None else check_folder(logdir)
     if executor is not None and not callable(getattr(executor, "submit", None)):
@@ -189,15 +173,15 @@ def sweep(
     is_parallel = executor is not None or workers > 1
     if workers > 1 and executor is None:
         require("loky", "workers")
-        _refuse_unpicklable({"build": build, "space": subjects, "trainer": arguments, "retune": finders})
+        refuse_unpicklable({"build": build, "space": subjects, "trainer": arguments, "retune": finders})
     with seeded(all_seeds[0]):
         built, read = call_build(build, subjects.start)
-    _refuse_unread(subjects, read)
-    _refuse_built(built, arguments, monitor)
-    _refuse_unknown(built, arguments)
+    refuse_unread(subjects, read)
+    refuse_built(built, arguments, monitor)
+    refuse_unknown(built, arguments)
     refuse_searched(callbacks_of(arguments, built), subjects, "the callbacks of the Trainer")
     if workers > 1 and executor is None:
-        _refuse_several_devices({**arguments, **built.trainer}.get("devices"))
+        refuse_several_devices({**arguments, **built.trainer}.get("devices"))
     address = storage_address(storage, folder, is_parallel)
     started_by = str({**arguments, **built.trainer}.get("strategy")).rpartition("_")[2]
     has_processes = is_parallel or started_by in ("spawn", "fork", "notebook")
@@ -246,228 +230,8 @@ def sweep(
             progress=stack.enter_context(sweep_progress(enable_progress_bar)),
             rate=rate,
         )
-        batch = max(1, -(-workers // len(all_seeds)))
-        return carry_out(runner, subjects, start, options, strategy, n_trials, refine, batch)
-
-
-def carry_out(
-    runner: Runner,
-    space: Space,
-    start: Any,
-    options: Mapping[str, Any],
-    strategy: Any,
-    n_trials: int | None,
-    refine: int,
-    batch: int,
-) -> SweepResult:
-    """Trains all that is missing, and compares.
-
-    Args:
-        runner: Trains.
-        space: The subjects.
-        start: The user's start.
-        options: ``monitor``, ``mode``, ``order`` and ``cost``.
-        strategy: As in :func:`sweep`.
-        n_trials: As in :func:`sweep`.
-        refine: As in :func:`sweep`.
-        batch: Settings that a sampler is asked for at once.
-
-    Raises:
-        SweepError: If all trainings failed, or one and the runner stops on errors.
-
-    """
-    record = runner.record
-    labels = [subject.label for subject in space.subjects]
-    note = note_of(space, list(start or ()), runner.seeds, options, labels)
-    record.set_note(NOTE, note)
-    if runner.logdir is not None:
-        log_columns(runner.logdir, {**space.start, "seed": runner.seeds[0]}, [options["monitor"]])
-    stated = {name: space.start[name] for name in start or ()}  # of subjects that are new since an earlier call
-    for _, training, stage, outcome in record.rows():
-        if outcome.status != "failed":
-            runner.note(replace(training, settings={**stated, **training.settings}), stage, outcome)
-    swept = _follow(runner, space, strategy, options["order"], n_trials, refine, batch)
-    if list(swept) != labels:
-        record.set_note(NOTE, {**note, "order": list(swept)})
-    result = result_of(record.study, space)
-    if result.trials and not any(trial.status == "complete" for trial in result.trials):
-        raise SweepError(f"All {len(result.trials)} trainings failed; the first one: {result.trials[0].reason}")
-    for effect in result.effects.values():
-        if effect.is_unused:
-            _log.warning(f"All values of {effect.subject} have exactly the same scores: the training does not use it.")
-    if runner.logdir is not None:
-        log_summary(result, runner.logdir)
-    return result
-
-
-def _follow(
-    runner: Runner, space: Space, strategy: Any, order: str, n_trials: int | None, refine: int, batch: int
-) -> tuple[str, ...]:
-    """Trains what the strategy asks for; returns the subjects in the order in which they were swept."""
-    subjects = runner.follow(measured_order(space)) if order == "measured" else space.subjects
-    if strategy == "one_at_a_time":
-        runner.follow(one_at_a_time(space, subjects))
-    elif strategy == "grid":
-        runner.follow(grid(space))
-    else:
-        runner.follow(sampled(space, runner.settings_of(SAMPLER), strategy, n_trials or 0, batch))
-    if refine:
-        asked, known = runner.settings_of(REFINE), list(runner.settings.values())
-        runner.follow(refine_plan(space, known, asked, runner.score, refining_sampler(), refine, batch))
-    return tuple(subject.label for subject in subjects)
-
-
-def continue_record(record: Record, experiment: dict[str, Any], where: str) -> None:
-    """Refuses a storage of another experiment, and tidies up what an earlier call left."""
-    stored = record.note("experiment")
-    if stored is not None:
-        if stored["data"][0] != experiment["data"][0]:  # another start: its data may differ with the settings
-            experiment = {**experiment, "data": stored["data"]}
-        refuse_another(stored, experiment, where)
-    record.set_note("experiment", experiment)
-    record.discard_stale()
-
-
-def check_words(**options: Any) -> dict[str, Any]:
-    """Checks the arguments that are one of several words, or any text."""
-    choices = {
-        "mode": ("max", "min"),
-        "order": ("given", "measured"),
-        "reduce": ("last", "best"),
-        "cost": ("parameters", "latency", "time"),
-        "on_error": ("record", "raise"),
-    }
-    for name, value in options.items():
-        if name in choices:
-            check_choice(name, value, choices[name])
-        else:
-            check_str(name, value)
-    return options
-
-
-def check_seeds(seeds: Any) -> tuple[int, ...]:
-    """The seeds that a number or a list means."""
-    if is_number(seeds):
-        return tuple(range(check_int("seeds", seeds, 1)))
-    what = "a number of trainings, or a list of different seeds"
-    listed = [check_int("seeds", seed, 0, 2**32 - 1) for seed in check_iterable("seeds", seeds, what)]
-    if not listed or len(set(listed)) < len(listed):
-        wrong_value("seeds", what, seeds)
-    return tuple(listed)
-
-
-def check_strategy(strategy: Any, n_trials: Any) -> None:
-    """Checks a strategy and the number of settings that a sampler chooses."""
-    import optuna
-
-    if isinstance(strategy, (optuna.samplers.GridSampler, optuna.samplers.BruteForceSampler)):
-        raise ValueError('Expected a sampler that chooses settings, but got one of a grid; use strategy="grid".')
-    if isinstance(strategy, optuna.samplers.BaseSampler):
-        if n_trials is None:
-            raise ValueError(
-                "Expected `n_trials` with a sampler as `strategy`: the number of settings that it chooses."
-            )
-        check_int("n_trials", n_trials, 1)
-        return
-    if not isinstance(strategy, str):
-        wrong_type("strategy", "'one_at_a_time', 'grid' or a sampler of Optuna", strategy)
-    check_choice("strategy", strategy, ("one_at_a_time", "grid"), also="a sampler of Optuna")
-    if n_trials is not None:
-        raise ValueError(f"Expected `n_trials` with a sampler of Optuna only, but `strategy` is {strategy!r}.")
-
-
-def check_folder(logdir: Any) -> str:
-    """A folder as a text."""
-    if not isinstance(logdir, (str, PathLike)):
-        wrong_type("logdir", "a path, or None", logdir)
-    folder = fspath(logdir)
-    return folder if "://" in folder else str(Path(folder).absolute())  # workers may have another working directory
-
-
-def _finders(retune: Any, space: Space) -> tuple[Any, ...]:
-    """The finders that rehearse in each setting."""
-    from lightning_hp.callbacks import BatchSizeScaler, LRFinder
-
-    if isinstance(retune, bool):
-        finders: tuple[Any, ...] = (BatchSizeScaler(), LRFinder()) if retune else ()
-    else:
-        finders = tuple(retune) if isinstance(retune, (list, tuple)) else (retune,)
-        if not all(isinstance(finder, (BatchSizeScaler, LRFinder)) for finder in finders):
-            wrong_type("retune", "True, False, or BatchSizeScaler and LRFinder objects", retune)
-    refuse_searched(finders, space, "`retune`")
-    return finders
-
-
-def refuse_searched(callbacks: Iterable[Any], space: Space, where: str) -> None:
-    """Refuses finders of what is swept."""
-    from lightning_hp.callbacks import BatchSizeScaler, LRFinder
-
-    searched = {BatchSizeScaler: ("batch_size",), LRFinder: ("lr", "learning_rate")}
-    for callback in callbacks:
-        if names := [name for name in searched.get(type(callback), ()) if name in space.names]:
-            raise ValueError(
-                f"Expected {type(callback).__name__} in {where} or {names[0]!r} in `space`, but got both: the finder"
-                " would replace the value that is swept."
-            )
-
-
-def _refuse_unpicklable(arguments: Mapping[str, Any]) -> None:
-    cloudpickle = require("cloudpickle", "workers")
-    for name, value in arguments.items():
-        try:
-            cloudpickle.dumps(value)
-        except Exception as error:  # noqa: PERF203
-            raise TypeError(
-                f"Expected a `{name}` that can be sent to worker processes, but it cannot be pickled:"
-                f" {type(error).__name__}: {error}. Open files and connections in `build`, not outside it."
-            ) from error
-
-
-def _refuse_unread(space: Space, read: set[str]) -> None:
-    if unread := [name for name in space.names if name not in read]:
-        raise ValueError(
-            f"Expected `build` to read every name of `space`, but it does not read {', '.join(map(repr, unread))}: all"
-            " values of it would be the same training."
-        )
-
-
-def _refuse_built(built: Built, arguments: Mapping[str, Any], monitor: str) -> None:
-    """Refuses what can be seen to fail before a training."""
-    if monitor.startswith("val") and not built.has_validation:
-        raise ValueError(
-            f"Expected validation data for `monitor={monitor!r}`, but `build` returns none: return (model, (training"
-            " loader, validation loader)), or a datamodule."
-        )
-    strategy = {**arguments, **built.trainer}.get("strategy")
-    if isinstance(strategy, str) and strategy.startswith(("ddp", "fsdp", "deepspeed")) and "_" not in strategy:
-        raise ValueError(
-            f"Expected a strategy with one process, or one that forks or spawns, but got {strategy!r}, which starts the"
-            " script again in each process: each would sweep. `lightning-hp sweep` runs each training as a process."
-        )
-
-
-def _refuse_several_devices(devices: Any) -> None:
-    """Refuses workers whose Trainer needs more accelerators than they see."""
-    if is_number(devices) and devices > 1 and (seen := visible_devices()):
-        raise ValueError(
-            f"Expected `devices=1` with `workers`, since each worker sees one of the {len(seen)} accelerators, but got"
-            f" devices={devices}. Use `workers=1`, or an `executor` that gives each training its devices."
-        )
-
-
-def _refuse_unknown(built: Built, arguments: Mapping[str, Any]) -> None:
-    """Refuses arguments that the Trainer does not have."""
-    known = inspect.signature(import_module(built.package).Trainer.__init__).parameters
-    if unknown := [name for name in {**arguments, **built.trainer} if name not in known]:
-        raise ValueError(f"Expected arguments of the Trainer in `trainer`, but it has no {unknown[0]!r}.")
-
-
-def probe_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A fifth of the epochs or steps."""
-    steps = arguments.get("max_steps", -1)
-    if steps > 0:
-        return {"max_steps": max(1, steps // 5)}
-    return {"max_epochs": max(1, (arguments.get("max_epochs") or 5) // 5)}
+        plan = Plan(strategy, order, n_trials, refine, Plan.batch_of(workers, all_seeds))
+        return carry_out(runner, subjects, start, options, plan)
 
 
 def _stated(value: Any) -> Any:

@@ -358,7 +358,7 @@ def test_ray_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_more_devices_than_a_worker_sees_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys.modules["lightning_hp.sweeping.sweep"], "visible_devices", lambda: ["0", "1", "2"])
+    monkeypatch.setattr(sys.modules["lightning_hp.sweeping.refusals"], "visible_devices", lambda: ["0", "1", "2"])
     options = {**OPTIONS, "trainer": {**TRAINER, "devices": 2}}
     with pytest.raises(ValueError, match=r"sees one of the 3 accelerators, but got devices=2\. Use `workers=1`"):
         sweep(noisy, {"a": [0]}, workers=2, **options)

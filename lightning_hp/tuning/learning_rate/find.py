@@ -1,12 +1,12 @@
 """Finds a learning rate in a running Trainer.
 
 one sweep over all learning rates, from the start of the training
-the rate is asked of short trainings, and the budget has room for them:
-short trainings at rates below the one where the sweep explodes, from the same start over the same batches
-a longer training at the rate that they choose
+where the rate is asked of short trainings, and the budget has room for them:
+    short trainings at rates below the one where the sweep explodes, from the same start over the same batches
+    a longer training at the rate that they choose
 otherwise the curve of the sweep is read:
-where it shows too little, more sweeps, each from the same start over other batches; the median is read
-several sweeps of half as many steps over the part where the loss falls; the median of these is read
+    where it shows too little, more sweeps, each from the same start over other batches; the median is read
+    several sweeps of half as many steps over the part where the loss falls; the median of these is read
 """
 
 from __future__ import annotations
