@@ -3,8 +3,8 @@
 plan = one_at_a_time(space)
 round = next(plan)
 while the plan goes on:
-train every setting of the round with every seed
-round = plan.send(scores)
+    train every setting of the round with every seed
+    round = plan.send(scores)
 """
 
 from __future__ import annotations
