@@ -88,7 +88,13 @@ def plot_noise_scale(result: NoiseScaleResult, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("gradient noise scale, samples", color=TEXT)
     if not result.steps:
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=GREY)
-    title = "not known" if result.noise_scale is None else f"about {float(f'{result.noise_scale:.2g}'):g} samples"
     text = "an upper estimate of the critical batch size, by its order of magnitude; band: 95 % interval of the noise"
-    set_title(ax, f"Gradient noise scale: {title}", text)
+    set_title(ax, f"Gradient noise scale: {_value(result)}", text)
     return ax
+
+
+def _value(result: NoiseScaleResult) -> str:
+    at_least = result.interval[0]
+    if result.noise_scale is not None:
+        return f"about {float(f'{result.noise_scale:.2g}'):g} samples"
+    return f"not known, at least {float(f'{at_least:.2g}'):g} samples" if at_least > 0 else "not known"

@@ -58,10 +58,14 @@ def test_through_json_and_back(result: NoiseScaleResult) -> None:
     assert all(len(row) == len(header) for row in rows)
 
 
+TITLES = {id(KNOWN): "about 300 samples", id(UNKNOWN): "not known, at least 32 samples", id(EMPTY): "not known"}
+
+
 @RESULTS
 def test_the_plot_has_the_estimates_and_the_batch_size(result: NoiseScaleResult) -> None:
     ax = result.plot()
     draw(ax)
+    assert f"Gradient noise scale: {TITLES[id(result)]}" in [ax.get_title(loc="left"), *texts(ax)]
     (line,) = lines(ax, BLUE)
     assert np.array_equal(line.get_xydata(), np.array([result.steps, result.noise_scales]).T, equal_nan=True)
     (batch,) = lines(ax, RED)
