@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from lightning_hp.functional.checks import (
     check_int,
     check_iterable,
     check_number,
+    check_options,
     check_str,
     wrong_value,
 )
@@ -273,6 +275,36 @@ class LandscapeComparison:
         rows = [[quantity, *(column.get(quantity) for column in columns)] for quantity in quantities]
         return ["quantity", *self.results], rows
 
+    def to_dict(self) -> dict[str, Any]:
+        """Converts the comparison to JSON types, as :meth:`LandscapeResult.to_dict` does each result."""
+        return {
+            "results": {name: result.to_dict() for name, result in self.results.items()},
+            "metrics": to_json(self.metrics),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LandscapeComparison:
+        """Builds a comparison from what ``to_dict`` returned; unknown entries are left out.
+
+        Args:
+            values: The names and values of the fields, in JSON types. A number that was not finite is NaN then.
+
+        Returns:
+            The comparison.
+
+        Raises:
+            TypeError: If ``values`` or an entry is of the wrong type.
+            ValueError: If an entry is missing or out of its range.
+
+        """
+        known = from_json(cls, values)
+        results = check_options("results", known["results"], "a dict of the landscape of each model, by its name")
+        metrics = check_options("metrics", known.get("metrics"), "a dict of the numbers of each model, by its name")
+        return cls(
+            {name: LandscapeResult.from_dict(result) for name, result in results.items()},
+            {name: _metrics(f"metrics[{name!r}]", its) for name, its in metrics.items()},
+        )
+
     def plot(self) -> Figure:
         """Draws all landscapes side by side; see :func:`lightning_hp.plotting.plot_landscapes`."""
         from lightning_hp.plotting.landscape import plot_landscapes
@@ -300,6 +332,14 @@ class LandscapeComparison:
             right = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
             lines.append("  ".join([name.ljust(widths[0]), *right]))
         return "\n".join(lines)
+
+
+def _metrics(name: str, values: Any) -> dict[str, float]:
+    found = check_options(name, values, "a dict of numbers")
+    return {
+        quantity: math.nan if value is None else check_number(f"{name}[{quantity!r}]", value, finite=False)
+        for quantity, value in found.items()
+    }
 
 
 def _numbers(name: str, values: Any, what: str, shape: tuple[int | None, ...]) -> NDArray[np.float64]:

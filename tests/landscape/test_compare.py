@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,20 @@ def test_a_checkpoint_is_the_model_that_it_was_saved_from(tmp_path: Path):
     torch.save({"state_dict": model().state_dict()}, tmp_path / "unfit.ckpt")
     with pytest.raises(ValueError, match="fits `module`"):
         compare_landscapes({"a": tmp_path / "unfit.ckpt"}, DATA, module=other, **CHEAP)
+
+
+def test_a_comparison_through_json_and_back():
+    metrics = {"accuracy": lambda module: 0.5, "unknown": lambda module: math.nan}
+    compared = compare_landscapes({"a": model(0), "b": model(1)}, DataLoader(DATA, 16), metrics=metrics, **CHEAP)
+    values = json.loads(json.dumps(compared.to_dict(), allow_nan=False))
+    back = LandscapeComparison.from_dict({**values, "colour": "blue"})
+    assert repr(back.table()) == repr(compared.table())
+    assert all(np.array_equal(back.results[name].surfaces, compared.results[name].surfaces) for name in "ab")
+    with pytest.raises(ValueError, match="which include results"):
+        LandscapeComparison.from_dict({"metrics": {}})
+    for wrong in ({"results": []}, {"metrics": {"a": 3}}, {"metrics": {"a": {"x": "y"}}}, {"results": {"a": 1}}):
+        with pytest.raises(TypeError, match=r"^Expected "):
+            LandscapeComparison.from_dict({**values, **wrong})
 
 
 def test_results_are_compared_if_they_were_measured_alike():
