@@ -41,7 +41,7 @@ def _pieces(random: np.random.RandomState, count: int, size: int, is_test: bool)
 
 
 #: What is done to the pieces of `damaged_pieces`.
-DAMAGES = ("none", "blur", "blur of a motion", "noise", "large pixels", "few levels")
+DAMAGES = ("none", "blur", "noise", "large pixels", "few levels")
 
 
 def _damage(random: np.random.RandomState, x: Tensor, kind: int) -> Tensor:
@@ -50,10 +50,8 @@ def _damage(random: np.random.RandomState, x: Tensor, kind: int) -> Tensor:
     if kind == 1:
         return strength * avg_pool2d(pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1) + (1 - strength) * x
     if kind == 2:
-        return strength * avg_pool2d(pad(x, (2, 2, 0, 0), mode="replicate"), (1, 5), 1) + (1 - strength) * x
-    if kind == 3:
         return x + 0.25 * strength * torch.from_numpy(random.standard_normal(x.shape)).float()
-    if kind == 4:
+    if kind == 3:
         large = avg_pool2d(x, 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
         return strength * large + (1 - strength) * x
     return x if kind == 0 else (x / (0.5 * strength)).round() * 0.5 * strength
@@ -61,7 +59,7 @@ def _damage(random: np.random.RandomState, x: Tensor, kind: int) -> Tensor:
 
 @lru_cache(maxsize=1)
 def damaged_pieces() -> Split:
-    """Pieces of photos with much detail, 16x16 pixels, and which of six damages they have; 4800 and 600."""
+    """Pieces of photos with much detail, 16x16 pixels, and which of five damages they have; 4800 and 600."""
     random = np.random.RandomState(110)
 
     def damage(count: int, is_test: bool) -> tuple[Tensor, Tensor]:
