@@ -7,7 +7,8 @@ rates they try is in `tried_rates`, the rates of their steps in `training_schedu
     loss of a rate = mean over the last fifth of its steps, at most the loss before training; of a training with fewer
                      steps that of the best one and what it lost against it in the last fifth of these
     log(lr)        = lowest point of the parabola through the best rate and its two neighbours;
-                     the best one if there was no room for one of them
+                     the best one if there was no room for one of them; the middle of three or more neighbouring
+                     rates that differ by no more than their noise
     for each doubling of the steps until the length of the training:
         log(lr) -= 0.025 if the schedule decays or the optimizer shortens its steps, else 0.15
     for each doubling of the passes over the data, from ten on:
@@ -32,6 +33,7 @@ from lightning_hp.functional.learning_rate.training_losses import (
     best_rate,
     final_losses,
     squared_error,
+    tied_rates,
     unchanged_losses,
 )
 from lightning_hp.functional.learning_rate.tried_rates import STEP
@@ -40,6 +42,9 @@ from lightning_hp.functional.learning_rate.tried_rates import STEP
 NEAR = 0.9
 
 NO_MEASURE = "it may be no measure of what is learned (policy gradient, contrastive loss with a queue)"
+
+#: This many neighbouring rates that differ by no more than their noise say nothing but their middle.
+FEW_TIED = 3
 
 #: How far the best rate falls with each doubling of a training, in decades, where the schedule decays or the optimizer
 #: shortens its steps by itself, and elsewhere; for four doublings at most.
@@ -117,7 +122,8 @@ def choose_rate(
     fall = start - final[best]
     if not (fall > 0 and _is_significant(losses, final, best, num_steps, untrained)):
         return TrainedChoice(reason=_reason(final, best, start, unchanged_losses(untrained, num_steps)))
-    log_lr = _lowest_point(final, start)
+    tied = tied_rates(losses, final)
+    log_lr = float(np.log10(tied).mean()) if len(tied) >= FEW_TIED else _lowest_point(final, start)
     log_lr -= (DRIFT_OF_DECAY if decays else DRIFT) * min(doublings, MOST_DOUBLINGS)
     log_lr -= DRIFT_OF_PASSES * min(max(0.0, math.log2(passes / FEW_PASSES)), MOST_DOUBLINGS)
     lr = 10**log_lr

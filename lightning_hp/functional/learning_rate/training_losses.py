@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 
 import numpy as np
 
@@ -51,6 +52,32 @@ def final_losses(losses: Mapping[float, Sequence[float]], num_steps: int) -> dic
 def best_rate(final_losses: Mapping[float, float]) -> float:
     """The rate with the smallest final loss; of equal ones the lowest."""
     return min(sorted(final_losses), key=lambda lr: final_losses[lr])
+
+
+def tied_rates(losses: Mapping[float, Sequence[float]], final_losses: Mapping[float, float]) -> list[float]:
+    """The best rate and those next to it, step by step, that are not worse by more than the noise.
+
+    Args:
+        losses: The losses of each rate, over the same batches.
+        final_losses: The final loss of each rate.
+
+    Returns:
+        Neighbouring rates in ascending order, whose losses differ from those of the best one by less than three
+        standard errors of their difference, over the last fifth of the steps that both have.
+
+    """
+    rates, best = sorted(losses), best_rate(final_losses)
+
+    def is_tied(lr: float) -> bool:
+        steps = min(len(losses[lr]), len(losses[best]))
+        if steps < 2 or not math.isfinite(final_losses[lr]):
+            return False
+        gaps = np.subtract(_tail(losses[lr], steps), _tail(losses[best], steps))
+        return lr == best or bool(gaps.mean() < MIN_SIGNAL * math.sqrt(squared_error(gaps)))
+
+    place = rates.index(best)
+    lower = list(takewhile(is_tied, reversed(rates[: place + 1])))
+    return [*reversed(lower), *takewhile(is_tied, rates[place + 1 :])]
 
 
 def unchanged_losses(untrained: Sequence[float], num_steps: int, share: float = TAIL) -> tuple[float, float]:

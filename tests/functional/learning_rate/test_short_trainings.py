@@ -12,6 +12,7 @@ from lightning_hp.functional.learning_rate.training_losses import (
     final_loss,
     final_losses,
     rises_again,
+    tied_rates,
     unchanged_losses,
 )
 from lightning_hp.functional.learning_rate.training_schedule import cool_down, progress_of
@@ -58,6 +59,31 @@ def test_without_a_neighbour_on_one_side_the_answer_is_the_best_rate() -> None:
     assert choose_rate(rising, STEPS, UNTRAINED).lr == pytest.approx(RATES[2])
     falling = {lr: training(0.5 + 0.1 * i, 1e-6) for i, lr in enumerate(RATES[:3])}
     assert choose_rate(falling, STEPS, UNTRAINED).lr == pytest.approx(RATES[0])
+
+
+def test_of_rates_that_differ_by_their_noise_only_the_middle_is_taken() -> None:
+    """Each has noise of its own; the lowest of them is chance, and once in a while further below than three errors."""
+    chosen = []
+    for seed in range(0, 200, 10):
+        flat = {lr: training(0.5, 0.2, seed=seed + place) for place, lr in enumerate(RATES[:4])}
+        found = choose_rate({**flat, RATES[4]: training(1.5, 0.2, seed=seed + 9)}, STEPS, UNTRAINED)
+        chosen.append(round(math.log10(found.lr or 1), 6))
+        tilted = {lr: training(0.5 + 0.3 * place, 0.2, seed=seed + place) for place, lr in enumerate(RATES[:4])}
+        assert choose_rate(tilted, STEPS, UNTRAINED).lr == pytest.approx(RATES[0])
+    assert chosen.count(-2.25) >= 18
+
+
+def test_tied_rates_are_neighbours_that_are_compared_step_by_step() -> None:
+    """Over the same batches a small difference is certain; a rate beyond a worse one is no neighbour."""
+    shared = {lr: training(0.5 + 0.001 * place, 0.2) for place, lr in enumerate(RATES)}
+    assert tied_rates(shared, final_losses(shared, STEPS)) == RATES[:1]
+    finals = (0.5, 0.5, 1.5, 0.5, 0.49)
+    own = {lr: training(final, 0.2, seed=place) for place, (lr, final) in enumerate(zip(RATES, finals, strict=True))}
+    found = final_losses(own, STEPS)
+    best = min(found, key=lambda lr: found[lr])
+    assert tied_rates(own, found) == (RATES[:2] if best in RATES[:2] else RATES[3:])
+    exploded = {**own, best: own[best], RATES[2]: [2.3, math.nan]}
+    assert RATES[2] not in tied_rates(exploded, final_losses(exploded, STEPS))
 
 
 @pytest.mark.parametrize(("decays", "drift"), [(True, 0.025), (False, 0.15)])
