@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -185,6 +186,21 @@ class FakeStepper:
         losses = [self.loss(lr, step) for step, (lr, _) in enumerate(moments)]
         self.num_steps += len(losses)
         return losses
+
+
+def test_rates_that_differ_by_their_noise_are_named() -> None:
+    noise = np.random.default_rng(0)
+
+    def loss(lr: float, step: int) -> float:
+        return (2.3 if lr > 0.05 else 1.0) * math.exp(0.05 * noise.normal()) if step > 10 else 2.3
+
+    stepper = FakeStepper(loss)
+    trainings = ShortTrainings(stepper, 100, budget=400)  # type: ignore[arg-type]
+    trainings.run(1e-2, 1e-3, 1e-2 * math.sqrt(10), [2.3, 2.30001] * 5, planned_steps=100)
+    assert trainings.choice.tied == pytest.approx((1e-3, 1e-2 * math.sqrt(10)))
+    assert trainings.choice.lr == pytest.approx(10**-2.25)
+    assert trainings.note is not None
+    assert trainings.note.startswith("Rates from 0.001 to 0.0316 differ by no more than their noise")
 
 
 def test_a_rate_whose_loss_rises_later_is_replaced_by_a_lower_one_that_holds() -> None:

@@ -62,6 +62,8 @@ class TrainedChoice:
         lr: The chosen rate; ``None`` if no training lowered the loss.
         interval: The lowest and the highest rate between which the best one is likely to lie, or ``None``.
         fall: How far the best training lowered the loss.
+        tied: The lowest and the highest of the rates whose middle was chosen, since they differ by no more than their
+            noise; ``None`` if these are fewer than three.
         reason: Why there is no choice, in one sentence, or ``None``.
 
     """
@@ -69,6 +71,7 @@ class TrainedChoice:
     lr: float | None = None
     interval: tuple[float, float] | None = None
     fall: float = 0.0
+    tied: tuple[float, float] | None = None
     reason: str | None = None
 
 
@@ -122,15 +125,16 @@ def choose_rate(
     fall = start - final[best]
     if not (fall > 0 and _is_significant(losses, final, best, num_steps, untrained)):
         return TrainedChoice(reason=_reason(final, best, start, unchanged_losses(untrained, num_steps)))
-    tied = tied_rates(losses, final)
-    log_lr = float(np.log10(tied).mean()) if len(tied) >= FEW_TIED else _lowest_point(final, start)
+    rates = tied_rates(losses, final)
+    tied = (rates[0], rates[-1]) if len(rates) >= FEW_TIED else None
+    log_lr = _lowest_point(final, start) if tied is None else float(np.log10(rates).mean())
     log_lr -= (DRIFT_OF_DECAY if decays else DRIFT) * min(doublings, MOST_DOUBLINGS)
     log_lr -= DRIFT_OF_PASSES * min(max(0.0, math.log2(passes / FEW_PASSES)), MOST_DOUBLINGS)
     lr = 10**log_lr
     near = [rate for rate, loss in final.items() if loss <= final[best] + (1 - NEAR) * fall]
     # A whole step below and half a step above: the best rate of a long training is rather lower.
     interval = min(lr, *near) / STEP, max(lr, max(near) * math.sqrt(STEP))
-    return TrainedChoice(lr, interval, fall)
+    return TrainedChoice(lr, interval, fall, tied)
 
 
 def _check_losses(losses: Any) -> dict[float, list[float]]:

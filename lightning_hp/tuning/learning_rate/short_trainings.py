@@ -90,11 +90,18 @@ class ShortTrainings:
             passes=self._passes(planned_steps),
         )
         if self.choice.lr is not None:
-            self._note_an_end(lowest, highest)
+            self._note_doubts(lowest, highest)
             self._check(last, planned_steps)
 
-    def _note_an_end(self, lowest: float, highest: float) -> None:
-        """Says so where there was no room for a neighbour of the best rate."""
+    def _note_doubts(self, lowest: float, highest: float) -> None:
+        """Says so where rates are tied, or there was no room for a neighbour of the best one."""
+        if self.choice.tied is not None:
+            low, high = self.choice.tied
+            self.note = (
+                f"Rates from {low:.3g} to {high:.3g} differ by no more than their noise: the middle is suggested. A"
+                " larger `budget` makes the trainings longer, and may tell them apart."
+            )
+            return
         final = final_losses(self.losses, self.num_steps)
         best = best_rate(final)
         for end, side, is_last in (

@@ -68,8 +68,10 @@ def test_of_rates_that_differ_by_their_noise_only_the_middle_is_taken() -> None:
         flat = {lr: training(0.5, 0.2, seed=seed + place) for place, lr in enumerate(RATES[:4])}
         found = choose_rate({**flat, RATES[4]: training(1.5, 0.2, seed=seed + 9)}, STEPS, UNTRAINED)
         chosen.append(round(math.log10(found.lr or 1), 6))
+        assert (found.tied == (RATES[0], RATES[3])) == (chosen[-1] == -2.25)
         tilted = {lr: training(0.5 + 0.3 * place, 0.2, seed=seed + place) for place, lr in enumerate(RATES[:4])}
         assert choose_rate(tilted, STEPS, UNTRAINED).lr == pytest.approx(RATES[0])
+        assert choose_rate(tilted, STEPS, UNTRAINED).tied is None
     assert chosen.count(-2.25) >= 18
 
 
