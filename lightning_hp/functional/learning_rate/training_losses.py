@@ -14,6 +14,9 @@ import numpy as np
 #: The loss of a training is the mean over this share of its steps, the last ones.
 TAIL = 0.2
 
+#: Fewer losses say too little about their noise.
+FEW_STEPS = 10
+
 #: A training whose loss rises by this share of its fall goes on at a lower rate.
 LOST = 0.25
 
@@ -63,7 +66,7 @@ def tied_rates(losses: Mapping[float, Sequence[float]], final_losses: Mapping[fl
 
     Returns:
         Neighbouring rates in ascending order, whose losses differ from those of the best one by less than three
-        standard errors of their difference, over the last fifth of the steps that both have.
+        standard errors of their difference, over the last fifth of the steps that both have, ten steps at least.
 
     """
     rates, best = sorted(losses), best_rate(final_losses)
@@ -72,7 +75,8 @@ def tied_rates(losses: Mapping[float, Sequence[float]], final_losses: Mapping[fl
         steps = min(len(losses[lr]), len(losses[best]))
         if steps < 2 or not math.isfinite(final_losses[lr]):
             return False
-        gaps = np.subtract(_tail(losses[lr], steps), _tail(losses[best], steps))
+        last = slice(max(0, steps - max(FEW_STEPS, round(TAIL * steps))), steps)
+        gaps = np.subtract(losses[lr][last], losses[best][last])
         return lr == best or bool(gaps.mean() < MIN_SIGNAL * math.sqrt(squared_error(gaps)))
 
     place = rates.index(best)
