@@ -114,10 +114,10 @@ Their searches were run once, after the rule was fixed.""",
     "blind": """## Tasks that were kept apart sixth
 
 The searches of a sixth version on them lost 3.80 points on average and 67.7 at worst, with 42 of 42 answers (the naive
-guess 10.09 and 44.4): half of the searches lost less than 0.6. In the energies of clusters the loss falls from 48 to
-0.8 at every rate, and the luckiest of four that differed by their noise led to chance. Since then the middle of such
-rates is taken. The photos are tested on parts that were not seen, where lower rates are better than the training loss
-says.""",
+guess 10.09 and 44.4); half of the searches lost at most 0.6. In the energies of clusters the loss falls from 48 to 0.8
+at every rate, and the luckiest of four that differed by their noise led to chance. Since then a rate between the best
+and the middle of such rates is taken. The photos are tested on parts that were not seen, where lower rates are better
+than the training loss says.""",
     "unseen": """## Tasks that were kept apart fifth
 
 The searches of a fifth version on them lost 1.27 points on average and 7.7 at worst, with 24 of 24 answers (the naive

@@ -7,8 +7,8 @@ rates they try is in `tried_rates`, the rates of their steps in `training_schedu
     loss of a rate = mean over the last fifth of its steps, at most the loss before training; of a training with fewer
                      steps that of the best one and what it lost against it in the last fifth of these
     log(lr)        = lowest point of the parabola through the best rate and its two neighbours;
-                     the best one if there was no room for one of them; the middle of three or more neighbouring
-                     rates that differ by no more than their noise
+                     the best one if there was no room for one of them; halfway from there to the middle of three or
+                     more neighbouring rates that differ by no more than their noise
     for each doubling of the steps until the length of the training:
         log(lr) -= 0.025 if the schedule decays or the optimizer shortens its steps, else 0.15
     for each doubling of the passes over the data, from ten on:
@@ -43,7 +43,7 @@ NEAR = 0.9
 
 NO_MEASURE = "it may be no measure of what is learned (policy gradient, contrastive loss with a queue)"
 
-#: This many neighbouring rates that differ by no more than their noise say nothing but their middle.
+#: Of this many neighbouring rates that differ by no more than their noise the best one is half chance.
 FEW_TIED = 3
 
 #: How far the best rate falls with each doubling of a training, in decades, where the schedule decays or the optimizer
@@ -62,8 +62,8 @@ class TrainedChoice:
         lr: The chosen rate; ``None`` if no training lowered the loss.
         interval: The lowest and the highest rate between which the best one is likely to lie, or ``None``.
         fall: How far the best training lowered the loss.
-        tied: The lowest and the highest of the rates whose middle was chosen, since they differ by no more than their
-            noise; ``None`` if these are fewer than three.
+        tied: The lowest and the highest of the rates that differ by no more than their noise; ``None`` if these are
+            fewer than three.
         reason: Why there is no choice, in one sentence, or ``None``.
 
     """
@@ -127,7 +127,9 @@ def choose_rate(
         return TrainedChoice(reason=_reason(final, best, start, unchanged_losses(untrained, num_steps)))
     rates = tied_rates(losses, final)
     tied = (rates[0], rates[-1]) if len(rates) >= FEW_TIED else None
-    log_lr = _lowest_point(final, start) if tied is None else float(np.log10(rates).mean())
+    log_lr = _lowest_point(final, start)
+    if tied is not None:
+        log_lr = (log_lr + float(np.log10(rates).mean())) / 2
     log_lr -= (DRIFT_OF_DECAY if decays else DRIFT) * min(doublings, MOST_DOUBLINGS)
     log_lr -= DRIFT_OF_PASSES * min(max(0.0, math.log2(passes / FEW_PASSES)), MOST_DOUBLINGS)
     lr = 10**log_lr

@@ -98,8 +98,9 @@ class ShortTrainings:
         if self.choice.tied is not None:
             low, high = self.choice.tied
             self.note = (
-                f"Rates from {low:.3g} to {high:.3g} differ by no more than their noise: the middle is suggested. A"
-                " larger `budget` makes the trainings longer, and may tell them apart."
+                f"Rates from {low:.3g} to {high:.3g} differ by no more than their noise: one between the best and"
+                " the middle of them is suggested. A larger `budget`, which makes the trainings longer, may tell them"
+                " apart."
             )
             return
         final = final_losses(self.losses, self.num_steps)
