@@ -1,0 +1,8 @@
+"""An eighth group, of longer trainings and combinations that the others lack: opened once, after a rule is fixed."""
+
+from __future__ import annotations
+
+from benchmarks.lr_tasks import apart_images
+from benchmarks.lr_tasks.task import LRTask
+
+TASKS: tuple[LRTask, ...] = (*apart_images.TASKS,)
