@@ -10,7 +10,7 @@ rates they try is in `tried_rates`, the rates of their steps in `training_schedu
                      the best one if there was no room for one of them; halfway from there to the middle of three or
                      more neighbouring rates that differ by no more than their noise
     for each doubling of the steps until the length of the training:
-        log(lr) -= 0.025 if the schedule decays or the optimizer shortens its steps, else 0.15
+        log(lr) -= 0.025 if the schedule decays or steps get shorter by themselves, else 0.15
     for each doubling of the passes over the data, from ten on:
         log(lr) -= 0.1
 
@@ -46,8 +46,8 @@ NO_MEASURE = "it may be no measure of what is learned (policy gradient, contrast
 #: Of this many neighbouring rates that differ by no more than their noise the best one is half chance.
 FEW_TIED = 3
 
-#: How far the best rate falls with each doubling of a training, in decades, where the schedule decays or the optimizer
-#: shortens its steps by itself, and elsewhere; for four doublings at most.
+#: How far the best rate falls with each doubling of a training, in decades, where the schedule decays or steps
+#: get shorter by themselves, and elsewhere; for four doublings at most.
 DRIFT_OF_DECAY, DRIFT, MOST_DOUBLINGS = 0.025, 0.15, 4
 
 #: How far the best rate falls with each doubling of the passes over the data, in decades, from this many on.
@@ -92,7 +92,7 @@ def choose_rate(
         num_steps: Steps of each whole training, >= 2.
         untrained: Losses before anything is learned, over any batches.
         doublings: How often the number of steps doubles until the end of the planned training, >= 0.
-        decays: Whether the steps will get shorter in the planned training, by the schedule or by the optimizer.
+        decays: Whether the steps will get shorter in the planned training, by the schedule or by themselves.
         passes: Passes of the planned training over its data, > 0; 1 if unknown.
 
     Returns:

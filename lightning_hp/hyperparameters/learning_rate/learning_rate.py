@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lightning_hp.functional.checks import check_number
-from lightning_hp.functional.learning_rate.shrinking_steps import has_shrinking_steps
+from lightning_hp.functional.learning_rate.shrinking_steps import has_normalised_weights, has_shrinking_steps
 from lightning_hp.hyperparameters.learning_rate.home import Home, base_lr, find_home
 from lightning_hp.hyperparameters.learning_rate.numbers import GroupIndex, StoredNumber, write_number
 from lightning_hp.hyperparameters.learning_rate.rebuild import (
@@ -154,8 +154,8 @@ class LearningRate:
 
     @property
     def has_shrinking_steps(self) -> bool:
-        """Whether the optimizers take shorter and shorter steps at a constant rate (Adagrad, RMSprop)."""
-        return all(map(has_shrinking_steps, self._trainer.optimizers))
+        """Whether steps at a constant rate change the weights less and less: by the optimizers, or by norm layers."""
+        return all(map(has_shrinking_steps, self._trainer.optimizers)) or has_normalised_weights(self._module)
 
     @property
     def warm_up(self) -> float:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RMSprop
 
-from lightning_hp.functional.learning_rate.shrinking_steps import has_shrinking_steps
+from lightning_hp.functional.learning_rate.shrinking_steps import has_normalised_weights, has_shrinking_steps
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,40 @@ def test_whether_steps_get_shorter(build: Callable[[list[torch.nn.Parameter]], O
         optimizer.step()
         steps.append(abs(weight.item() - before))
     assert has_shrinking_steps(optimizer) == (max(steps[:40]) > 2 * max(steps[-40:]))
+
+
+def network(*norms: nn.Module) -> nn.Sequential:
+    """A network for vectors of 8 numbers, with a normalisation layer of that size or none."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), *norms, nn.Tanh(), nn.Linear(8, 3))
+
+
+def frozen_below(layer: int, module: nn.Sequential) -> nn.Sequential:
+    module[:layer].requires_grad_(False)
+    return module
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        network(),
+        network(nn.BatchNorm1d(8)),
+        network(nn.LayerNorm(8)),
+        network(nn.GroupNorm(1, 8)),
+        network(nn.RMSNorm(8)),
+        network(nn.BatchNorm1d(8, affine=False)),
+        frozen_below(2, network(nn.BatchNorm1d(8))),
+        nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3)),
+    ],
+)
+def test_whether_a_norm_layer_follows_weights_that_are_trained(module: nn.Sequential) -> None:
+    """By the loss of a network whose trained weights, but for the last ones, are three times as large."""
+    x = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
+    before = module(x)
+    hidden = [layer for layer in module[:-1] if isinstance(layer, nn.Linear) and layer.weight.requires_grad]
+    with torch.no_grad():
+        for layer in hidden:
+            layer.weight *= 3
+            layer.bias *= 3
+    is_unchanged = bool(hidden) and torch.allclose(before, module(x), atol=1e-4)
+    assert has_normalised_weights(module) == is_unchanged
