@@ -17,6 +17,9 @@ from lightning_hp.snapshot import attributes_of
 # Of longer containers, arrays and tensors no values are read: they hold samples or weights.
 _MAX_ITEMS = 1000
 
+# The walk ends here: it runs before and after each hook of an observed step.
+_MAX_VALUES = 100_000
+
 _PLAIN = (bool, int, float, complex, str, type(None))
 
 # Where Lightning notes the names of the metrics that are logged.
@@ -30,13 +33,13 @@ def plain_values(roots: Iterable[Any]) -> dict[tuple[int, Any], str]:
         roots: The objects. A module is visited without those that it holds.
 
     Returns:
-        The text of each value, by the id of what holds it and its name or place there. Small arrays and tensors count
-        as values; reading them waits for their device.
+        The text of each value, by the id of what holds it and its name or place there, of about 100000 at most. Small
+        arrays and tensors count as values; reading them waits for their device.
 
     """
     values: dict[tuple[int, Any], str] = {}
     queue, visited = list(roots), set()
-    while queue:
+    while queue and len(values) < _MAX_VALUES:
         thing = queue.pop()
         if id(thing) in visited:
             continue
