@@ -1,28 +1,23 @@
-"""Hidden tasks with images: capitals, Cyrillic letters, digits among scraps, places in photos, heights, corners."""
+"""Hidden tasks with images: capitals, Cyrillic letters, digits among scraps, places in photos, corners."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss, smooth_l1_loss
+from torch.nn.functional import cross_entropy, smooth_l1_loss
 from torch.optim import SGD, AdamW, Optimizer, RAdam
 
 from benchmarks.lr_tasks import apart_images_data, blind_images_photos, fresh_data, reserved_data
 from benchmarks.lr_tasks import hidden_images_nets as nets
 from benchmarks.lr_tasks.held_out_common import accuracy_on, batches
 from benchmarks.lr_tasks.sealed_common import Params, adam, explained_on, half_decades, one_cycle, thirds
-from benchmarks.lr_tasks.shaping_module import Training, polynomial, warmup_cosine, warmup_linear
+from benchmarks.lr_tasks.shaping_module import Training, polynomial, warmup_linear
 from benchmarks.lr_tasks.task import LRTask
 
 
 def much_decay(params: Params, lr: float) -> Optimizer:
     """AdamW with ten times its usual weight decay."""
     return AdamW(params, lr=lr, weight_decay=0.1)
-
-
-def little_decay(params: Params, lr: float) -> Optimizer:
-    """AdamW with the weight decay of vision transformers."""
-    return AdamW(params, lr=lr, weight_decay=0.05)
 
 
 def nesterov(params: Params, lr: float) -> Optimizer:
@@ -108,16 +103,5 @@ TASKS: tuple[LRTask, ...] = (
         naive_lr=1e-3,
         default_lr=1e-3,
         exponents=half_decades(-3.5, -0.5),
-    ),
-    LRTask(
-        name="heights-transformer-adamw-warmup-cosine-clipped",
-        module=lambda lr: Training(nets.DenseTransformer(), mse_loss, lr, little_decay, warmup_cosine),
-        loader=batches(lambda: apart_images_data.terrains()[:2], 24),
-        epochs=6,
-        score=explained_on(apart_images_data.terrains),
-        naive_lr=1e-3,
-        default_lr=1e-3,
-        exponents=half_decades(-4, -1),
-        options={"gradient_clip_val": 1.0},
     ),
 )

@@ -84,24 +84,6 @@ def stem_and_two_blocks() -> nn.Module:
     return nn.Sequential(*trunk[:5], nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(96, PLACES))
 
 
-class DenseTransformer(nn.Module):
-    """Attention over the 16 patches of 16x16 pixels, and a number for each pixel of each patch."""
-
-    def __init__(self, dim: int = 32) -> None:
-        super().__init__()
-        self.patches, self.place = nn.Conv2d(1, dim, 4, 4), nn.Parameter(0.02 * torch.randn(16, dim))
-        layers = [
-            nn.TransformerEncoderLayer(dim, 4, 2 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
-            for _ in range(2)
-        ]
-        self.layers = nn.Sequential(*layers, nn.LayerNorm(dim), nn.Linear(dim, 16))
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.layers(self.patches(x).flatten(2).transpose(1, 2) + self.place)
-        pixels: Tensor = nn.functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (4, 4)), 4)
-        return pixels
-
-
 class CoordinateCNN(nn.Module):
     """Convolutions with GroupNorm that also see where a pixel is, for 24x24 pixels, and eight coordinates."""
 
