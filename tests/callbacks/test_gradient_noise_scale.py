@@ -419,7 +419,7 @@ def test_where_it_cannot_be_measured_the_scaler_says_so_and_goes_on(package: str
     scaler = BatchSizeScaler(noise_scale=True, lr_scaling=None, **options)
     fit([scaler], module, package, accumulate_grad_batches=1)
     assert scaler.result is not None
-    assert scaler.optimal_batch_size == scaler.result.batch_size_used == 12
+    assert scaler.optimal_batch_size == scaler.result.batch_size_used  # which one depends on the speed of the machine
     row = scaler.result.bounds[-1]
     assert (row.name, row.size) == ("noise scale", None)
     assert row.detail.startswith("not known: expected ")
