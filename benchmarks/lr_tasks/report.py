@@ -108,9 +108,15 @@ def together() -> str:
 
 
 GROUPS = {
-    "apart": """## Tasks that were opened once, at the end
+    "hidden": """## Tasks that were opened once, at the end
 
 Their searches were run once, after the rule was fixed.""",
+    "apart": """## Tasks that were kept apart seventh
+
+The searches of a seventh version on them lost 1.20 points on average and 6.9 at worst, with 36 of 36 answers (the naive
+guess 14.04 and 86.4). Since then the rate is not lowered for a longer training where a normalisation layer follows
+weights that are trained; one task of this group showed it (with a constant rate, too low by half a decade), and two of
+those below.""",
     "blind": """## Tasks that were kept apart sixth
 
 The searches of a sixth version on them lost 3.80 points on average and 67.7 at worst, with 42 of 42 answers (the naive
