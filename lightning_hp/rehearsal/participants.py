@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_info
+
 from lightning_hp.snapshot import Snapshot
 
 # The callbacks of these packages are known: those that change a step declare it.
@@ -93,17 +95,25 @@ def at_heaviest_step(trainer: Any) -> Iterator[None]:
 def undecided_callbacks(trainer: Any, hooks: Sequence[str] = SHAPING_HOOKS) -> list[Any]:
     """The user's callbacks that override one of the hooks of a step and do not declare ``changes_gradients``.
 
-    A callback whose own state cannot be restored (it holds an open iterator) is none of them.
+    A callback whose own state cannot be restored (it holds an open iterator) is none of them; a line in the log names
+    it.
     """
-    return [
+    undecided = [
         callback
         for callback in trainer.callbacks
         if not hasattr(callback, "changes_gradients")
         and not changes_gradients(callback)
         and not _is_known(callback)
         and any(overrides(callback, hook) for hook in hooks)
-        and not Snapshot(callback).unrestorable
     ]
+    held = {id(callback): Snapshot(callback).unrestorable for callback in undecided}
+    for callback in undecided:
+        if found := held[id(callback)]:
+            rank_zero_info(
+                f"Rehearsal: {type(callback).__name__} does not act in the rehearsed steps, since it holds what cannot"
+                f" be put back: {found[0]}. If it shapes the steps, let it keep a position instead of an iterator."
+            )
+    return [callback for callback in undecided if not held[id(callback)]]
 
 
 def _is_known(callback: Any) -> bool:

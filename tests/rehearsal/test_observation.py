@@ -257,6 +257,11 @@ class NotReady(pl.Callback):
         batch[0] = batch[0] * self.factor
 
 
+class HoldsAnIterator(ZeroesGradients):
+    def __init__(self) -> None:
+        self.factors = iter([1.0, 2.0])
+
+
 class Looks(pl.Callback):
     """Rehearses one step and keeps which weights it moved, and which callbacks acted."""
 
@@ -276,6 +281,7 @@ class Looks(pl.Callback):
         (KeepsWeights, True, "KeepsWeights acts in the rehearsed steps, since it shapes a step in `on_before_zero_"),
         (Declines, False, ""),
         (Watches, False, "Watches did not act: no change in one observed step"),
+        (HoldsAnIterator, False, "HoldsAnIterator does not act in the rehearsed steps, since it holds what cannot"),
         (LogsOnly, False, "LogsOnly did not act: no change in one observed step"),
         (NotReady, False, "NotReady does not act in the rehearsed steps, since its hooks raised AttributeError"),
     ],

@@ -253,7 +253,7 @@ def test_where_the_budget_ends_at_the_best_rate_the_note_says_so() -> None:
     few = ShortTrainings(stepper, 50, budget=200)  # type: ignore[arg-type]
     few.run(1e-4, 1e-7, 10.0, [2.3, 2.30001] * 5, planned_steps=50)
     assert sorted(few.losses) == pytest.approx([1e-4 / 10**0.5, 1e-4, 1e-4 * 10**0.5, 1e-3])
-    assert "The highest rate that the budget had room for is the best one" in (few.note or "")
+    assert "The highest rate that was tried is the best one" in (few.note or "")
     many = ShortTrainings(stepper, 50, budget=1000)  # type: ignore[arg-type]
     many.run(1e-4, 1e-7, 10.0, [2.3, 2.30001] * 5, planned_steps=50)
     assert max(many.losses) > 0.02

@@ -94,13 +94,13 @@ class ShortTrainings:
             self._check(last, planned_steps)
 
     def _note_doubts(self, lowest: float, highest: float) -> None:
-        """Says so where rates are tied, or there was no room for a neighbour of the best one."""
+        """Says so where rates are tied, or a neighbour of the best one was not tried."""
         if self.choice.tied is not None:
             low, high = self.choice.tied
             self.note = (
-                f"Rates from {low:.3g} to {high:.3g} differ by no more than their noise: one between the best and"
-                " the middle of them is suggested. A larger `budget`, which makes the trainings longer, may tell them"
-                " apart."
+                f"Rates from {low:.3g} to {high:.3g} differ by no more than their noise: the suggestion starts from one"
+                " between the best and the middle of them, and is lower the longer the training is. A larger `budget`,"
+                " which makes the short trainings longer, may tell them apart."
             )
             return
         final = final_losses(self.losses, self.num_steps)
@@ -111,8 +111,8 @@ class ShortTrainings:
         ):
             if best == end and not is_last:
                 self.note = (
-                    f"The {side} rate that the budget had room for is the best one; one that is"
-                    f" {side.replace('est', 'er')} may be better."
+                    f"The {side} rate that was tried is the best one; one that is {side.replace('est', 'er')} may be"
+                    " better."
                 )
 
     def _doublings(self, planned_steps: int | None) -> float:
