@@ -13,13 +13,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import Adagrad, AdamW, Optimizer
+from torch.optim import Adagrad
 
 from benchmarks.datasets import Split
 from benchmarks.lr_tasks.blind_texts import pretrained_words
 from benchmarks.lr_tasks.held_out_common import NetModule, accuracy_on, batches
 from benchmarks.lr_tasks.held_out_data import package_folder
-from benchmarks.lr_tasks.sealed_common import Params, half_decades
+from benchmarks.lr_tasks.sealed_common import half_decades, strongly_decayed
 from benchmarks.lr_tasks.shaping_module import Training, warmup_linear
 from benchmarks.lr_tasks.task import LRTask
 
@@ -80,11 +80,6 @@ class WordTransformer(nn.Module):
         states = self.layer(self.embed(numbers) + self.place, src_key_padding_mask=bias)
         logits: Tensor = self.head((states * is_used).sum(1) / is_used.sum(1))
         return logits
-
-
-def decayed(params: Params, lr: float) -> Optimizer:
-    """AdamW with strong weight decay."""
-    return AdamW(params, lr=lr, weight_decay=0.3)
 
 
 class Neighbours(NamedTuple):
@@ -163,7 +158,7 @@ def neighbour_score(module: pl.LightningModule) -> float:
 TASKS: tuple[LRTask, ...] = (
     LRTask(
         name="messages-word-transformer-adamw-warmup-linear",
-        module=lambda lr: Training(WordTransformer(), cross_entropy, lr, decayed, warmup_linear),
+        module=lambda lr: Training(WordTransformer(), cross_entropy, lr, strongly_decayed, warmup_linear),
         loader=batches(lambda: messages()[1][:2], 16),
         epochs=8,
         score=accuracy_on(lambda: messages()[1][2:]),

@@ -9,14 +9,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
-from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer
+from torch.optim import SGD, Adam, NAdam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 
 from benchmarks.lr_tasks import blind_images_glyphs as glyphs
 from benchmarks.lr_tasks import blind_images_nets as nets
 from benchmarks.lr_tasks import blind_images_photos as photos
 from benchmarks.lr_tasks.held_out_common import NetModule, accuracy_on, batches, each_step, warm_up_cosine
-from benchmarks.lr_tasks.sealed_common import adam, explained_on, half_decades, momentum, one_cycle
+from benchmarks.lr_tasks.sealed_common import adam, explained_on, half_decades, momentum, one_cycle, strongly_decayed
 from benchmarks.lr_tasks.shaping_module import Training, warmup_cosine, warmup_linear
 from benchmarks.lr_tasks.task import LRTask
 
@@ -57,11 +57,6 @@ class FineTuning(NetModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         optimizer = Adam(self.parameters(), lr=self.lr, weight_decay=1e-5)
         return [optimizer], [StepLR(optimizer, 3, gamma=0.1)]
-
-
-def much_decay(params: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    """AdamW with the weight decay of vision transformers that are trained on few images."""
-    return AdamW(params, lr=lr, weight_decay=0.3)
 
 
 def cosine_to_floor(optimizer: Optimizer, steps: int) -> LRScheduler:
@@ -112,7 +107,7 @@ TASKS: tuple[LRTask, ...] = (
     ),
     LRTask(
         name="scraps-conv-transformer-adamw-decay-onecycle",
-        module=lambda lr: Training(nets.ConvTransformer(), cross_entropy, lr, much_decay, one_cycle),
+        module=lambda lr: Training(nets.ConvTransformer(), cross_entropy, lr, strongly_decayed, one_cycle),
         loader=batches(lambda: photos.digits_among_scraps()[:2], 32),
         epochs=8,
         score=accuracy_on(lambda: photos.digits_among_scraps()[2:]),

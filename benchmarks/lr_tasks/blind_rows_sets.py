@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, MultiStepLR
 
 from benchmarks.lr_tasks import blind_rows_data as data
 from benchmarks.lr_tasks.held_out_common import NetModule, accuracy_on, batches, explained
-from benchmarks.lr_tasks.sealed_common import Params, half_decades
+from benchmarks.lr_tasks.sealed_common import Params, half_decades, strongly_decayed
 from benchmarks.lr_tasks.shaping_module import Training, warmup_cosine
 from benchmarks.lr_tasks.task import LRTask
 
@@ -91,11 +91,6 @@ class PointGraph(nn.Module):
         return logits
 
 
-def strong_adamw(params: Params, lr: float) -> Optimizer:
-    """AdamW with strong weight decay."""
-    return AdamW(params, lr=lr, weight_decay=0.3)
-
-
 class Solids(Training):
     """Turns each set by a random angle about its upright axis."""
 
@@ -170,7 +165,7 @@ TASKS: tuple[LRTask, ...] = (
     ),
     LRTask(
         name="solids-edge-convolution-adamw-clipped",
-        module=lambda lr: Solids(PointGraph(), cross_entropy, lr, strong_adamw, warmup_cosine),
+        module=lambda lr: Solids(PointGraph(), cross_entropy, lr, strongly_decayed, warmup_cosine),
         loader=batches(lambda: data.solids()[:2], 32),
         epochs=10,
         score=accuracy_on(lambda: data.solids()[2:]),

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import AdamW, Optimizer
 
 from benchmarks.datasets import Split
 from benchmarks.lr_tasks.held_out_common import accuracy_on, batches
 from benchmarks.lr_tasks.held_out_data import package_folder
-from benchmarks.lr_tasks.sealed_common import Params, half_decades
+from benchmarks.lr_tasks.sealed_common import decayed, half_decades
 from benchmarks.lr_tasks.shaping_module import Training, cosine
 from benchmarks.lr_tasks.task import LRTask
 
@@ -93,11 +92,6 @@ class DeepAverage(nn.Module):
         mean = (self.embed(numbers) * weights).sum(1) / weights.sum(1).clamp(min=1)
         logits: Tensor = self.mlp(mean)
         return logits
-
-
-def decayed(params: Params, lr: float) -> Optimizer:
-    """AdamW with rather strong weight decay."""
-    return AdamW(params, lr=lr, weight_decay=0.1)
 
 
 TASKS: tuple[LRTask, ...] = (

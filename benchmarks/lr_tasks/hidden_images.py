@@ -5,19 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, smooth_l1_loss
-from torch.optim import SGD, AdamW, Optimizer, RAdam
+from torch.optim import SGD, Optimizer, RAdam
 
 from benchmarks.lr_tasks import apart_images_data, blind_images_photos, fresh_data, reserved_data
 from benchmarks.lr_tasks import hidden_images_nets as nets
 from benchmarks.lr_tasks.held_out_common import accuracy_on, batches
-from benchmarks.lr_tasks.sealed_common import Params, adam, explained_on, half_decades, one_cycle, thirds
+from benchmarks.lr_tasks.sealed_common import Params, adam, decayed, explained_on, half_decades, one_cycle, thirds
 from benchmarks.lr_tasks.shaping_module import Training, polynomial, warmup_linear
 from benchmarks.lr_tasks.task import LRTask
-
-
-def much_decay(params: Params, lr: float) -> Optimizer:
-    """AdamW with ten times its usual weight decay."""
-    return AdamW(params, lr=lr, weight_decay=0.1)
 
 
 def nesterov(params: Params, lr: float) -> Optimizer:
@@ -56,7 +51,7 @@ class Mirrored(Training):
 TASKS: tuple[LRTask, ...] = (
     LRTask(
         name="capitals-mobilenet-adamw-decay-warmup-linear",
-        module=lambda lr: Training(nets.mobile_net(), cross_entropy, lr, much_decay, warmup_linear),
+        module=lambda lr: Training(nets.mobile_net(), cross_entropy, lr, decayed, warmup_linear),
         loader=batches(lambda: fresh_data.capitals()[:2], 24),
         epochs=15,
         score=accuracy_on(lambda: fresh_data.capitals()[2:]),

@@ -7,14 +7,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, glu
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from benchmarks.datasets import Split
 from benchmarks.lr_tasks import blind_rows_data as data
 from benchmarks.lr_tasks.blind_rows_sets import Solids
 from benchmarks.lr_tasks.held_out_common import accuracy_on, batches
-from benchmarks.lr_tasks.sealed_common import Params, half_decades
+from benchmarks.lr_tasks.sealed_common import Params, decayed, half_decades
 from benchmarks.lr_tasks.shaping_module import Training, warmup_cosine
 from benchmarks.lr_tasks.task import LRTask
 from lightning_hp.callbacks import SAM
@@ -123,11 +123,6 @@ class GraphTransformer(nn.Module):
         h = self.layer(self.embed(known), matrix, bias)
         logits: Tensor = self.head((h * is_node).sum(1) / is_node.sum(1))
         return logits
-
-
-def decayed(params: Params, lr: float) -> Optimizer:
-    """AdamW with rather strong weight decay."""
-    return AdamW(params, lr=lr, weight_decay=0.1)
 
 
 TASKS: tuple[LRTask, ...] = (

@@ -31,6 +31,16 @@ def adamw(params: Params, lr: float) -> Optimizer:
     return AdamW(params, lr=lr, weight_decay=0.01)
 
 
+def decayed(params: Params, lr: float) -> Optimizer:
+    """AdamW with rather strong weight decay."""
+    return AdamW(params, lr=lr, weight_decay=0.1)
+
+
+def strongly_decayed(params: Params, lr: float) -> Optimizer:
+    """AdamW with strong weight decay."""
+    return AdamW(params, lr=lr, weight_decay=0.3)
+
+
 def thirds(optimizer: Optimizer, steps: int) -> LRScheduler:
     """A fifth of the rate after each third of the training."""
     return StepLR(optimizer, max(1, steps // 3), gamma=0.2)

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
-from lightning_hp.functional.checks import (
-    is_number,
-)
+from lightning_hp.functional.checks import is_number
 from lightning_hp.sweeping.built import Built
 from lightning_hp.sweeping.executors import visible_devices
 from lightning_hp.sweeping.extras import require

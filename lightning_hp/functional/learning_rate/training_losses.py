@@ -75,8 +75,7 @@ def tied_rates(losses: Mapping[float, Sequence[float]], final_losses: Mapping[fl
         steps = min(len(losses[lr]), len(losses[best]))
         if steps < 2 or not math.isfinite(final_losses[lr]):
             return False
-        last = slice(max(0, steps - max(FEW_STEPS, round(TAIL * steps))), steps)
-        gaps = np.subtract(losses[lr][last], losses[best][last])
+        gaps = np.subtract(_tail(losses[lr], steps, FEW_STEPS), _tail(losses[best], steps, FEW_STEPS))
         return lr == best or bool(gaps.mean() < MIN_SIGNAL * math.sqrt(squared_error(gaps)))
 
     place = rates.index(best)
@@ -130,5 +129,5 @@ def squared_error(values: np.ndarray) -> float:
     return float(values.var(ddof=1)) / len(values) if len(values) > 1 else math.inf
 
 
-def _tail(losses: Sequence[float], num_steps: int) -> Sequence[float]:
-    return losses[num_steps - max(1, round(TAIL * num_steps)) : num_steps]
+def _tail(losses: Sequence[float], num_steps: int, at_least: int = 1) -> Sequence[float]:
+    return losses[max(0, num_steps - max(at_least, round(TAIL * num_steps))) : num_steps]
