@@ -5,7 +5,8 @@ from lightning_hp.hyperparameters.batch_size_location import stated_batch_size
 from lightning_hp.hyperparameters.learning_rate.home import check_home, write_home
 from lightning_hp.hyperparameters.learning_rate.learning_rate import LearningRate
 from lightning_hp.hyperparameters.learning_rate.rebuild import rebuild_optimizers
-from lightning_hp.hyperparameters.learning_rate.schedule import Schedule, first_decay
+from lightning_hp.hyperparameters.learning_rate.schedule import Schedule
+from lightning_hp.hyperparameters.learning_rate.simulation import first_decay
 from lightning_hp.hyperparameters.learning_rate.warmup import Warmup
 
 __all__ = [

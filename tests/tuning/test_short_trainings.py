@@ -106,6 +106,62 @@ def test_the_rates_are_those_of_the_first_steps_and_a_long_warm_up_is_compressed
         assert [rate / peak for rate in rates] == pytest.approx(wanted, abs=0.04)
 
 
+class Cycle(Net):
+    """One cycle, whose momentum falls from 0.95 to 0.85 while the rate rises, and rises while it falls."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer: Any = torch.optim.SGD(self.parameters(), lr=self.hparams.lr, momentum=0.9)
+        if self.hparams.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.lr)
+        schedule = one_cycle(optimizer, self.hparams.lr, self.trainer.estimated_stepping_batches)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def one_cycle(optimizer: Any, lr: float, steps: int) -> Any:
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
+
+
+def momentum_of(optimizer: Any) -> float:
+    group = optimizer.param_groups[0]
+    return float(group["betas"][0] if "betas" in group else group["momentum"])
+
+
+class Momenta(Callback):
+    """Records the momentum of every optimizer step of a rehearsal or a training."""
+
+    changes_gradients = True
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        RATES.append(momentum_of(optimizer))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_momentum_is_that_of_the_steps_that_are_rehearsed(optimizer: str) -> None:
+    """At the peak in the range test; as a stepped scheduler gives it in the short trainings and in the training."""
+    torch.manual_seed(5)
+    RATES.clear()
+    callback, epochs, steps = finder(budget=140, early_stop_threshold=None, max_lr=1.0), 10, 25
+    train(Cycle(optimizer=optimizer), [callback, Momenta()], loader(shuffle=True), max_epochs=epochs)
+    planned = 6 * epochs
+    stepped = Cycle(optimizer=optimizer)
+    kind = torch.optim.AdamW if optimizer == "adamw" else lambda parameters: torch.optim.SGD(parameters, momentum=0.9)
+    by_hand = kind(stepped.parameters())
+    schedule, real = one_cycle(by_hand, 0.1, planned), []
+    for _ in range(planned):
+        real.append(momentum_of(by_hand))
+        by_hand.step()
+        if len(real) < planned:
+            schedule.step()
+    assert RATES[:40] == pytest.approx([0.85] * 40, abs=1e-3)
+    # The peak is step 17 of 60: such a warm-up is compressed into half of a short training.
+    done = [17 * (step + 0.5) / 12.5 for step in range(12)] + [17.0 + step - 12 for step in range(12, 25)]
+    wanted = [real[int(step)] for step in done]
+    assert len(callback.result.trained_lrs) >= 3
+    for start in range(40, 40 + steps * 3, steps):
+        assert RATES[start : start + steps] == pytest.approx(wanted, abs=0.01)
+    assert RATES[-planned:] == pytest.approx(real)
+
+
 @pytest.mark.parametrize(
     ("planned", "budget"), [(None, 600), (3, 3), (200, 200), (600, 600), (5999, 600), (6001, 600), (10_000, 1000)]
 )

@@ -18,8 +18,8 @@ What is refused (``home``, ``refusals``)
     An attribute that a learning rate depends on, but not in proportion. A training without a learning rate, and a
     schedule for which multiplying its rates is not the same as building it on the new one.
 
-What a schedule makes of it (``schedule``)
-    The schedulers are simulated on copies: how high each group gets, and when.
+What a schedule makes of it (``schedule``, ``simulation``)
+    The schedulers are simulated on copies: how high each group gets, and when, and what momentum it has.
 
 ``learning_rate`` holds the class that offers all this, :class:`LearningRate`. ``warmup`` lowers the rates of the first
 steps of a training without writing them.

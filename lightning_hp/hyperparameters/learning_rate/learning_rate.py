@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from lightning_hp.functional.checks import check_number
 from lightning_hp.functional.learning_rate.shrinking_steps import has_normalised_weights, has_shrinking_steps
 from lightning_hp.hyperparameters.learning_rate.home import Home, base_lr, find_home
-from lightning_hp.hyperparameters.learning_rate.numbers import GroupIndex, StoredNumber, write_number
+from lightning_hp.hyperparameters.learning_rate.numbers import GroupIndex, StoredNumber, write_momentum, write_number
 from lightning_hp.hyperparameters.learning_rate.rebuild import (
     current_optimizers,
     rebuild_optimizers,
@@ -182,11 +182,14 @@ class LearningRate:
 
         Note:
             A group that follows gets its multiple of ``lr``, any other its own base rate, both times the factor of the
-            schedule. Tensors are filled in place. Schedulers and base rates are not changed.
+            schedule. Tensors are filled in place. A momentum that a scheduler changes gets the value of that moment,
+            too. Schedulers and base rates are not changed.
 
         """
         self._written.clear()
-        shape, peak = ({}, 1.0) if self._schedule is None else (self._schedule.shape(progress), self._schedule.peak)
+        shape, peak, momentum = {}, 1.0, {}
+        if (schedule := self._schedule) is not None:
+            shape, peak, momentum = schedule.shape(progress), schedule.peak, schedule.momentum(progress)
         for index, group in current_optimizers(self._trainer).groups():
             if index in self._ratios:
                 rate = lr * self._ratios[index] * shape.get(index, 1.0)
@@ -195,6 +198,8 @@ class LearningRate:
             else:
                 rate = group["lr"]
             write_number(group, "lr", rate)
+            if index in momentum:
+                write_momentum(group, momentum[index])
             self._written.append((index, group, rate, group["lr"], _version(group["lr"])))
 
     def check_step_lr(self, lr: float) -> None:

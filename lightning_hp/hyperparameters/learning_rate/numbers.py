@@ -7,7 +7,7 @@ groups, and in the schedulers that they contain.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
@@ -140,6 +140,20 @@ def write_number(container: Any, key: Any, value: float) -> None:
         container[key].fill_(value)
     else:
         container[key] = value
+
+
+def momentum_of(group: Mapping[str, Any]) -> float:
+    """The momentum of a parameter group, or the first beta of an optimizer such as Adam; NaN if it has none."""
+    value = group["betas"][0] if "betas" in group else group.get("momentum", math.nan)
+    return float(value)
+
+
+def write_momentum(group: dict[str, Any], value: float) -> None:
+    """Writes what :func:`momentum_of` reads, as ``OneCycleLR`` does."""
+    if "betas" in group:
+        group["betas"] = (value, *group["betas"][1:])
+    else:
+        group["momentum"] = value
 
 
 def _base_lr(schedulers: Sequence[Any], position: int, group: dict[str, Any]) -> Any:

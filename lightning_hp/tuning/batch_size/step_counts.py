@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lightning_hp.hyperparameters import BatchSize
-from lightning_hp.hyperparameters.learning_rate.schedule import Array, rates_of_one
+from lightning_hp.hyperparameters.learning_rate.simulation import Array, rates_of_one
 from lightning_hp.rehearsal import Rehearsal
 from lightning_hp.trainer import building_without_effects, misconfiguration
 

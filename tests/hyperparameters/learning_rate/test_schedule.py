@@ -66,6 +66,25 @@ def test_every_scheduler_gives_the_rates_that_it_has_when_it_is_stepped(name, ma
     assert [schedule.factors(step / NUM_STEPS) for step in range(NUM_STEPS)] == pytest.approx(schedule.rates)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_momentum_that_a_scheduler_changes_is_that_of_the_stepped_one(name, optimizer):
+    """In OneCycleLR and CyclicLR: 0.95 at the ends and 0.85 at the peak, or 0.8 to 0.9."""
+    schedule = simulate(ModuleWithHome(LR, name, 2, optimizer, automatic=True), NUM_STEPS)
+    steps = run(attach(ModuleWithHome(LR, name, 2, optimizer)), NUM_STEPS)
+    real = [[momentum if betas is None else betas[0] for _, momentum, betas in step] for step in steps]
+    found = [list(schedule.momentum(step / NUM_STEPS).values()) for step in range(NUM_STEPS)]
+    if name in ("OneCycleLR", "CyclicLR", "one peak for all groups", "cyclic, shrinking"):
+        assert np.ptp(real) > 0.05
+        np.testing.assert_allclose(found, real, rtol=1e-9)
+        highest = max(range(NUM_STEPS), key=lambda step: steps[step][0][0])
+        assert list(schedule.momentum().values()) == pytest.approx(real[highest])
+    else:
+        assert real == [real[0]] * NUM_STEPS
+        assert found == [[]] * NUM_STEPS
+        assert schedule.momentum() == {}
+
+
 #: Schedules of 9000 steps, of which only some moments are computed.
 LONG = {
     "lambda": lambda o: s.LambdaLR(o, lambda step: 5 * min((step + 1) / 137, (138 / (step + 1)) ** 0.5)),
@@ -88,6 +107,26 @@ class Long(ModuleWithHome):
     def configure_optimizers(self):
         optimizer = SGD(self.parameters(), self.lr)
         return [optimizer], [{"scheduler": LONG[self.name](optimizer), "interval": "step"}]
+
+
+class LongWithMomentum(ModuleWithHome):
+    def configure_optimizers(self):
+        optimizer = SGD(self.parameters(), self.lr, momentum=0.9)
+        return [optimizer], [{"scheduler": s.OneCycleLR(optimizer, LR, 9000), "interval": "step"}]
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_a_momentum_of_a_long_schedule_is_sampled():
+    module = LongWithMomentum(LR, automatic=True)
+    schedule = simulate(module, 9000)
+    optimizer = SGD(module.parameters(), LR, momentum=0.9)
+    scheduler, real = s.OneCycleLR(optimizer, LR, 9000), []
+    for _ in range(9000):
+        real.append(optimizer.param_groups[0]["momentum"])
+        scheduler.step()
+    parts = [step / 9000 for step in range(0, 9000, 250)]
+    np.testing.assert_allclose([schedule.momentum(part)[0, 0] for part in parts], real[::250], atol=5e-4)
+    assert schedule.momentum()[0, 0] == pytest.approx(0.85, abs=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
