@@ -124,6 +124,8 @@ VALID: dict[Callable[..., Any], Callable[[], dict[str, Any]]] = {
         "untrained": [2.3, 2.31, 2.29],
         "doublings": 1.0,
         "decays": True,
+        "passes": 12.0,
+        "lengthening": 2.0,
     },
     hpf.coverage_probability: lambda: {"batch_size": 16, **COUNTS},
     hpf.covered_share: lambda: {"batch_size": 16, **COUNTS},

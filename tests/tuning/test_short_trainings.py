@@ -16,6 +16,7 @@ from benchmarks.lr_tasks import truth
 from benchmarks.lr_tasks.regret import regret
 from benchmarks.lr_tasks.shaping import TASKS
 from lightning_hp import LRFinder
+from lightning_hp.hyperparameters import LearningRate
 from lightning_hp.tuning.learning_rate.settings import default_budget
 from lightning_hp.tuning.learning_rate.short_trainings import ShortTrainings, steps_of_each
 from tests.callbacks.contract import loader
@@ -162,6 +163,55 @@ def test_the_momentum_is_that_of_the_steps_that_are_rehearsed(optimizer: str) ->
     assert RATES[-planned:] == pytest.approx(real)
 
 
+class Rectified(Net):
+    """RAdam, whose steps of a constant rate get longer."""
+
+    def configure_optimizers(self) -> Any:
+        kind = torch.optim.RAdam if self.hparams.optimizer == "radam" else torch.optim.Adam
+        optimizer = kind(self.parameters(), lr=self.hparams.lr)
+        steps = self.trainer.estimated_stepping_batches if self.hparams.dropout else 1e9
+        return [optimizer], [
+            {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 - n / steps), "interval": "step"}
+        ]
+
+
+def searched(optimizer: str, epochs: int, dropout: float) -> Any:
+    torch.manual_seed(5)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False,
+    )  # fmt: skip
+    model = Rectified(optimizer=optimizer, dropout=dropout)
+    model.val_dataloader = lambda: loader()
+    return finder(budget=440, max_lr=0.3).find(trainer, model, loader(shuffle=True))
+
+
+@pytest.mark.parametrize(("epochs", "dropout"), [(17, 0.0), (170, 0.0), (170, 1e-9)])
+def test_the_warm_up_of_radam_lowers_the_rate_by_what_steps_get_longer(
+    monkeypatch: pytest.MonkeyPatch, epochs: int, dropout: float
+) -> None:
+    """Against the lengths of RAdam's own steps over a gradient of one, and a search that knows nothing of them."""
+    found = searched("radam", epochs, dropout)
+    monkeypatch.setattr(LearningRate, "has_own_warm_up", False)
+    without = searched("radam", epochs, dropout)
+    assert found.trained_losses == without.trained_losses
+    weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.double))
+    optimizer, lengths, planned = torch.optim.RAdam([weight], lr=1.0), [], 6 * epochs
+    for _ in range(planned):
+        before = weight.item()
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        lengths.append(abs(weight.item() - before))
+    steps = max(map(len, found.trained_losses))
+    short, long = lengths[:steps], lengths
+    if dropout:  # the schedule decays: a line to zero, and over the last 40 % of a short training another one
+        long = [length * (1 - n / planned) for n, length in enumerate(lengths)]
+        short = [length * min(1, (steps - n - 0.5) / (0.4 * steps)) for n, length in enumerate(long[:steps])]
+    ratio = max(long[5:]) / max(short[5:])
+    assert ratio > (1.0 if epochs == 17 else 1.5)
+    assert without.suggestion / found.suggestion == pytest.approx(ratio, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("planned", "budget"), [(None, 600), (3, 3), (200, 200), (600, 600), (5999, 600), (6001, 600), (10_000, 1000)]
 )
@@ -231,7 +281,7 @@ class FakeStepper:
             assert same_batches
 
     class FakeRate:
-        decays, has_shrinking_steps, warm_up = False, False, 0.0
+        decays, has_shrinking_steps, has_own_warm_up, warm_up = False, False, False, 0.0
 
     rehearsal, learning_rate = FakeRehearsal(), FakeRate()
 

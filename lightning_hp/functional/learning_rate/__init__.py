@@ -5,5 +5,5 @@ finds their first valley, `suggestion` reads a learning rate from the valley, an
 learning-rate finders. `short_trainings` chooses a rate by short trainings; `tried_rates`, `training_schedule` and
 `training_losses` say at which rates they run, with which rates in their steps, and how their losses are compared.
 `scaling` converts a learning rate to another batch size. `parameter_free` recognises optimizers that find their own
-step size, `shrinking_steps` those whose steps get shorter by themselves.
+step size, `step_lengths` those whose steps get longer or shorter by themselves.
 """

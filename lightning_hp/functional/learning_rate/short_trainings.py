@@ -13,6 +13,7 @@ rates they try is in `tried_rates`, the rates of their steps in `training_schedu
         log(lr) -= 0.025 if the schedule decays or steps get shorter by themselves, else 0.15
     for each doubling of the passes over the data, from ten on:
         log(lr) -= 0.1
+    log(lr) -= log(how many times longer steps get later at the same rate, by a warm-up of the optimizer's own)
 
 The best rate falls as the training gets longer, unless shorter steps make up for it. What is seen many times is
 overfitted, which no training loss shows. In a training that has begun log(lr) is not lowered.
@@ -83,6 +84,7 @@ def choose_rate(
     doublings: float = 0.0,
     decays: bool = False,
     passes: float = 1.0,
+    lengthening: float = 1.0,
 ) -> TrainedChoice:
     """Chooses a rate from short trainings.
 
@@ -94,6 +96,8 @@ def choose_rate(
         doublings: How often the number of steps doubles until the end of the planned training, >= 0.
         decays: Whether the steps will get shorter in the planned training, by the schedule or by themselves.
         passes: Passes of the planned training over its data, > 0; 1 if unknown.
+        lengthening: How many times longer the longest steps of the planned training are than those of a short one, at
+            the same rate, >= 1.
 
     Returns:
         The choice.
@@ -117,6 +121,7 @@ def choose_rate(
     doublings = check_number("doublings", doublings, minimum=0, finite=False)
     decays = check_bool("decays", decays)
     passes = check_number("passes", passes, above=0, finite=False)
+    lengthening = check_number("lengthening", lengthening, minimum=1)
     final = final_losses(losses, num_steps)
     best = best_rate(final)
     start = float(np.mean(untrained))
@@ -132,6 +137,7 @@ def choose_rate(
         log_lr = (log_lr + float(np.log10(rates).mean())) / 2
     log_lr -= (DRIFT_OF_DECAY if decays else DRIFT) * min(doublings, MOST_DOUBLINGS)
     log_lr -= DRIFT_OF_PASSES * min(max(0.0, math.log2(passes / FEW_PASSES)), MOST_DOUBLINGS)
+    log_lr -= math.log10(lengthening)
     lr = 10**log_lr
     near = [rate for rate, loss in final.items() if loss <= final[best] + (1 - NEAR) * fall]
     # A whole step below and half a step above: the best rate of a long training is rather lower.

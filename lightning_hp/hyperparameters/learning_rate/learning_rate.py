@@ -8,7 +8,11 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lightning_hp.functional.checks import check_number
-from lightning_hp.functional.learning_rate.shrinking_steps import has_normalised_weights, has_shrinking_steps
+from lightning_hp.functional.learning_rate.step_lengths import (
+    has_normalised_weights,
+    has_shrinking_steps,
+    own_warm_up,
+)
 from lightning_hp.hyperparameters.learning_rate.home import Home, base_lr, find_home
 from lightning_hp.hyperparameters.learning_rate.numbers import GroupIndex, StoredNumber, write_momentum, write_number
 from lightning_hp.hyperparameters.learning_rate.rebuild import (
@@ -156,6 +160,22 @@ class LearningRate:
     def has_shrinking_steps(self) -> bool:
         """Whether steps at a constant rate change the weights less and less: by the optimizers, or by norm layers."""
         return all(map(has_shrinking_steps, self._trainer.optimizers)) or has_normalised_weights(self._module)
+
+    @property
+    def has_own_warm_up(self) -> bool:
+        """Whether each optimizer makes its first steps shorter by itself."""
+        return all(own_warm_up(optimizer, 1) < 1 for optimizer in self._trainer.optimizers)
+
+    def step_length(self, step: int, progress: float) -> float:
+        """The length of a step beside one at the peak of the schedule, without a warm-up of the optimizer's own.
+
+        Args:
+            step: The number of the step, >= 1.
+            progress: The part of the training that is done, from 0 to 1.
+
+        """
+        factors = {} if self._schedule is None else self._schedule.shape(progress)
+        return max(factors.values(), default=1.0) * max(own_warm_up(one, step) for one in self._trainer.optimizers)
 
     @property
     def warm_up(self) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from lightning_hp.functional.learning_rate.short_trainings import TrainedChoice, choose_rate
 from lightning_hp.functional.learning_rate.training_losses import (
@@ -25,6 +27,9 @@ CHECK_FACTOR = 1.5
 
 #: The last training may have this share of the steps of the others. Shorter ones make lower rates look better.
 SHORTEST = 0.7
+
+#: Steps after which an optimizer's own warm-up is over.
+LONG = 10_000
 
 
 def steps_of_each(budget: int) -> int:
@@ -88,6 +93,7 @@ class ShortTrainings:
             doublings=self._doublings(planned_steps),
             decays=learning_rate.decays or learning_rate.has_shrinking_steps,
             passes=self._passes(planned_steps),
+            lengthening=self._lengthening(planned_steps),
         )
         if self.choice.lr is not None:
             self._note_doubts(lowest, highest)
@@ -125,6 +131,20 @@ class ShortTrainings:
         per_pass = self.stepper.rehearsal.steps_per_epoch
         return 1.0 if self.midway or planned_steps is None or per_pass is None else planned_steps / per_pass
 
+    def _lengthening(self, planned_steps: int | None) -> float:
+        """How many times longer steps get after a short training, by a warm-up of the optimizer's own."""
+        learning_rate = self.stepper.learning_rate
+        if self.midway or not learning_rate.has_own_warm_up:
+            return 1.0
+        of_short = (
+            factor * learning_rate.step_length(step + 1, progress)
+            for step, (factor, progress) in enumerate(self._moments(1.0, self.num_steps, self.num_steps, planned_steps))
+        )
+        planned = max(self.num_steps, planned_steps or LONG)
+        steps = np.unique(np.linspace(0, planned - 1, min(planned, LONG), dtype=int)).tolist()
+        of_planned = (learning_rate.step_length(step + 1, (step + 0.5) / planned) for step in steps)
+        return max(1.0, max(of_planned) / max(of_short))
+
     def _check(self, last: int, planned_steps: int | None) -> None:
         """Trains longer at the chosen rate, and takes a lower one if the loss rises again."""
         while (lr := self.choice.lr) is not None:
@@ -144,12 +164,13 @@ class ShortTrainings:
     def _train(self, lr: float, num_steps: int, of_steps: int, planned_steps: int | None) -> list[float]:
         """The first ``num_steps`` of a short training of ``of_steps``."""
         self.stepper.rehearsal.rewind(same_batches=True)
+        return self.stepper.run(self._moments(lr, num_steps, of_steps, planned_steps))
+
+    def _moments(
+        self, lr: float, num_steps: int, of_steps: int, planned_steps: int | None
+    ) -> Iterator[tuple[float, float]]:
+        """The rate at the peak and the progress of each step."""
         warm_up = self.stepper.learning_rate.warm_up
         cools = self.midway or self.stepper.learning_rate.decays
-        return self.stepper.run(
-            (
-                lr * cool_down(step, of_steps) if cools else lr,
-                progress_of(step, of_steps, planned_steps, warm_up),
-            )
-            for step in range(num_steps)
-        )
+        for step in range(num_steps):
+            yield lr * cool_down(step, of_steps) if cools else lr, progress_of(step, of_steps, planned_steps, warm_up)

@@ -106,6 +106,11 @@ def test_a_longer_training_gets_a_lower_rate(decays: bool, drift: float) -> None
     assert [found[0] - x for x in found] == pytest.approx([drift * d for d in (0, 1, 2.5, 4, 4)])
 
 
+def test_steps_that_get_longer_by_themselves_get_a_lower_rate() -> None:
+    unchanged = choose_rate(parabola(-2.1), STEPS, UNTRAINED).lr or 0
+    assert choose_rate(parabola(-2.1), STEPS, UNTRAINED, lengthening=2.5).lr == pytest.approx(unchanged / 2.5)
+
+
 def test_many_passes_over_the_data_get_a_lower_rate() -> None:
     found = [
         math.log10(choose_rate(parabola(-2.1), STEPS, UNTRAINED, passes=passes).lr or 0)

@@ -1,9 +1,11 @@
-"""What makes steps change a network less and less at a constant learning rate, as under a schedule that decays."""
+"""What makes steps longer or shorter at a constant learning rate, as a schedule that climbs or decays does."""
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
-from torch.optim import Adagrad, Optimizer, RMSprop
+from torch.optim import Adagrad, Optimizer, RAdam, RMSprop
 
 from lightning_hp.functional.norm_layers import is_norm_layer
 
@@ -26,6 +28,43 @@ def has_shrinking_steps(optimizer: Optimizer) -> bool:
 
     """
     return isinstance(optimizer, Adagrad | RMSprop)
+
+
+def own_warm_up(optimizer: Optimizer, step: int) -> float:
+    """Factor by which an optimizer itself shortens one of its first steps, from 0 to 1.
+
+    RAdam lengthens its steps over some thousands of them: at its default betas to a quarter of Adam's in step 130, to
+    two thirds in step 1000.
+
+    Args:
+        optimizer: Any optimizer. RAdam of PyTorch, and classes that inherit from it, are recognised, by the betas of
+            their first group.
+        step: The number of the step, >= 1.
+
+    Returns:
+        The factor; 1 for any other optimizer. 0 for the first steps of RAdam (five at its default betas), which are no
+        steps of Adam.
+
+    References:
+        L. Liu et al., *On the Variance of the Adaptive Learning Rate and Beyond*, 2020.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.zeros(1))
+        >>> [round(own_warm_up(torch.optim.RAdam([weight]), step), 3) for step in (5, 130, 1000, 10_000)]
+        [0.0, 0.247, 0.645, 1.0]
+
+    """
+    if not isinstance(optimizer, RAdam):
+        return 1.0
+    beta = float(optimizer.param_groups[0]["betas"][1])
+    longest = 2 / (1 - beta) - 1  # of the averages that the optimizer divides by, in steps
+    if longest <= 5:
+        return 1.0  # no step ever divides by them
+    length = longest - 2 * step * beta**step / (1 - beta**step)
+    if length <= 5:
+        return 0.0
+    return math.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
 
 
 def has_normalised_weights(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Optimizers whose steps get shorter by themselves, against their own steps over equal gradients."""
+"""Steps that get shorter or longer by themselves, against those of the optimizers over equal gradients."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RMSprop
+from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from lightning_hp.functional.learning_rate.shrinking_steps import has_normalised_weights, has_shrinking_steps
+from lightning_hp.functional.learning_rate.step_lengths import has_normalised_weights, has_shrinking_steps, own_warm_up
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,24 @@ def test_whether_steps_get_shorter(build: Callable[[list[torch.nn.Parameter]], O
         optimizer.step()
         steps.append(abs(weight.item() - before))
     assert has_shrinking_steps(optimizer) == (max(steps[:40]) > 2 * max(steps[-40:]))
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.95, 0.99), (0.9, 0.6)])
+@pytest.mark.parametrize("kind", [RAdam, Adam, type("MyRAdam", (RAdam,), {})])
+def test_the_warm_up_of_an_optimizer_is_that_of_its_steps(kind: type[Optimizer], betas: tuple[float, float]) -> None:
+    """Over a constant gradient of one, Adam's steps have the length of the rate."""
+    weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.double))
+    optimizer = kind([weight], lr=0.01, betas=betas)  # type: ignore[call-arg]
+    lengths = []
+    for _ in range(2000):
+        before = weight.item()
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        lengths.append(abs(weight.item() - before) / 0.01)
+    factors = [own_warm_up(optimizer, step + 1) for step in range(2000)]
+    first = factors.count(0.0)  # steps of SGD
+    assert first == (5 if issubclass(kind, RAdam) and betas[1] > 0.9 else 0)
+    assert factors[first:] == pytest.approx(lengths[first:], rel=1e-6)
 
 
 def network(*norms: nn.Module) -> nn.Sequential:
