@@ -435,7 +435,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         """Searches, sets what was found, and reports."""
         batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name)
         learning_rate = self._learning_rate(trainer, pl_module, read_only=not self._update_attr)
-        result = self._find(trainer, pl_module, batch_size, learning_rate)
+        result = self._find(trainer, pl_module, batch_size, learning_rate, caller=self)
         count_seconds(trainer, result.seconds)
         if self._update_attr:
             result = self._apply(trainer, pl_module, batch_size, learning_rate, result)
@@ -447,7 +447,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         if trainer.state.fn != function or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         batch_size = BatchSize.locate(trainer, pl_module, self._batch_arg_name, evaluation_loop(trainer))
-        result = find_batch_size(trainer, pl_module, batch_size, self._settings, learning_rate=None)
+        result = find_batch_size(trainer, pl_module, batch_size, self._settings, learning_rate=None, caller=self)
         if self._update_attr:
             self._evaluated = batch_size
             batch_size.apply(result.batch_size)
@@ -519,6 +519,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         pl_module: pl.LightningModule,
         batch_size: BatchSize,
         learning_rate: LearningRate | None,
+        caller: Any = None,
     ) -> BatchSizeResult:
         lr, settings = None if learning_rate is None else learning_rate.value, self._settings
         scaled, step, _ = _SCALED.get(pl_module, (None, None, None))
@@ -526,7 +527,7 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         if settings.base_batch_size is None and lr is not None and lr == scaled:
             settings = replace(settings, base_batch_size=step)  # the rate was scaled before, to this size
         with consuming_data(self._may_consume_data):
-            return find_batch_size(trainer, pl_module, batch_size, settings, learning_rate)
+            return find_batch_size(trainer, pl_module, batch_size, settings, learning_rate, caller)
 
     def _apply_again(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sets the values again in a second ``fit``, which has the user's loaders and rebuilt optimizers."""

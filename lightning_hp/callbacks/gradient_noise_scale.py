@@ -16,7 +16,7 @@ from lightning_hp.callbacks.finder_state import STATE_VERSION, check_state, nami
 from lightning_hp.functional.batch_size.noise_scale import NoiseScale
 from lightning_hp.functional.checks import check_bool, check_int, check_iterable, check_number
 from lightning_hp.rehearsal import (
-    HOOKS_BEFORE_EPOCH,
+    BEFORE_EPOCH,
     Rehearsal,
     consuming_data,
     is_accumulation_scheduler,
@@ -367,7 +367,10 @@ class GradientNoiseScale(Callback):
 
     def _rehearse(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures at the present weights, by steps that are undone."""
-        with consuming_data(self._may_consume_data), Rehearsal(trainer, pl_module, HOOKS_BEFORE_EPOCH) as rehearsal:
+        with (
+            consuming_data(self._may_consume_data),
+            Rehearsal(trainer, pl_module, replace(BEFORE_EPOCH, caller=self)) as rehearsal,
+        ):
             num_steps, num_micro_batches = self._num_training_steps, self._num_micro_batches
             found = rehearse_noise_scale(rehearsal, num_steps, num_micro_batches, self._observations)
         self._sample_note = found.note

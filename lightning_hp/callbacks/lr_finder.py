@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -25,9 +26,11 @@ from lightning_hp.functional.learning_rate.parameter_free import parameter_free_
 from lightning_hp.functional.learning_rate.range_test import lr_range
 from lightning_hp.hyperparameters import LearningRate, check_home, write_home
 from lightning_hp.rehearsal import (
-    HOOKS_BEFORE_EPOCH,
-    HOOKS_BEFORE_FIT,
+    BEFORE_EPOCH,
+    BEFORE_FIT,
+    Moment,
     consuming_data,
+    is_accumulation_scheduler,
     reason_not_to_rehearse,
 )
 from lightning_hp.results import LearningRateResult
@@ -231,21 +234,34 @@ class LRFinder(Finder[LearningRateResult], Callback):
         if self._update_attr and max(self._milestones, default=0) > trainer.current_epoch:
             # A schedule that cannot be moved midway is refused now, not in the middle of the training.
             LearningRate.locate(trainer, pl_module, self._attr_name, also_midway=True)
-        self._warn_of_late_milestones(trainer)
+        if (end := trainer.max_epochs) is not None and end >= 0:
+            self._warn_of_late_milestones(end, f"{end} epochs")
         if self._searches and trainer.current_epoch in self._milestones:
-            self._tune(trainer, pl_module, HOOKS_BEFORE_FIT)
+            self._tune(trainer, pl_module, BEFORE_FIT)
         elif self._applied:
             # A second `fit` rebuilds the optimizers; a rate that is not kept in the model has to be set again.
             learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name)
             if learning_rate.built_on != self._applied["lr"]:
                 learning_rate.apply(self._applied["lr"])
 
-    def _warn_of_late_milestones(self, trainer: pl.Trainer) -> None:
-        end = trainer.max_epochs
-        if end is not None and end >= 0 and all(epoch >= end for epoch in self._milestones):
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Warns of milestones that ``max_steps`` puts out of reach: the length of an epoch is known here."""
+        super().on_train_start(trainer, pl_module)
+        accumulates_later = any(map(is_accumulation_scheduler, trainer.callbacks))  # type: ignore[attr-defined]
+        if trainer.max_steps <= 0 or accumulates_later or math.isinf(trainer.num_training_batches):
+            return
+        per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        epochs = math.ceil((trainer.max_steps - trainer.global_step) / max(1, per_epoch))
+        end = trainer.current_epoch + epochs
+        if trainer.max_epochs is None or not 0 <= trainer.max_epochs <= end:  # else it was said before
+            self._warn_of_late_milestones(end, f"{trainer.max_steps} steps, {end} epochs")
+
+    def _warn_of_late_milestones(self, end: int, length: str) -> None:
+        if all(epoch >= end for epoch in self._milestones):
             epochs = sorted(self._milestones) or "none"
             rank_zero_warn(
-                f"LRFinder does not search: expected `milestones` before the end of the training ({end} epochs), but"
+                f"LRFinder does not search: expected `milestones` before the end of the training ({length}), but"
                 f" got {epochs}."
             )
 
@@ -254,7 +270,7 @@ class LRFinder(Finder[LearningRateResult], Callback):
         """Searches again at the later milestones."""
         is_due = self._searches and trainer.current_epoch > 0 and trainer.current_epoch in self._milestones
         if is_due and not _reason_to_skip(trainer):
-            self._tune(trainer, pl_module, HOOKS_BEFORE_EPOCH)
+            self._tune(trainer, pl_module, BEFORE_EPOCH)
 
     @override
     @refused_twice_in_setup
@@ -293,11 +309,13 @@ class LRFinder(Finder[LearningRateResult], Callback):
         if applied.get("home"):
             write_home(pl_module, applied["lr"], tuple(applied["home"]))
 
-    def _tune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, hooks: Sequence[str]) -> None:
+    def _tune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, moment: Moment) -> None:
         """Searches, sets the rate, and reports."""
+        next_search = min((epoch for epoch in self._milestones if epoch > trainer.current_epoch), default=None)
+        moment = replace(moment, caller=self, end_epoch=next_search)
         learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name, read_only=not self._update_attr)
-        result = self._find(trainer, pl_module, learning_rate, hooks)
-        if hooks == HOOKS_BEFORE_FIT:
+        result = self._find(trainer, pl_module, learning_rate, moment)
+        if moment.is_before_training:
             count_seconds(trainer, result.seconds)
         if result.suggestion is not None and self._update_attr:
             result = self._apply(learning_rate, result, result.suggestion)
@@ -309,10 +327,14 @@ class LRFinder(Finder[LearningRateResult], Callback):
             self._log(f"wrote {learning_rate.built_on:.3g} {where}: the schedule reaches {factor:.3g} times that rate.")
 
     def _find(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, learning_rate: LearningRate, hooks: Sequence[str]
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        learning_rate: LearningRate,
+        moment: Moment,
     ) -> LearningRateResult:
         with consuming_data(self._may_consume_data):
-            return find_learning_rate(trainer, pl_module, learning_rate, self._settings, hooks)
+            return find_learning_rate(trainer, pl_module, learning_rate, self._settings, moment)
 
     def _apply(self, learning_rate: LearningRate, result: LearningRateResult, lr: float) -> LearningRateResult:
         """Sets the rate and notes it."""
@@ -326,7 +348,7 @@ class LRFinder(Finder[LearningRateResult], Callback):
         learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name, read_only=not update_attr)
         if update_attr and learning_rate.home is None:
             self._refuse_to_set(trainer, "learning rate", "optimizers")
-        result = self._find(trainer, pl_module, learning_rate, HOOKS_BEFORE_FIT)
+        result = self._find(trainer, pl_module, learning_rate, BEFORE_FIT)
         if not update_attr or result.suggestion is None:
             return result
         return self._apply(learning_rate, result, result.suggestion)

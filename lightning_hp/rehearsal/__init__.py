@@ -1,7 +1,7 @@
 """The rehearsal: real training steps, after which every state is restored."""
 
 from lightning_hp.rehearsal.evaluation import EvaluationRehearsal, evaluation_loop
-from lightning_hp.rehearsal.hooks import HOOKS_BEFORE_EPOCH, HOOKS_BEFORE_FIT
+from lightning_hp.rehearsal.hooks import BEFORE_EPOCH, BEFORE_FIT, Moment
 from lightning_hp.rehearsal.outside_fit import rehearse_outside_fit
 from lightning_hp.rehearsal.participants import (
     at_heaviest_step,
@@ -13,9 +13,10 @@ from lightning_hp.rehearsal.refusals import consuming_data, reason_not_to_rehear
 from lightning_hp.rehearsal.rehearsal import Rehearsal
 
 __all__ = [
-    "HOOKS_BEFORE_EPOCH",
-    "HOOKS_BEFORE_FIT",
+    "BEFORE_EPOCH",
+    "BEFORE_FIT",
     "EvaluationRehearsal",
+    "Moment",
     "Rehearsal",
     "at_heaviest_step",
     "changes_gradients",

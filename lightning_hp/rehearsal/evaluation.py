@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lightning_hp.rehearsal.hooks import callbacks_until, without_hook
 from lightning_hp.rehearsal.observation import Observed, acting_of
 from lightning_hp.rehearsal.participants import evaluation_hooks, evaluation_participants, undecided_callbacks
 from lightning_hp.rehearsal.recorder import num_samples_of
@@ -46,15 +47,17 @@ class EvaluationRehearsal:
     Args:
         trainer: A Trainer inside ``validate``, ``test`` or ``predict``, at the hook ``on_*_start``.
         pl_module: Its module.
+        caller: The callback in whose hook this is: callbacks before it have had that hook. ``None``: all of them had.
 
     Raises:
         MisconfigurationException: On entry, if there is no batch, or the Trainer starts processes of its own.
 
     """
 
-    def __init__(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def __init__(self, trainer: pl.Trainer, pl_module: pl.LightningModule, caller: Any = None) -> None:
         self.trainer: Any = trainer
         self._module = pl_module
+        self._caller = caller
         self._name = _loop_name(trainer)
         self._own_loop: Any = evaluation_loop(trainer)
         self._loop: Any = None
@@ -63,6 +66,7 @@ class EvaluationRehearsal:
         # The callbacks that act, and what stands for them in the Trainer's list; `None`: not known yet.
         self._acting: list[Any] | None = None
         self._listed: list[Any] = []
+        self._called: list[Any] = []  # those of them that had the hook in which this is
 
     def __enter__(self) -> EvaluationRehearsal:
         refuse_started_processes(self.trainer)
@@ -133,7 +137,7 @@ class EvaluationRehearsal:
         if not observed:
             return declared
         instead = {id(one.callback): one for one in observed}
-        observation = EvaluationRehearsal(trainer, self._module)
+        observation = EvaluationRehearsal(trainer, self._module, self._caller)
         observation._acting = [c for c in trainer.callbacks if c in declared or id(c) in instead]
         observation._listed = [instead.get(id(callback), callback) for callback in observation._acting]
         try:
@@ -153,6 +157,8 @@ class EvaluationRehearsal:
         undo.callback(restore_dict, vars(trainer), dict(vars(trainer)))
         self._own_connector = trainer._logger_connector
         callbacks = list(trainer.callbacks)
+        had_the_first = callbacks_until(self._caller, callbacks)
+        self._called = [one for one in self._listed if one in had_the_first]
         undo.enter_context(muted(trainer, self._listed))
         datamodule = getattr(trainer, "datamodule", None)
         owners = [self._module, trainer.precision_plugin, *acting, *written_into_stand_ins(trainer)]
@@ -181,7 +187,8 @@ class EvaluationRehearsal:
                 trainer,
                 "Expected a step that takes a batch, but got one that takes `dataloader_iter`. Set the size by hand.",
             )
-        self._loop.on_run_start()
+        with without_hook(self._called, evaluation_hooks(trainer.state.fn.value)[0]):
+            self._loop.on_run_start()
 
     def _end_workers(self) -> None:
         if self._loop is not None:

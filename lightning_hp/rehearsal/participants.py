@@ -29,8 +29,8 @@ SHAPING_HOOKS = (
     "on_validation_batch_start",
 )
 
-#: The hooks that are called in an observed step: those, and what comes before a batch of the validation.
-OBSERVED_HOOKS = (*SHAPING_HOOKS, "on_validation_start", "on_validation_epoch_start")
+#: The hooks that are called in an observed step: those, what comes before them, and before a batch of the validation.
+OBSERVED_HOOKS = ("on_fit_start", *SHAPING_HOOKS, "on_validation_start", "on_validation_epoch_start")
 
 
 def evaluation_hooks(function: str) -> tuple[str, ...]:
@@ -43,11 +43,11 @@ def changes_gradients(callback: Any) -> bool:
     """Whether a callback is part of a training step and therefore acts in a rehearsal.
 
     A callback declares it with the class attribute ``changes_gradients = True``. In a rehearsal its hooks of the batch,
-    the backward pass and the optimizer step are called, and before the first batch ``on_train_start`` and
-    ``on_train_epoch_start``; it must be ready after ``setup``. Its attributes are restored afterwards. Declare it for
-    callbacks that freeze layers, mix samples or edit gradients in some steps only: one that does so in every step is
-    recognized without it. With ``changes_gradients = False`` a callback never acts. Lightning's
-    ``GradientAccumulationScheduler`` acts too.
+    the backward pass and the optimizer step are called, and before the first batch ``on_fit_start``,
+    ``on_train_start`` and ``on_train_epoch_start``, as far as the training has not called them. Its attributes are
+    restored afterwards. Declare it for callbacks that freeze layers, mix samples or edit gradients in some steps only,
+    or set something in ``on_fit_start`` alone: one that shapes every step is recognized without it. With
+    ``changes_gradients = False`` a callback never acts. Lightning's ``GradientAccumulationScheduler`` acts too.
 
     Args:
         callback: A callback.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_hp.rehearsal.hooks import HOOKS_BEFORE_FIT, Hooks
+from lightning_hp.rehearsal.hooks import BEFORE_FIT, Hooks, Moment, callbacks_until
 from lightning_hp.rehearsal.observation import Observed, acting_of
 from lightning_hp.rehearsal.participants import (
     participants,
@@ -68,8 +68,8 @@ class Rehearsal:
     Args:
         trainer: A Trainer inside ``fit``, at ``on_fit_start`` or later (the strategy is set up, optimizers exist).
         pl_module: Its module.
-        hooks: The module's hooks to call before the first step: those that ``fit`` has not called yet. They are called
-            twice, and once more in each :meth:`restart`.
+        moment: Where in the training this is. The hooks that ``fit`` has not called yet are called before the first
+            step; those of the module twice, and once more in each :meth:`restart`.
         needs_loss: Whether :meth:`step` has to know the loss; ``False``: it is NaN where the module returns none.
 
     Raises:
@@ -87,13 +87,13 @@ class Rehearsal:
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        hooks: Sequence[str] = HOOKS_BEFORE_FIT,
+        moment: Moment = BEFORE_FIT,
         needs_loss: bool = True,
     ) -> None:
         # Typed as Any: private attributes are read and written.
         self.trainer: Any = trainer
         self._module = pl_module
-        self._names_of_hooks = tuple(hooks)
+        self._moment = moment
         self._needs_loss = needs_loss
         self._recorder = LossRecorder(needs_loss)
         self._loop: Any = None
@@ -299,12 +299,14 @@ class Rehearsal:
         self._own_loop = loop
         if (val_loaders := loop.epoch_loop.val_loop._combined_loader) is not None:  # a step may iterate over them
             undo.callback(Snapshot(data=loader_roots(val_loaders)).restore)
-        if "on_train_start" in self._names_of_hooks:
+        if self._moment.is_before_training:
             self._val_loaders = validation_loaders(trainer, self._module)
             if self._val_loaders is not None:
                 undo.callback(Snapshot(data=loader_roots(self._val_loaders)).restore)
         undo.callback(self._end_workers)
-        self._hooks = Hooks(trainer, self._module, self._names_of_hooks, self._listed)
+        had_the_first = callbacks_until(self._moment.caller, self._callbacks)
+        called = [one for one in self._listed if one in had_the_first]
+        self._hooks = Hooks(trainer, self._module, self._moment.hooks, self._listed, called)
         self._begin(loaders, is_first=True)
 
     def _find_acting(self) -> list[Any]:
@@ -314,7 +316,7 @@ class Rehearsal:
         if not observed:
             return declared
         instead = {id(one.callback): one for one in observed}
-        observation = Rehearsal(trainer, self._module, self._names_of_hooks, needs_loss=False)
+        observation = Rehearsal(trainer, self._module, self._moment, needs_loss=False)
         observation._acting = [c for c in trainer.callbacks if c in declared or id(c) in instead]
         observation._listed = [instead.get(id(callback), callback) for callback in observation._acting]
         try:
@@ -402,15 +404,27 @@ class Rehearsal:
         return RandomState(self.trainer.strategy.root_device)
 
     def _start_pass(self) -> None:
-        """Starts a pass over the loaders; samplers shuffle again. The epoch does not change."""
+        """Starts a pass over the loaders; samplers shuffle again. A later one is the next epoch, up to the last."""
         loop = self._loop
         fit_loop = lightning_module_of(self.trainer, "loops.fit_loop")
         for loader in loop._combined_loader.flattened:
-            fit_loop._set_sampler_epoch(loader, loop.epoch_progress.current.processed + self._passes)
+            fit_loop._set_sampler_epoch(loader, self._own_loop.epoch_progress.current.processed + self._passes)
         loop.epoch_loop.reset()
         if self._passes:
             iter(loop._data_fetcher)  # the first iterator of a run was made by `setup_data`
+            self._start_next_epoch()
         self._passes += 1
+
+    def _start_next_epoch(self) -> None:
+        progress = self._loop.epoch_progress
+        ends = [end for end in (self._loop.max_epochs, self._moment.end_epoch) if end is not None and end >= 0]
+        if any(end <= progress.current.processed + 1 for end in ends):
+            return  # the rehearsal is longer than what is rehearsed
+        progress.increment_processed()
+        progress.increment_completed()
+        progress.increment_ready()
+        progress.increment_started()
+        self._hooks.call_of_later_epoch()
 
     def _advance(self) -> None:
         """Runs one batch by Lightning's own code; at the end of the data a new pass starts."""

@@ -606,6 +606,20 @@ def test_milestones_of_which_none_comes_are_named(milestones: tuple[int, ...], g
     fit([finder(milestones=milestones)], net(), max_epochs=5, fast_dev_run=True)
 
 
+@pytest.mark.parametrize(("max_epochs", "accumulate"), [(-1, 1), (9, 1), (9, 2)])
+def test_milestones_that_the_steps_do_not_reach_are_named(max_epochs: int, accumulate: int) -> None:
+    """Of six batches an epoch 12 steps are two epochs, or four with two batches a step."""
+    options = {"max_epochs": max_epochs, "max_steps": 12, "accumulate_grad_batches": accumulate}
+    end = 2 * accumulate
+    with pytest.warns(
+        UserWarning, match=rf"before the end of the training \(12 steps, {end} epochs\), but got \[{end}\]"
+    ):
+        train(Net(), [finder(milestones=(end,))], loader(), **options)
+    reached = finder(milestones=(end - 1, end + 3))
+    train(Net(), [reached], loader(), **options)
+    assert list(reached.results) == [end - 1]
+
+
 def test_find_alone_returns_the_result_and_leaves_everything_as_it_was(tmp_path: Path) -> None:
     for options in ({}, {"dropout": 0.3, "batch_norm": True, "scheduler": "one_cycle", "optimizer": "adamw"}):
         torch.manual_seed(5)

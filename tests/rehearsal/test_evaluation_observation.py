@@ -47,7 +47,7 @@ class Normalises(pl.Callback):
         self.starts += 1
 
     def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        assert self.starts
+        assert self.starts == 1
         self.batches += 1
         batch[0].sub_(MEAN).div_(SCALE)
 
@@ -71,7 +71,7 @@ class Looks(pl.Callback):
     """Rehearses three batches of the loop, keeps what the module saw, and which callbacks acted."""
 
     def look(self, trainer: Any, pl_module: Any) -> None:
-        with EvaluationRehearsal(trainer, pl_module) as rehearsal:
+        with EvaluationRehearsal(trainer, pl_module, caller=self) as rehearsal:
             self.acting = acting_in(trainer)
             for _ in range(3):
                 rehearsal.step()

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_hp.rehearsal import Rehearsal
-from lightning_hp.rehearsal.hooks import HOOKS_BEFORE_EPOCH
+from lightning_hp.rehearsal.hooks import BEFORE_EPOCH
 
 WIDTH = 307
 
@@ -57,7 +57,7 @@ class Counting(pl.Callback):
         gradients = [p.grad for p in parameters]
         sums = [p.grad.sum() for p in parameters]
         self.training = live_bytes(pl_module)
-        with Rehearsal(trainer, pl_module, HOOKS_BEFORE_EPOCH) as rehearsal:
+        with Rehearsal(trainer, pl_module, BEFORE_EPOCH) as rehearsal:
             rehearsal.step()
             rehearsal.step()
             self.rehearsal = live_bytes(pl_module)

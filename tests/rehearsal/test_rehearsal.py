@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException as 
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lightning_hp.rehearsal import HOOKS_BEFORE_EPOCH, Rehearsal
+from lightning_hp.rehearsal import BEFORE_EPOCH, Rehearsal
 from lightning_hp.snapshot import RandomState, Snapshot
 from tests.callbacks.contract import TRAININGS, Rehearse, Training, loader
 from tests.training import Net, Samples, Stream, assert_identical, assert_same_training, train
@@ -92,7 +92,7 @@ def test_with_accumulation_the_steps_of_a_later_epoch_have_all_their_batches() -
 
         def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             if trainer.current_epoch == 1:
-                with Rehearsal(trainer, pl_module, HOOKS_BEFORE_EPOCH) as rehearsal:
+                with Rehearsal(trainer, pl_module, BEFORE_EPOCH) as rehearsal:
                     for _ in range(3):
                         before = len(pl_module.seen)
                         rehearsal.step()
@@ -439,7 +439,7 @@ def test_in_the_middle_of_a_training() -> None:
             pass
 
         def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            with Rehearsal(trainer, pl_module, HOOKS_BEFORE_EPOCH) as rehearsal:
+            with Rehearsal(trainer, pl_module, BEFORE_EPOCH) as rehearsal:
                 self.losses += rehearsal.read([rehearsal.step() for _ in range(9)])
             self.steps = [*getattr(self, "steps", []), trainer.global_step]
 
@@ -751,7 +751,7 @@ def test_how_many_steps_the_training_still_has(options: dict[str, Any], per_epoc
 
         def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             if trainer.current_epoch == epoch:
-                with Rehearsal(trainer, pl_module, HOOKS_BEFORE_EPOCH) as rehearsal:
+                with Rehearsal(trainer, pl_module, BEFORE_EPOCH) as rehearsal:
                     seen.append((rehearsal.steps_per_epoch, rehearsal.planned_steps))
                     rehearsal.step()
                     seen.append((rehearsal.steps_per_epoch, rehearsal.planned_steps))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_hp.functional.learning_rate.scaling import scale_lr, scaling_advice, scaling_rule, warmup_steps
 from lightning_hp.hyperparameters import BatchSize, LearningRate
 from lightning_hp.memory import frozen_gc, memory_meter, released_at_end
-from lightning_hp.rehearsal import EvaluationRehearsal, Rehearsal, at_heaviest_step
+from lightning_hp.rehearsal import BEFORE_FIT, EvaluationRehearsal, Rehearsal, at_heaviest_step
 from lightning_hp.reporting import progress_bar
 from lightning_hp.results import BatchBound, BatchSizeResult
 from lightning_hp.trainer import misconfiguration
@@ -35,6 +35,7 @@ def find_batch_size(
     batch_size: BatchSize,
     settings: SearchSettings,
     learning_rate: LearningRate | None,
+    caller: Any = None,
 ) -> BatchSizeResult:
     """Finds the batch size of a training and the learning rate scaled to it; sets nothing.
 
@@ -44,6 +45,7 @@ def find_batch_size(
         batch_size: Where the batch size is kept.
         settings: The arguments of the callback.
         learning_rate: The learning rate to scale, or ``None``.
+        caller: The callback in whose hook this is; ``None``: after those of all callbacks.
 
     Returns:
         The result: the size, the bounds, the trials and the scaled learning rate.
@@ -54,9 +56,10 @@ def find_batch_size(
     """
     started = time.monotonic()
     in_training = trainer.state.fn == "fit"
-    kind: Any = partial(Rehearsal, needs_loss=False) if in_training else EvaluationRehearsal
+    start: Any = partial(EvaluationRehearsal, caller=caller)
     read: Any = read_evaluation_bounds
     if in_training:
+        start = partial(Rehearsal, moment=replace(BEFORE_FIT, caller=caller), needs_loss=False)
         val_limit = validation_limit(trainer, pl_module, batch_size)
         read = partial(read_bounds, val_limit=val_limit, counts=step_counts(trainer))
     bar = progress_bar(trainer, "Finding the batch size", "sizes")
@@ -65,7 +68,7 @@ def find_batch_size(
         released_at_end(trainer.strategy.root_device),
         bar as on_trial,
         at_heaviest_step(trainer),
-        kind(trainer, pl_module) as rehearsal,
+        start(trainer, pl_module) as rehearsal,
     ):
         bounds = read(settings, rehearsal, batch_size)
         if learning_rate is not None:

@@ -29,7 +29,7 @@ from lightning_hp.functional.learning_rate.suggestion import (
 from lightning_hp.functional.learning_rate.training_losses import unchanged_losses
 from lightning_hp.functional.learning_rate.tried_rates import first_rate
 from lightning_hp.hyperparameters import LearningRate, Schedule
-from lightning_hp.rehearsal import Rehearsal
+from lightning_hp.rehearsal import Moment, Rehearsal
 from lightning_hp.reporting import progress_bar
 from lightning_hp.results import LearningRateResult
 from lightning_hp.trainer import reduce_over_ranks, seconds_left
@@ -60,7 +60,7 @@ def find_learning_rate(
     pl_module: pl.LightningModule,
     learning_rate: LearningRate,
     settings: LearningRateSettings,
-    hooks: Sequence[str],
+    moment: Moment,
 ) -> LearningRateResult:
     """Finds the learning rate of a training; sets nothing.
 
@@ -69,7 +69,7 @@ def find_learning_rate(
         pl_module: Its module.
         learning_rate: Where the learning rate is kept.
         settings: The arguments of the callback.
-        hooks: The module's hooks that ``fit`` has not called yet.
+        moment: Where in the training this is.
 
     Returns:
         The result; its ``suggestion`` is ``None`` if nothing shows that the module learns.
@@ -81,11 +81,11 @@ def find_learning_rate(
     time_left = seconds_left(trainer)  # a rehearsal mutes the callback that knows
     with (
         progress_bar(trainer, "Finding the learning rate", "steps") as on_step,
-        Rehearsal(trainer, pl_module, hooks) as rehearsal,
+        Rehearsal(trainer, pl_module, moment) as rehearsal,
     ):
-        learning_rate.follow(_simulate_schedule(rehearsal, pl_module, learning_rate, hooks))
+        learning_rate.follow(_simulate_schedule(rehearsal, pl_module, learning_rate, moment))
         stepper = Stepper(rehearsal, learning_rate, settings.early_stop_threshold, on_step)
-        midway = "on_fit_start" not in hooks
+        midway = not moment.is_before_training
         return _Search(stepper, settings, rehearsal.planned_steps, midway, time_left).search()
 
 
@@ -230,7 +230,7 @@ def _untrained(lrs: Sequence[float], losses: Sequence[float], edge: float) -> li
 
 
 def _simulate_schedule(
-    rehearsal: Rehearsal, pl_module: pl.LightningModule, learning_rate: LearningRate, hooks: Sequence[str]
+    rehearsal: Rehearsal, pl_module: pl.LightningModule, learning_rate: LearningRate, moment: Moment
 ) -> Schedule:
     """The schedule over the planned training, which decides what a learning rate means."""
     per_epoch, steps = rehearsal.steps_per_epoch, rehearsal.planned_steps
@@ -241,6 +241,6 @@ def _simulate_schedule(
         pl_module,
         num_steps=steps,
         steps_per_epoch=math.ceil(steps / _UNLIMITED_EPOCHS) if per_epoch is None else per_epoch,
-        steps_done=0 if "on_fit_start" in hooks else rehearsal.trainer.global_step,
+        steps_done=0 if moment.is_before_training else rehearsal.trainer.global_step,
         home=learning_rate.home,
     )

@@ -77,6 +77,7 @@ class ShortTrainings:
         """
         last = self.stepper.num_steps + self.budget
         unchanged = None if self.midway else unchanged_losses(untrained, self.num_steps)
+        passes = self._passes(planned_steps)  # an epoch may accumulate more batches than the first one
         shortest = max(MIN_TRAINING_STEPS, round(SHORTEST * self.num_steps))
         rate: float | None = first
         while rate is not None:
@@ -92,7 +93,7 @@ class ShortTrainings:
             untrained,
             doublings=self._doublings(planned_steps),
             decays=learning_rate.decays or learning_rate.has_shrinking_steps,
-            passes=self._passes(planned_steps),
+            passes=passes,
             lengthening=self._lengthening(planned_steps),
         )
         if self.choice.lr is not None:
