@@ -97,8 +97,8 @@ TASKS: tuple[LRTask, ...] = (
     LRTask(
         name="jets-perceiver-nadamw-cosine",
         module=lambda lr: Training(Perceiver(), cross_entropy, lr, nadam, cosine),
-        loader=batches(lambda: data.jets()[:2], 40),
-        epochs=6,
+        loader=batches(lambda: data.jets()[:2], 64),
+        epochs=9,
         score=accuracy_on(lambda: data.jets()[2:]),
         naive_lr=1e-3,
         default_lr=1e-3,
