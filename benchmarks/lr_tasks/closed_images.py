@@ -99,7 +99,7 @@ TASKS: tuple[LRTask, ...] = (
         score=explained_on(data.cells),
         naive_lr=0.1,
         default_lr=0.01,
-        exponents=half_decades(-4, -0.5),
+        exponents=half_decades(-3.5, 0),
         options={"gradient_clip_val": 1.0},
     ),
     LRTask(
