@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import lr_tasks
 from benchmarks.lr_tasks import truth
-from benchmarks.lr_tasks.task import LRTask
+from benchmarks.lr_tasks.task import LRTask, train
 from lightning_hp import LRFinder
 
 SEEDS = (100, 101, 102)  # not those of the ground truth
@@ -37,6 +37,12 @@ def score_at(measured: dict[str, Any], lr: float) -> float:
 def regret(measured: dict[str, Any], lr: float) -> float:
     """Points lost against the best rate of the grid."""
     return float(np.mean(measured["score"], axis=1).max()) - score_at(measured, lr)
+
+
+def regret_of_training(measured: dict[str, Any], score: float, seed: int) -> float:
+    """Points that a training lost against the one from the same seed at the best rate of the grid."""
+    best = int(np.mean(measured["score"], axis=1).argmax())
+    return float(measured["score"][best][truth.SEEDS.index(seed)]) - score
 
 
 def search(task: LRTask, seed: int, **options: Any) -> dict[str, Any]:
@@ -84,11 +90,15 @@ def main(group: str, names: list[str]) -> None:
     for task in tasks:
         if names and task.name not in names:
             continue
-        for seed in SEEDS[: 1 if names else 3]:
+        for seed, training in list(zip(SEEDS, truth.SEEDS, strict=True))[: 1 if names else None]:
             row = {**search(task, seed), "lightning": lightning(task, seed)}
+            lr = row["lr"] or task.default_lr
+            row |= {"trained_from": training, "score": round(train(task, lr, training), 2)}
             rows.append(row)
-            lost = regret(measured[task.name], row["lr"] or task.default_lr) if task.name in measured else math.nan
-            found = "none" if row["lr"] is None else f"{row['lr']:.3g}"
+            lost = math.nan
+            if task.name in measured:
+                lost = regret_of_training(measured[task.name], row["score"], training)
+            found = "none" if row["lr"] is None else f"{lr:.3g}"
             print(f"{task.name:32} {found:>9} loses {lost:5.1f}   {row['steps']} steps   {row['reason']}", flush=True)
         if not names:
             path_of(group).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
