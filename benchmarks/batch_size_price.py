@@ -18,7 +18,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from benchmarks.lr_tasks import held_out, sealed, shaping
+from benchmarks.lr_tasks.held_out import tasks as held_out
+from benchmarks.lr_tasks.sealed import tasks as sealed
+from benchmarks.lr_tasks.shaping import tasks as shaping
 from benchmarks.lr_tasks.task import LRTask, score
 from benchmarks.pages import FOLDER, table
 from lightning_hp import BatchSizeScaler, LRFinder

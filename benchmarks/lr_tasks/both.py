@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.lr_tasks.held_out import TASKS
+from benchmarks.lr_tasks.held_out.tasks import TASKS
 from benchmarks.lr_tasks.regret import SEEDS, path_of
 from benchmarks.lr_tasks.task import LRTask, score
 from lightning_hp import BatchSizeScaler, LRFinder

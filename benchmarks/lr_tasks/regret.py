@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import math
@@ -17,7 +16,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from benchmarks import lr_tasks
 from benchmarks.lr_tasks import truth
 from benchmarks.lr_tasks.task import LRTask, train
 from lightning_hp import LRFinder
@@ -77,7 +75,7 @@ def lightning(task: LRTask, seed: int) -> float | None:
 
 def path_of(group: str) -> Path:
     """The file of the searches of a group."""
-    return Path(lr_tasks.__file__).with_name(f"{group}_searches.json")
+    return truth.path_of(group).with_name("searches.json")
 
 
 def main(group: str, names: list[str]) -> None:
@@ -85,9 +83,8 @@ def main(group: str, names: list[str]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    tasks: tuple[LRTask, ...] = importlib.import_module(f"benchmarks.lr_tasks.{group}").TASKS
     measured, rows = truth.load(group), []
-    for task in tasks:
+    for task in truth.tasks_of(group):
         if names and task.name not in names:
             continue
         for seed, training in list(zip(SEEDS, truth.SEEDS, strict=True))[: 1 if names else None]:

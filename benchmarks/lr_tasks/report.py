@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections.abc import Callable
@@ -44,10 +43,9 @@ search. "-" is a search without an answer.
 
 def losses(group: str) -> dict[str, dict[str, list[float | None]]]:
     """Points lost by task and method, one for each search."""
-    tasks: tuple[LRTask, ...] = importlib.import_module(f"benchmarks.lr_tasks.{group}").TASKS
     measured, rows = truth.load(group), json.loads(path_of(group).read_text())
     lost: dict[str, dict[str, list[float | None]]] = {}
-    for task in tasks:
+    for task in truth.tasks_of(group):
         lost[task.name] = {}
         for method, rate in METHODS.items():
             rates = [rate(row, task) for row in rows if row["task"] == task.name]

@@ -22,8 +22,14 @@ SEEDS = (0, 1, 2)
 
 
 def path_of(group: str) -> Path:
-    """The file of a group of tasks, such as ``"shaping"``."""
-    return Path(__file__).with_name(f"{group}.json")
+    """The file of a group of tasks, a folder beside this file such as ``"shaping"``."""
+    return Path(__file__).parent / group / "truth.json"
+
+
+def tasks_of(group: str) -> tuple[LRTask, ...]:
+    """The tasks of a group."""
+    tasks: tuple[LRTask, ...] = importlib.import_module(f"benchmarks.lr_tasks.{group}.tasks").TASKS
+    return tasks
 
 
 def load(group: str) -> dict[str, Any]:
@@ -54,8 +60,7 @@ def main(group: str, names: list[str]) -> None:
     """Measures the tasks of a group that are named, or those that are missing."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    tasks: tuple[LRTask, ...] = importlib.import_module(f"benchmarks.lr_tasks.{group}").TASKS
-    for task in tasks:
+    for task in tasks_of(group):
         if task.name in names or (not names and task.name not in load(group)):
             found = measure(task)
             write(group, {**load(group), task.name: found})

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from benchmarks import datasets
-from benchmarks.lr_tasks import held_out_data
+from benchmarks.lr_tasks.held_out import data as held_out_data
 
 #: Of each sentence.
 TOKENS = 10

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from benchmarks.lr_tasks import shaping_glyphs
-from benchmarks.lr_tasks.held_out_data import package_folder
+from benchmarks.lr_tasks.held_out.data import package_folder
+from benchmarks.lr_tasks.shaping import glyphs as shaping_glyphs
 from benchmarks.sam_quality import data
 from benchmarks.sam_quality.data import Parts
 

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 
 from benchmarks.lr_tasks import truth
 from benchmarks.lr_tasks.regret import regret
-from benchmarks.lr_tasks.shaping import TASKS
+from benchmarks.lr_tasks.shaping.tasks import TASKS
 from lightning_hp import LRFinder
 from lightning_hp.hyperparameters import LearningRate
 from lightning_hp.tuning.learning_rate.settings import default_budget
