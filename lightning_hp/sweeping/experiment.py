@@ -74,7 +74,7 @@ def code_of(build: Callable[..., Any]) -> str:
     return _hash(_own_code(build) + json.dumps(_held(build), sort_keys=True, default=_class_name))
 
 
-def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+def constants_among(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of some variables that are numbers, texts or tuples; lists and other objects may change at any time."""
     return {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str, tuple))}
 
@@ -89,12 +89,12 @@ def _held(build: Callable[..., Any]) -> dict[str, Any]:
         held = {"arguments": build.args, **build.keywords, **held}
         build = build.func
     if not inspect.isroutine(build):
-        held |= plain_values(vars(build) if hasattr(build, "__dict__") else {})
+        held |= constants_among(vars(build) if hasattr(build, "__dict__") else {})
     try:
         around = inspect.getclosurevars(_function_of(build))
     except TypeError:  # a builtin
         return held
-    return {**plain_values(around.globals), **plain_values(around.nonlocals), **held}
+    return {**constants_among(around.globals), **constants_among(around.nonlocals), **held}
 
 
 def _function_of(build: Callable[..., Any]) -> Any:

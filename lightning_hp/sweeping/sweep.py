@@ -22,7 +22,7 @@ from lightning_hp.sweeping.arguments import check_finders, check_folder, check_s
 from lightning_hp.sweeping.built import call_build
 from lightning_hp.sweeping.carry_out import Plan, carry_out, continue_record, probe_arguments
 from lightning_hp.sweeping.executors import WorkerProcesses
-from lightning_hp.sweeping.experiment import code_of, data_of, plain_values
+from lightning_hp.sweeping.experiment import code_of, data_of, constants_among
 from lightning_hp.sweeping.extras import require
 from lightning_hp.sweeping.progress import sweep_progress
 from lightning_hp.sweeping.record import Record
@@ -242,7 +242,7 @@ def _stated(value: Any) -> Any:
         return [_stated(entry) for entry in value]
     if isinstance(value, (bool, int, float, str, type(None))):
         return value
-    return {type(value).__qualname__: plain_values(getattr(value, "__dict__", {}))}
+    return {type(value).__qualname__: constants_among(getattr(value, "__dict__", {}))}
 
 
 @contextmanager
