@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.lr_tasks import both, truth
-from benchmarks.lr_tasks.regret import path_of, regret
+from benchmarks.lr_tasks.regret import path_of, regret, regret_of_training
 from benchmarks.lr_tasks.task import LRTask
 
 PATH = Path(__file__).parents[2] / "docs" / "benchmarks" / "lr_tasks.md"
 
-#: What is compared, and how to find its rate in a search.
-METHODS: dict[str, Callable[[dict[str, Any], LRTask], float | None]] = {
-    "LRFinder": lambda row, task: row["lr"],
+#: A training with what a search found.
+TRAINED = "LRFinder"
+
+#: What else is compared, and how to find its rate in a search.
+RATES: dict[str, Callable[[dict[str, Any], LRTask], float | None]] = {
+    "the same, by the grid": lambda row, task: row["lr"],
     "naive guess": lambda row, task: task.naive_lr,
     "module's default": lambda row, task: task.default_lr,
     "`fall`": lambda row, task: row["rules"]["fall"],
@@ -28,14 +31,21 @@ METHODS: dict[str, Callable[[dict[str, Any], LRTask], float | None]] = {
     "Lightning": lambda row, task: row["lightning"],
 }
 
+METHODS = (TRAINED, *RATES)
+
 HEAD = """# Learning rates on trainings of many kinds
 
 What a learning rate costs: points lost by training with it instead of with the best rate of a grid of real trainings
-(half decades, three seeds a rate, the schedule and the length of the task; the score is interpolated between rates).
-Points are accuracy in percent, or 100 x (explained variance, intersection over union, ...). Each search starts from the
-module's default rate; three seeds, none of them of the grid. "Naive guess" is 0.1 for SGD and 0.001 for Adam and its
-kind, typed without looking. `fall`, `steepest`, `valley` and `minimum` are rules that read the range test of the same
-search. "-" is a search without an answer.
+(half decades, three seeds a rate, the schedule and the length of the task). Points are accuracy in percent, or 100 x
+(explained variance, intersection over union, ...). Each search starts from the module's default rate; three seeds, none
+of them of the grid.
+
+"LRFinder" is a training at the rate that a search found, against the one from the same seed at the best rate of the
+grid: the rate may be better than any of the grid, and one training differs from the next by the standard deviation sd.
+All other columns read the score of a rate from the mean scores of the grid, on a line between two of its rates. That
+line is below the score on a peak, and beside a rate at which some trainings diverge. "Naive guess" is 0.1 for SGD and
+0.001 for Adam and its kind, typed without looking: a rate of the grid. `fall`, `steepest`, `valley` and `minimum` are
+rules that read the range test of the same search. "-" is a search without an answer.
 
 `python -m benchmarks.lr_tasks.truth held_out` measures the grid, `... .regret held_out` the searches, and
 `... .report` writes this page."""
@@ -46,10 +56,16 @@ def losses(group: str) -> dict[str, dict[str, list[float | None]]]:
     measured, rows = truth.load(group), json.loads(path_of(group).read_text())
     lost: dict[str, dict[str, list[float | None]]] = {}
     for task in truth.tasks_of(group):
-        lost[task.name] = {}
-        for method, rate in METHODS.items():
-            rates = [rate(row, task) for row in rows if row["task"] == task.name]
-            lost[task.name][method] = [None if lr is None else regret(measured[task.name], lr) for lr in rates]
+        grid, searches = measured[task.name], [row for row in rows if row["task"] == task.name]
+        lost[task.name] = {
+            TRAINED: [
+                None if row["lr"] is None else regret_of_training(grid, row["score"], row["trained_from"])
+                for row in searches
+            ]
+        }
+        for method, rate in RATES.items():
+            rates = [rate(row, task) for row in searches]
+            lost[task.name][method] = [None if lr is None else regret(grid, lr) for lr in rates]
     return lost
 
 
@@ -72,11 +88,18 @@ def table(group: str) -> str:
     answers = {method: [x for x in found if x is not None] for method, found in every.items()}
     for title, summary in (
         ("mean of the answers", lambda method: f"{np.mean(answers[method]):.2f}"),
-        ("worst", lambda method: f"{max(answers[method]):.1f}"),
+        ("worst task", lambda method: f"{max(_mean(by_method[method]) for by_method in lost.values()):.1f}"),
+        ("worst search", lambda method: f"{max(answers[method]):.1f}"),
         ("answers", lambda method: f"{len(answers[method])} of {len(every[method])}"),
     ):
         lines.append(f"| **{title}** | | | | | {' | '.join(summary(method) for method in METHODS)} |")
     return "\n".join(lines)
+
+
+def _mean(lost: list[float | None]) -> float:
+    """The mean of the answers; -inf without one."""
+    answers = [x for x in lost if x is not None]
+    return float(np.mean(answers)) if answers else -math.inf
 
 
 def share_inside(group: str) -> float:

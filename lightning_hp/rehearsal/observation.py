@@ -3,7 +3,7 @@
 Lightning has no mark for a callback that changes the batch, the gradients or the weights. A callback that declares
 nothing is therefore called in one rehearsed step, which is undone afterwards. If a hook leaves other bits in the batch,
 in a parameter, a buffer or a gradient, freezes a parameter, or leaves another number, text or flag in an attribute of
-the module or of the data, the callback acts in the rehearsal.
+the module, of the data or of the Trainer (``gradient_clip_val``), the callback acts in the rehearsal.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ class Observed(StandIn):
             return
         given = [*args[2:], *kwargs.values()]  # without the Trainer and the module
         holders = [*self._module.modules(), *_data_of(args[0])]
-        before = None if self.changed_in else _State(self._module, given, holders)
+        before = None if self.changed_in else _State(self._module, given, holders, args[0])
         try:
             hook(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - what it needs may come with a hook that is not called here
             self.error = error
-        if before is not None and before != _State(self._module, given, holders):
+        if before is not None and before != _State(self._module, given, holders, args[0]):
             self.changed_in = name
 
 
 class _State:
     """The bits of what a hook may change, and which objects hold them."""
 
-    def __init__(self, pl_module: Any, given: Sequence[Any], holders: Sequence[Any]) -> None:
+    def __init__(self, pl_module: Any, given: Sequence[Any], holders: Sequence[Any], trainer: Any) -> None:
         reachable = Reachable()
         reachable.visit(given)
         parameters = list(pl_module.parameters())
@@ -87,12 +87,18 @@ class _State:
             [parameter.requires_grad for parameter in parameters],
             [module.training for module in pl_module.modules()],
             plain_values(holders),
+            [(name, value) for name, value in vars(trainer).items() if _is_setting(name, value)],
         )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _State) and self._values == other._values
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _is_setting(name: str, value: Any) -> bool:
+    """Whether an attribute of the Trainer may be a setting of a step; a request to stop is none."""
+    return name != "should_stop" and isinstance(value, (bool, int, float, str, type(None)))
 
 
 def _data_of(trainer: Any) -> list[Any]:

@@ -22,7 +22,7 @@ from lightning_hp.sweeping.arguments import check_finders, check_folder, check_s
 from lightning_hp.sweeping.built import call_build
 from lightning_hp.sweeping.carry_out import Plan, carry_out, continue_record, probe_arguments
 from lightning_hp.sweeping.executors import WorkerProcesses
-from lightning_hp.sweeping.experiment import code_of, data_of, constants_among
+from lightning_hp.sweeping.experiment import code_of, constants_among, data_of
 from lightning_hp.sweeping.extras import require
 from lightning_hp.sweeping.progress import sweep_progress
 from lightning_hp.sweeping.record import Record

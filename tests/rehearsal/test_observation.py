@@ -262,6 +262,16 @@ class HoldsAnIterator(ZeroesGradients):
         self.factors = iter([1.0, 2.0])
 
 
+class Clips(pl.Callback):
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer.gradient_clip_val = 1e-30
+
+
+class Stops(pl.Callback):
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        trainer.should_stop = True
+
+
 class Looks(pl.Callback):
     """Rehearses one step and keeps which weights it moved, and which callbacks acted."""
 
@@ -279,6 +289,8 @@ class Looks(pl.Callback):
         (ZeroesGradients, True, "ZeroesGradients acts in the rehearsed steps, since it shapes a step in `on_after_b"),
         (Freezes, True, "Freezes acts in the rehearsed steps, since it shapes a step in `on_train_start`"),
         (KeepsWeights, True, "KeepsWeights acts in the rehearsed steps, since it shapes a step in `on_before_zero_"),
+        (Clips, True, "Clips acts in the rehearsed steps, since it shapes a step in `on_train_start`"),
+        (Stops, False, "Stops did not act: no change in one observed step"),
         (Declines, False, ""),
         (Watches, False, "Watches did not act: no change in one observed step"),
         (HoldsAnIterator, False, "HoldsAnIterator does not act in the rehearsed steps, since it holds what cannot"),
@@ -294,7 +306,7 @@ def test_what_a_callback_does_in_one_step_decides(
     with caplog.at_level("INFO"):
         train(Net(), [looks, callback()], loader(), max_epochs=1, limit_train_batches=1)
     assert (callback.__name__ in looks.acting) == acts
-    assert looks.head_moved == (callback not in (ZeroesGradients, Freezes))
+    assert looks.head_moved == (callback not in (ZeroesGradients, Freezes, Clips))
     lines = [record.message for record in caplog.records if callback.__name__ in record.message]
     assert len(lines) == bool(message)
     assert all(message in line for line in lines)
