@@ -367,10 +367,8 @@ class GradientNoiseScale(Callback):
 
     def _rehearse(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures at the present weights, by steps that are undone."""
-        with (
-            consuming_data(self._may_consume_data),
-            Rehearsal(trainer, pl_module, replace(BEFORE_EPOCH, caller=self)) as rehearsal,
-        ):
+        moment = replace(BEFORE_EPOCH, caller=self, end_epoch=trainer.current_epoch + 1)  # the noise of this epoch
+        with consuming_data(self._may_consume_data), Rehearsal(trainer, pl_module, moment) as rehearsal:
             num_steps, num_micro_batches = self._num_training_steps, self._num_micro_batches
             found = rehearse_noise_scale(rehearsal, num_steps, num_micro_batches, self._observations)
         self._sample_note = found.note

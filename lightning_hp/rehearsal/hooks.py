@@ -26,7 +26,7 @@ class Moment:
         hooks: The hooks that the training still has to call before its next batch, in their order.
         caller: The callback in whose hook, the first of them, this is: callbacks before it have had that hook.
             ``None``: all of them had.
-        end_epoch: The first epoch that is not rehearsed: passes over the data beyond it are of the epoch before.
+        end_epoch: The first epoch that is not rehearsed: further passes over the data belong to the one before it.
             ``None``: the end of the training.
 
     """

@@ -59,7 +59,9 @@ def find_batch_size(
     start: Any = partial(EvaluationRehearsal, caller=caller)
     read: Any = read_evaluation_bounds
     if in_training:
-        start = partial(Rehearsal, moment=replace(BEFORE_FIT, caller=caller), needs_loss=False)
+        # One pass of a trial after another: what changes in a later epoch, such as accumulation, is not of the size.
+        moment = replace(BEFORE_FIT, caller=caller, end_epoch=trainer.current_epoch + 1)
+        start = partial(Rehearsal, moment=moment, needs_loss=False)
         val_limit = validation_limit(trainer, pl_module, batch_size)
         read = partial(read_bounds, val_limit=val_limit, counts=step_counts(trainer))
     bar = progress_bar(trainer, "Finding the batch size", "sizes")
