@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.lr_tasks import both, truth
-from benchmarks.lr_tasks.regret import path_of, regret, regret_of_training
+from benchmarks.lr_tasks.regret import path_of, regret, regret_of_trainings
 from benchmarks.lr_tasks.task import LRTask
 
 PATH = Path(__file__).parents[2] / "docs" / "benchmarks" / "lr_tasks.md"
@@ -40,8 +40,9 @@ What a learning rate costs: points lost by training with it instead of with the 
 (explained variance, intersection over union, ...). Each search starts from the module's default rate; three seeds, none
 of them of the grid.
 
-"LRFinder" is a training at the rate that a search found, against the one from the same seed at the best rate of the
-grid: the rate may be better than any of the grid, and one training differs from the next by the standard deviation sd.
+"LRFinder" is the mean of trainings at the rate that a search found, against those from the same seeds at the best rate
+of the grid: three in the first group below, one in the others. It is below zero where the rate is better than any of
+the grid. One training differs from the next by the standard deviation sd, and by more where the rate is near the cliff.
 All other columns read the score of a rate from the mean scores of the grid, on a line between two of its rates. That
 line is below the score on a peak, and beside a rate at which some trainings diverge. "Naive guess" is 0.1 for SGD and
 0.001 for Adam and its kind, typed without looking: a rate of the grid. `fall`, `steepest`, `valley` and `minimum` are
@@ -58,10 +59,7 @@ def losses(group: str) -> dict[str, dict[str, list[float | None]]]:
     for task in truth.tasks_of(group):
         grid, searches = measured[task.name], [row for row in rows if row["task"] == task.name]
         lost[task.name] = {
-            TRAINED: [
-                None if row["lr"] is None else regret_of_training(grid, row["score"], row["trained_from"])
-                for row in searches
-            ]
+            TRAINED: [None if row["lr"] is None else regret_of_trainings(grid, row["scores"]) for row in searches]
         }
         for method, rate in RATES.items():
             rates = [rate(row, task) for row in searches]
