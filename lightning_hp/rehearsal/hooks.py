@@ -46,7 +46,7 @@ BEFORE_EPOCH = Moment(("on_train_epoch_start",))
 
 
 def callbacks_until(caller: Any, callbacks: Sequence[Any]) -> list[Any]:
-    """The callbacks of which a hook was called before it comes to the one after ``caller``.
+    """The callbacks of which the present hook was called: those up to ``caller``.
 
     Args:
         caller: The callback in whose hook this is; ``None``, or one that is not listed: after those of all callbacks.
@@ -60,16 +60,16 @@ def callbacks_until(caller: Any, callbacks: Sequence[Any]) -> list[Any]:
 @contextmanager
 def without_hook(callbacks: Sequence[Any], name: str) -> Iterator[None]:
     """Within the ``with`` block a hook of some callbacks, or of what stands for them, does nothing."""
-    before = [dict(vars(callback)) for callback in callbacks]
-    for callback in callbacks:
-        vars(callback)[name] = no_op
+    own = [vars(callback).get(name) for callback in callbacks]  # a function that was set on the object
     try:
+        for callback in callbacks:
+            vars(callback)[name] = no_op
         yield
     finally:
-        for callback, attributes in zip(callbacks, before, strict=True):
-            del vars(callback)[name]
-            if name in attributes:  # a function that was set on the object
-                vars(callback)[name] = attributes[name]
+        for callback, function in zip(callbacks, own, strict=True):
+            vars(callback).pop(name, None)
+            if function is not None:
+                vars(callback)[name] = function
 
 
 class Hooks:
