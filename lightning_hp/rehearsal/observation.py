@@ -3,7 +3,8 @@
 Lightning has no mark for a callback that changes the batch, the gradients or the weights. A callback that declares
 nothing is therefore called in one rehearsed step, which is undone afterwards. If a hook leaves other bits in the batch,
 in a parameter, a buffer or a gradient, freezes a parameter, or leaves another number, text or flag in an attribute of
-the module, of the data or of the Trainer (``gradient_clip_val``), the callback acts in the rehearsal.
+the module, of the data, of the Trainer (``gradient_clip_val``) or of the optimizers (``momentum``; rates are set by the
+rehearsal), the callback acts in the rehearsal. It is called in one step of the first epoch and one of the last.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ class _State:
             [module.training for module in pl_module.modules()],
             plain_values(holders),
             [(name, value) for name, value in vars(trainer).items() if _is_setting(name, value)],
+            [_options(group) for optimizer in trainer.optimizers for group in optimizer.param_groups],
         )
 
     def __eq__(self, other: object) -> bool:
@@ -99,6 +101,12 @@ class _State:
 def _is_setting(name: str, value: Any) -> bool:
     """Whether an attribute of the Trainer may be a setting of a step; a request to stop is none."""
     return name != "should_stop" and isinstance(value, (bool, int, float, str, type(None)))
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    """The options of a parameter group, without those of its rate."""
+    kinds = (bool, int, float, str, tuple, type(None))
+    return {name: value for name, value in group.items() if isinstance(value, kinds) and "lr" not in name}
 
 
 def _data_of(trainer: Any) -> list[Any]:
@@ -143,7 +151,7 @@ def name_what_was_observed(observed: Sequence[Observed], acting: Sequence[Any]) 
     quiet = [type(one.callback).__name__ for one in observed if one.callback not in acting and one.error is None]
     if quiet:
         rank_zero_info(
-            f"Rehearsal: {', '.join(quiet)} did not act: no change in one observed step. A callback that shapes later"
-            " steps needs the class attribute `changes_gradients = True`; with `changes_gradients = False` it is not"
+            f"Rehearsal: {', '.join(quiet)} did not act: no change in the observed steps. A callback that shapes"
+            " others needs the class attribute `changes_gradients = True`; with `changes_gradients = False` it is not"
             " observed."
         )

@@ -116,6 +116,28 @@ def undecided_callbacks(trainer: Any, hooks: Sequence[str] = SHAPING_HOOKS) -> l
     return [callback for callback in undecided if not held[id(callback)]]
 
 
+def name_uncalled(later: Sequence[Any]) -> None:
+    """Logs which callbacks have ``on_fit_start`` alone: it is not called in a rehearsal, since trackers start there.
+
+    Args:
+        later: The callbacks of which the training has not called ``on_fit_start``.
+
+    """
+    names = [
+        type(callback).__name__
+        for callback in later
+        if not hasattr(callback, "changes_gradients")
+        and not _is_known(callback)
+        and overrides(callback, "on_fit_start")
+        and not any(overrides(callback, hook) for hook in SHAPING_HOOKS)
+    ]
+    if names:
+        rank_zero_info(
+            f"Rehearsal: `on_fit_start` of {', '.join(names)} is not called. If it shapes the steps, set the class"
+            " attribute `changes_gradients = True`, or put the callback before the one that rehearses."
+        )
+
+
 def _is_known(callback: Any) -> bool:
     """Whether a callback is one of a library, and holds no functions of the user."""
     kind = type(callback)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from lightning_hp.rehearsal.hooks import BEFORE_FIT, Hooks, Moment, callbacks_until
 from lightning_hp.rehearsal.observation import Observed, acting_of
 from lightning_hp.rehearsal.participants import (
+    name_uncalled,
     participants,
     undecided_callbacks,
 )
@@ -38,6 +40,7 @@ from lightning_hp.trainer import (
     collect_apart,
     copy_loaders,
     end_workers,
+    flatten_loaders,
     has_bucket_views,
     lightning_module_of,
     loader_roots,
@@ -103,6 +106,7 @@ class Rehearsal:
         self._acting: list[Any] = []
         self._listed: list[Any] = []
         self._val_loaders: Any = None
+        self._has_iterator = False  # of the training's first epoch
         self._callbacks: list[Any] = []  # all that the Trainer has
 
     def __enter__(self) -> Rehearsal:
@@ -224,7 +228,8 @@ class Rehearsal:
             self._data.restore()
             self._random.restore()
             self._passes = 0
-            iter(self._loop._data_fetcher)  # before the hooks, as `setup_data` does
+            with self._as_drawn(self.loaders, has_iterator=self._has_iterator):
+                iter(self._loop._data_fetcher)  # before the hooks, as `setup_data` does
             self._data_after_hooks.restore()
             self._random_after_hooks.restore()
         self._state_after_hooks.restore()
@@ -293,6 +298,8 @@ class Rehearsal:
         loop = trainer.fit_loop
         ready = loop._combined_loader
         loaders = copy_loaders(request_loaders(trainer, loop._data_source) if ready is None else ready)
+        # What asks for the number of steps in `configure_optimizers` makes the iterator of the first epoch.
+        self._has_iterator = ready is not None and trainer.current_epoch == 0
         self._data = Snapshot(data=loader_roots(loaders))
         undo.callback(self._data.restore)
         refuse_unrestorable_data(self.trainer, self._state.unrestorable + self._data.unrestorable, loaders)
@@ -312,6 +319,8 @@ class Rehearsal:
     def _find_acting(self) -> list[Any]:
         """The callbacks that declare that they act, and those that are seen to shape one step."""
         trainer, declared = self.trainer, participants(self.trainer)
+        if self._moment.is_before_training:
+            name_uncalled(trainer.callbacks[len(callbacks_until(self._moment.caller, trainer.callbacks)) :])
         observed = [Observed(callback, self._module) for callback in undecided_callbacks(trainer)]
         if not observed:
             return declared
@@ -324,12 +333,21 @@ class Rehearsal:
                 observation.step()
                 if any(one.sees_validation for one in observed):
                     observation.validate()
+                observation._step_of_last_epoch()
         except Exception as error:
             # The same step fails in the rehearsal, or another batch size is tried there. On several processes the
             # others wait in a step that this one has left.
             if trainer.world_size > 1 or type(error).__name__ == "MisconfigurationException":
                 raise
         return acting_of(trainer, declared, observed)
+
+    def _step_of_last_epoch(self) -> None:
+        """One more step, in the last epoch: what begins later in the training shows there."""
+        if self.trainer.world_size > 1 or not math.isfinite(self._last_epoch):
+            return  # a hook that fails so early would leave the other processes waiting
+        self.rewind()
+        if self._start_epoch(int(self._last_epoch)):
+            self.step()
 
     def _owners_of_state(self) -> list[Any]:
         """The objects into which a training step writes."""
@@ -357,7 +375,8 @@ class Rehearsal:
             warnings.simplefilter("ignore")  # `fit` itself warns of the training's own loaders
             if self._val_loaders is not None:
                 show_validation(trainer, self._val_loaders)
-            self._loop.setup_data()
+            with self._as_drawn(loaders, has_iterator=is_first and self._has_iterator):
+                self._loop.setup_data()
         if self._loop._data_fetcher is None or self._loop.max_batches == 0:
             raise misconfiguration(
                 trainer, "Expected training batches to rehearse, but got none. Give `fit` a training loader with data."
@@ -403,28 +422,49 @@ class Rehearsal:
     def _random_state(self) -> RandomState:
         return RandomState(self.trainer.strategy.root_device)
 
+    @contextmanager
+    def _as_drawn(self, loaders: Any, has_iterator: bool) -> Iterator[None]:
+        """An iterator of loaders is made without the random numbers that the training has drawn for its own."""
+        if not has_iterator:
+            yield
+            return
+        generators = [getattr(loader, "generator", None) for loader in flatten_loaders(loaders)]
+        states = [(generator, generator.get_state()) for generator in generators if generator is not None]
+        random_state = self._random_state()
+        yield
+        random_state.restore()
+        for generator, state in states:
+            generator.set_state(state)
+
     def _start_pass(self) -> None:
         """Starts a pass over the loaders; samplers shuffle again. A later one is the next epoch, up to the last."""
         loop = self._loop
         fit_loop = lightning_module_of(self.trainer, "loops.fit_loop")
         for loader in loop._combined_loader.flattened:
             fit_loop._set_sampler_epoch(loader, self._own_loop.epoch_progress.current.processed + self._passes)
+        if self._passes:
+            self._start_epoch(loop.epoch_progress.current.processed + 1)
         loop.epoch_loop.reset()
         if self._passes:
             iter(loop._data_fetcher)  # the first iterator of a run was made by `setup_data`
-            self._start_next_epoch()
         self._passes += 1
 
-    def _start_next_epoch(self) -> None:
-        progress = self._loop.epoch_progress
-        ends = [end for end in (self._loop.max_epochs, self._moment.end_epoch) if end is not None and end >= 0]
-        if any(end <= progress.current.processed + 1 for end in ends):
-            return  # the rehearsal is longer than what is rehearsed
-        progress.increment_processed()
-        progress.increment_completed()
-        progress.increment_ready()
-        progress.increment_started()
+    def _start_epoch(self, epoch: int) -> bool:
+        """Goes on to a later epoch, unless the training, or what is rehearsed of it, ends before."""
+        if epoch > self._last_epoch:
+            return False
+        progress = self._loop.epoch_progress.current
+        number = epoch - progress.processed
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(progress, name, getattr(progress, name) + number)
         self._hooks.call_of_later_epoch()
+        return True
+
+    @property
+    def _last_epoch(self) -> float:
+        """The last epoch of what is rehearsed; infinite without a limit of epochs."""
+        ends = (self._own_loop.max_epochs, self._moment.end_epoch)
+        return min((end - 1 for end in ends if end is not None and end >= 0), default=math.inf)
 
     def _advance(self) -> None:
         """Runs one batch by Lightning's own code; at the end of the data a new pass starts."""

@@ -267,6 +267,18 @@ class Clips(pl.Callback):
         trainer.gradient_clip_val = 1e-30
 
 
+class Decays(pl.Callback):
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer.optimizers[0].param_groups[0]["weight_decay"] = 0.5
+
+
+class SetsTheRate(pl.Callback):
+    """The rehearsal sets the rates of its steps itself."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer.optimizers[0].param_groups[0]["lr"] = 0.5
+
+
 class Stops(pl.Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         trainer.should_stop = True
@@ -290,11 +302,13 @@ class Looks(pl.Callback):
         (Freezes, True, "Freezes acts in the rehearsed steps, since it shapes a step in `on_train_start`"),
         (KeepsWeights, True, "KeepsWeights acts in the rehearsed steps, since it shapes a step in `on_before_zero_"),
         (Clips, True, "Clips acts in the rehearsed steps, since it shapes a step in `on_train_start`"),
-        (Stops, False, "Stops did not act: no change in one observed step"),
+        (Decays, True, "Decays acts in the rehearsed steps, since it shapes a step in `on_train_epoch_start`"),
+        (SetsTheRate, False, "SetsTheRate did not act: no change in the observed steps"),
+        (Stops, False, "Stops did not act: no change in the observed steps"),
         (Declines, False, ""),
-        (Watches, False, "Watches did not act: no change in one observed step"),
+        (Watches, False, "Watches did not act: no change in the observed steps"),
         (HoldsAnIterator, False, "HoldsAnIterator does not act in the rehearsed steps, since it holds what cannot"),
-        (LogsOnly, False, "LogsOnly did not act: no change in one observed step"),
+        (LogsOnly, False, "LogsOnly did not act: no change in the observed steps"),
         (NotReady, False, "NotReady does not act in the rehearsed steps, since its hooks raised AttributeError"),
     ],
 )
