@@ -1,6 +1,6 @@
 """BatchSizeScaler and LRFinder together against LRFinder at batch 32, at equal epochs: points and seconds.
 
-``python -m benchmarks.lr_tasks.both`` writes ``both.json``; run it on a quiet machine.
+``python -m benchmarks.lr_tasks.both`` writes ``both_searches.json``; run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import time
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.lr_tasks.held_out.tasks import TASKS
-from benchmarks.lr_tasks.regret import SEEDS, path_of
+from benchmarks.lr_tasks.regret import SEEDS
 from benchmarks.lr_tasks.task import LRTask, score
 from lightning_hp import BatchSizeScaler, LRFinder
 
@@ -27,7 +28,7 @@ NAMES = (
     "long-tail-focal-adam-exponential",
     "table-transformer-adamw-constant",
 )
-PATH = path_of("both")
+PATH = Path(__file__).with_name("both_searches.json")
 
 
 def with_batches_of(task: LRTask, batch_size: int) -> LRTask:
