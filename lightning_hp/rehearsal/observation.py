@@ -1,10 +1,11 @@
-"""Finds out which callbacks shape a training step: calls their hooks in one step, and compares what they were given.
+"""Finds out which callbacks shape a training step: calls their hooks in two steps, and compares what they were given.
 
 Lightning has no mark for a callback that changes the batch, the gradients or the weights. A callback that declares
-nothing is therefore called in one rehearsed step, which is undone afterwards. If a hook leaves other bits in the batch,
+nothing is therefore called in rehearsed steps, which are undone afterwards. If a hook leaves other bits in the batch,
 in a parameter, a buffer or a gradient, freezes a parameter, or leaves another number, text or flag in an attribute of
 the module, of the data, of the Trainer (``gradient_clip_val``) or of the optimizers (``momentum``; rates are set by the
-rehearsal), the callback acts in the rehearsal. It is called in one step of the first epoch and one of the last.
+rehearsal), the callback acts in the rehearsal. One of the steps is of the first epoch and one of the last. With several
+processes it is only the first: a hook that fails in the last epoch on one of them would leave the others waiting.
 """
 
 from __future__ import annotations

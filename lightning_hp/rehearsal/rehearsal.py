@@ -82,7 +82,7 @@ class Rehearsal:
 
     Note:
         Memory: one copy of weights, buffers and optimizer state in host memory, and of what the hooks change. Time: a
-        step takes as long as in ``fit``. Callbacks that declare nothing are observed in one step before the others.
+        step takes as long as in ``fit``. Callbacks that declare nothing are observed in two steps before the others.
 
     """
 
