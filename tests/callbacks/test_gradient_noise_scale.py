@@ -481,7 +481,9 @@ def test_a_rehearsal_measures_the_steps_that_were_asked_for_where_an_epoch_ends_
     fit([noise], accumulate_grad_batches=1, data=ordered(5 * num_batches, batch_size=5, shuffle=True))
     assert noise.result is not None
     assert noise.result.num_observations == 8
-    assert noise.result.reason is None or "not above zero" in noise.result.reason
+    # Ten samples are halved in 126 ways, so that two of eight steps may be equal.
+    reasons = ("not above zero", "repeat 7") if num_batches == 2 else ("not above zero",)
+    assert noise.result.reason is None or any(reason in noise.result.reason for reason in reasons)
 
 
 def test_the_batch_size_is_the_mean_number_of_samples_of_a_step() -> None:
