@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lightning_hp.rehearsal.drawing import without_drawing
 from lightning_hp.rehearsal.hooks import BEFORE_FIT, Hooks, Moment, callbacks_until
 from lightning_hp.rehearsal.observation import Observed, acting_of
 from lightning_hp.rehearsal.participants import (
@@ -40,7 +41,6 @@ from lightning_hp.trainer import (
     collect_apart,
     copy_loaders,
     end_workers,
-    flatten_loaders,
     has_bucket_views,
     lightning_module_of,
     loader_roots,
@@ -228,7 +228,7 @@ class Rehearsal:
             self._data.restore()
             self._random.restore()
             self._passes = 0
-            with self._as_drawn(self.loaders, has_iterator=self._has_iterator):
+            with self._making_iterator(self.loaders):
                 iter(self._loop._data_fetcher)  # before the hooks, as `setup_data` does
             self._data_after_hooks.restore()
             self._random_after_hooks.restore()
@@ -375,7 +375,7 @@ class Rehearsal:
             warnings.simplefilter("ignore")  # `fit` itself warns of the training's own loaders
             if self._val_loaders is not None:
                 show_validation(trainer, self._val_loaders)
-            with self._as_drawn(loaders, has_iterator=is_first and self._has_iterator):
+            with self._making_iterator(loaders) if is_first else nullcontext():
                 self._loop.setup_data()
         if self._loop._data_fetcher is None or self._loop.max_batches == 0:
             raise misconfiguration(
@@ -422,19 +422,9 @@ class Rehearsal:
     def _random_state(self) -> RandomState:
         return RandomState(self.trainer.strategy.root_device)
 
-    @contextmanager
-    def _as_drawn(self, loaders: Any, has_iterator: bool) -> Iterator[None]:
-        """An iterator of loaders is made without the random numbers that the training has drawn for its own."""
-        if not has_iterator:
-            yield
-            return
-        generators = [getattr(loader, "generator", None) for loader in flatten_loaders(loaders)]
-        states = [(generator, generator.get_state()) for generator in generators if generator is not None]
-        random_state = self._random_state()
-        yield
-        random_state.restore()
-        for generator, state in states:
-            generator.set_state(state)
+    def _making_iterator(self, loaders: Any) -> AbstractContextManager[None]:
+        """For the first iterator over the data of the training, which may have made its own before."""
+        return without_drawing(loaders, self.trainer.strategy.root_device) if self._has_iterator else nullcontext()
 
     def _start_pass(self) -> None:
         """Starts a pass over the loaders; samplers shuffle again. A later one is the next epoch, up to the last."""
