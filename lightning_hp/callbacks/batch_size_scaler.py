@@ -346,7 +346,8 @@ class BatchSizeScaler(Finder[BatchSizeResult], Callback):
         if (reason := reason_not_to_rehearse(trainer)) is not None:
             self._log(f"skipped, {reason}; the batch size is not changed.")
             return
-        if self._searches and trainer.current_epoch == 0:
+        is_other_model = bool(self._applied) and pl_module not in _SCALED
+        if self._searches and (trainer.current_epoch == 0 or is_other_model):
             self._tune(trainer, pl_module)
         elif self._applied:
             self._apply_again(trainer, pl_module)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from weakref import WeakSet
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from typing_extensions import override
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 STEPS_PER_DECADE = 14
 
 _MAX_REPEATS = 1000
+
+# The modules in which a rate was set: a second `fit` with one of them goes on with it, with another one it searches.
+_TUNED: WeakSet[pl.LightningModule] = WeakSet()
 
 
 class LRFinder(Finder[LearningRateResult], Callback):
@@ -236,13 +240,24 @@ class LRFinder(Finder[LearningRateResult], Callback):
             LearningRate.locate(trainer, pl_module, self._attr_name, also_midway=True)
         if (end := trainer.max_epochs) is not None and end >= 0:
             self._warn_of_late_milestones(end, f"{end} epochs")
-        if self._searches and trainer.current_epoch in self._milestones:
+        is_other_model = bool(self._applied) and pl_module not in _TUNED and 0 in self._milestones
+        if self._searches and (trainer.current_epoch in self._milestones or is_other_model):
             self._tune(trainer, pl_module, BEFORE_FIT)
         elif self._applied:
-            # A second `fit` rebuilds the optimizers; a rate that is not kept in the model has to be set again.
-            learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name)
-            if learning_rate.built_on != self._applied["lr"]:
-                learning_rate.apply(self._applied["lr"])
+            self._apply_again(trainer, pl_module)
+        elif self._searches and self._milestones and trainer.current_epoch > max(self._milestones):
+            self._log(f"no search: the training goes on at epoch {trainer.current_epoch}, after all `milestones`.")
+
+    def _apply_again(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """In a second ``fit``, which rebuilds the optimizers: sets a rate again that the model does not keep."""
+        learning_rate = LearningRate.locate(trainer, pl_module, self._attr_name)
+        lr = self._applied["lr"]
+        if learning_rate.built_on == lr:
+            return
+        if pl_module in _TUNED and self._applied["home"]:
+            self._log(f"the learning rate {learning_rate.built_on:.3g}, set since the search, is kept.")
+        else:
+            learning_rate.apply(lr)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -318,7 +333,7 @@ class LRFinder(Finder[LearningRateResult], Callback):
         if moment.is_before_training:
             count_seconds(trainer, result.seconds)
         if result.suggestion is not None and self._update_attr:
-            result = self._apply(learning_rate, result, result.suggestion)
+            result = self._apply(pl_module, learning_rate, result, result.suggestion)
         self.result = self.results[trainer.current_epoch] = result
         self._report(trainer, result)
         if self._update_attr and result.suggestion is not None and learning_rate.built_on != learning_rate.value:
@@ -336,9 +351,12 @@ class LRFinder(Finder[LearningRateResult], Callback):
         with consuming_data(self._may_consume_data):
             return find_learning_rate(trainer, pl_module, learning_rate, self._settings, moment)
 
-    def _apply(self, learning_rate: LearningRate, result: LearningRateResult, lr: float) -> LearningRateResult:
+    def _apply(
+        self, pl_module: pl.LightningModule, learning_rate: LearningRate, result: LearningRateResult, lr: float
+    ) -> LearningRateResult:
         """Sets the rate and notes it."""
         learning_rate.apply(lr)
+        _TUNED.add(pl_module)
         home = () if learning_rate.home is None else learning_rate.home.paths
         self._applied = self._check_applied("applied", {"lr": learning_rate.built_on, "home": home})
         return result.with_used(lr)
@@ -351,7 +369,7 @@ class LRFinder(Finder[LearningRateResult], Callback):
         result = self._find(trainer, pl_module, learning_rate, BEFORE_FIT)
         if not update_attr or result.suggestion is None:
             return result
-        return self._apply(learning_rate, result, result.suggestion)
+        return self._apply(pl_module, learning_rate, result, result.suggestion)
 
     @override
     def _set_outside_fit(self, trainer: Any, model: Any, datamodule: Any, result: LearningRateResult) -> None:

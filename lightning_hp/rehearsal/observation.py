@@ -5,7 +5,7 @@ nothing is therefore called in rehearsed steps, which are undone afterwards. If 
 in a parameter, a buffer or a gradient, freezes a parameter, or leaves another number, text or flag in an attribute of
 the module, of the data, of the Trainer (``gradient_clip_val``) or of the optimizers (``momentum``; rates are set by the
 rehearsal), the callback acts in the rehearsal. One of the steps is of the first epoch and one of the last. With several
-processes it is only the first: a hook that fails in the last epoch on one of them would leave the others waiting.
+processes only the hooks before the second one are called: in it they would wait for one on which a hook fails.
 """
 
 from __future__ import annotations
@@ -140,9 +140,8 @@ def name_what_was_observed(observed: Sequence[Observed], acting: Sequence[Any]) 
     for one in observed:
         name = type(one.callback).__name__
         if one.callback in acting:
-            rank_zero_info(
-                f"Rehearsal: {name} acts in the rehearsed steps, since it shapes a step in `{one.changed_in}`."
-            )
+            where = f"in `{one.changed_in}`" if one.changed_in else "on another process"
+            rank_zero_info(f"Rehearsal: {name} acts in the rehearsed steps, since it shapes a step {where}.")
         elif one.error is not None:
             rank_zero_info(
                 f"Rehearsal: {name} does not act in the rehearsed steps, since its hooks raised"

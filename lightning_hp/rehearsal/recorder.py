@@ -40,6 +40,7 @@ class LossRecorder(Callback):
         self._needs_loss = needs_loss
         self.losses: list[Tensor] = []
         self.num_samples: list[int | None] = []
+        self.on_train_batch: Callable[[], None] | None = None
         self.on_validation_batch: Callable[[], None] | None = None
         self._manual_losses: list[Tensor] = []
 
@@ -48,6 +49,12 @@ class LossRecorder(Callback):
         self.losses.clear()
         self.num_samples.clear()
         self._manual_losses.clear()
+
+    @override
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """Calls the function that waits for the hooks of the other callbacks, if there is one; they come before."""
+        if self.on_train_batch is not None:
+            self.on_train_batch()
 
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:

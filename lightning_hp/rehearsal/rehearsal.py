@@ -228,6 +228,7 @@ class Rehearsal:
             self._data.restore()
             self._random.restore()
             self._passes = 0
+            self._loop._combined_loader.reset()  # persistent workers draw no number when they start again
             with self._making_iterator(self.loaders):
                 iter(self._loop._data_fetcher)  # before the hooks, as `setup_data` does
             self._data_after_hooks.restore()
@@ -342,12 +343,29 @@ class Rehearsal:
         return acting_of(trainer, declared, observed)
 
     def _step_of_last_epoch(self) -> None:
-        """One more step, in the last epoch: what begins later in the training shows there."""
-        if self.trainer.world_size > 1 or not math.isfinite(self._last_epoch):
-            return  # a hook that fails so early would leave the other processes waiting
+        """One more step, in the last epoch: what begins later in the training shows there.
+
+        With several processes only the hooks before it: in the step a process would wait for one on which a hook fails.
+        """
+        if not math.isfinite(self._last_epoch):
+            return
         self.rewind()
-        if self._start_epoch(int(self._last_epoch)):
+        if not self._start_epoch(int(self._last_epoch)):
+            return
+        if self.trainer.world_size == 1:
             self.step()
+            return
+
+        def leave() -> None:
+            raise _HooksCalled
+
+        self._recorder.on_train_batch = leave
+        try:
+            self._advance()
+        except Exception:  # noqa: BLE001 - `_HooksCalled`, or a hook fails in the last epoch when nothing came before
+            return
+        finally:
+            self._recorder.on_train_batch = None
 
     def _owners_of_state(self) -> list[Any]:
         """The objects into which a training step writes."""
@@ -469,3 +487,7 @@ class Rehearsal:
     def _end_workers(self) -> None:
         if self._loop is not None:
             end_workers(self._loop)
+
+
+class _HooksCalled(Exception):  # noqa: N818 - not an error: it leaves Lightning's code for a batch before the step
+    pass

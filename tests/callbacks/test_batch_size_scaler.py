@@ -988,6 +988,18 @@ def test_a_second_fit_goes_on_with_what_was_found() -> None:
     assert module.lr == pytest.approx(0.2)
 
 
+def test_a_second_fit_of_another_model_searches_again() -> None:
+    """The Trainer counts its epochs on; what was found is of the first model."""
+    callback = largest(max_val=128)
+    run = fit([callback], net(OutOfMemory))
+    first, other = callback.result, net(OutOfMemory, lr=0.3)
+    run.trainer.fit_loop.max_epochs = 2
+    run.trainer.fit(other, loader(batch_size=64), VALIDATION)
+    assert callback.result is not first
+    assert (callback.result.batch_size_before, callback.result.batch_size) == (64, 128)
+    assert other.lr == pytest.approx(0.6)
+
+
 def test_a_later_fit_of_another_loader_is_not_resized_behind_the_users_back() -> None:
     run = fit([largest(max_val=128)])
     plain = pl.Trainer(

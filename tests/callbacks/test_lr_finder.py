@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import pickle
 import re
@@ -567,6 +568,39 @@ def test_a_second_fit_goes_on_with_what_was_found() -> None:
         assert callback.optimal_lr == found
         assert len(module.seen) == 2 * steps
         assert run.trainer.optimizers[0].param_groups[0]["lr"] == found
+
+
+def test_a_second_fit_of_another_model_searches_again() -> None:
+    """The Trainer counts its epochs on; the rate that was found is that of the first model."""
+    callback = finder()
+    run = fit([callback], net(), max_epochs=1)
+    first, other = callback.result, net(optimizer="adamw", lr=0.005)
+    run.trainer.fit_loop.max_epochs = 2
+    run.trainer.fit(other, loader(shuffle=True), DataLoader(Samples(32), 16))
+    assert callback.result is not first
+    assert callback.result.lr_before == 0.005
+    assert run.trainer.optimizers[0].param_groups[0]["lr"] == other.lr == callback.optimal_lr
+
+
+def test_a_rate_that_was_changed_between_two_fits_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    callback, module = finder(), net()
+    run = fit([callback], module, max_epochs=1)
+    module.lr = module.hparams.lr = 0.0123
+    run.trainer.fit_loop.max_epochs = 2
+    with caplog.at_level(logging.INFO):
+        run.trainer.fit(module, loader(shuffle=True), DataLoader(Samples(32), 16))
+    assert run.trainer.optimizers[0].param_groups[0]["lr"] == 0.0123
+    assert "LRFinder: the learning rate 0.0123, set since the search, is kept." in caplog.text
+
+
+def test_a_finder_that_comes_after_its_milestones_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    run = fit([], module := net(), max_epochs=1)
+    run.trainer.callbacks.append(callback := finder())
+    run.trainer.fit_loop.max_epochs = 2
+    with caplog.at_level(logging.INFO):
+        run.trainer.fit(module, loader(shuffle=True), DataLoader(Samples(32), 16))
+    assert callback.result is None
+    assert "LRFinder: no search: the training goes on at epoch 1, after all `milestones`." in caplog.text
 
 
 def test_the_same_callback_in_another_training_searches_again() -> None:

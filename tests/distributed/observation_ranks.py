@@ -35,6 +35,45 @@ class Looks(pl.Callback):
             self.features = pl_module.last_features.clone()
 
 
+class Later(pl.Callback):
+    """Begins in the last epoch, on one process."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 1 and pl_module.global_rank == 1:
+            batch[0].mul_(2)
+
+
+class FailsLater(pl.Callback):
+    """Acts, and one process of two fails in the last epoch unless the first was trained."""
+
+    changes_gradients = True
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.epochs += 1
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        assert self.epochs == trainer.current_epoch or pl_module.global_rank == 0
+
+
+def one_rank_begins_later() -> None:
+    """Seen on both; where a hook fails on one of them so early no process waits for another."""
+    without = run([Later(), FailsLater()], {}, {})
+    looks = Looks()
+    with_look = run([Later(), FailsLater(), looks], {}, {})
+    assert "FailsLater" in looks.acting
+    assert_same_training(with_look, without)
+    looks = Looks()
+    run([Later(), looks], {}, {})
+    assert "Later" in looks.acting
+    looks = Looks()
+    with_look = run([Later(), looks], {}, {})
+    assert "Later" in looks.acting
+    assert_same_training(with_look, run([Later()], {}, {}))
+
+
 def one_rank_is_changed() -> None:
     """It acts on both, so that both call the same hooks; there is no trace."""
     looks = Looks()

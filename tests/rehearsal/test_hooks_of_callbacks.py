@@ -222,6 +222,21 @@ def test_batches_are_those_of_the_training_where_its_iterator_exists(own: bool) 
         assert losses == pytest.approx(record.losses[: len(losses)], rel=1e-6)
 
 
+def test_workers_that_stay_give_the_batches_of_the_training() -> None:
+    """They draw no number when they start again, unlike those that begin."""
+
+    def shuffled() -> Any:
+        return loader(shuffle=True, num_workers=1, persistent_workers=True)
+
+    torch.manual_seed(3)
+    tuner = finder(suggestion="trainings")
+    train(Net(), [tuner], shuffled(), max_epochs=4, **NO_VALIDATION)
+    torch.manual_seed(3)
+    record = Losses()
+    train(Net(lr=tuner.result.trained_lrs[0]), [record], shuffled(), max_epochs=1, **NO_VALIDATION)
+    assert tuner.result.trained_losses[0][:PER_EPOCH] == pytest.approx(record.losses, rel=1e-6)
+
+
 class NeedsAValidation(Net):
     def on_train_epoch_start(self) -> None:
         if self.current_epoch:
