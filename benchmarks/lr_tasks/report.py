@@ -133,7 +133,10 @@ GROUPS = {
 Their searches were run once, after the rule was fixed. That trainings at what they found are the measure was decided
 after that: by the grid a network that reaches 82.9 at the rate found lost 7.5 points against 81.2, since beside it one
 of three trainings of the grid had diverged. For the signs the grid is wrong in the other direction: at 0.1, its best
-rate, six further trainings reach 65.2 (sd 5.0), and at the three rates that were found 68.4, 68.0 and 67.0.""",
+rate, six further trainings reach 65.2 (sd 5.0), and at the three rates that were found 68.4, 68.0 and 67.0.
+
+Since then searches have the batches of the training where a module asks for `estimated_stepping_batches`. The same
+searches with these other batches lose 0.70 points on average and 3.3 in the worst task, with one training each.""",
     "hidden": """## Tasks that were kept apart eighth
 
 The searches of an eighth version on them lost 1.90 points on average and 10.1 at worst, with 33 of 33 answers (the
