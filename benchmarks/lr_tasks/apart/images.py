@@ -8,20 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
-from torch.optim import SGD, Adamax, AdamW, Optimizer
+from torch.optim import Adamax, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from benchmarks.lr_tasks.apart import images_data as data
 from benchmarks.lr_tasks.apart import images_nets as nets
 from benchmarks.lr_tasks.held_out.common import NetModule, accuracy_on, batches, each_step, warm_up_cosine
-from benchmarks.lr_tasks.sealed.common import adamw, explained_on, half_decades, momentum, one_cycle
+from benchmarks.lr_tasks.sealed.common import adamw, explained_on, half_decades, momentum, nesterov, one_cycle
 from benchmarks.lr_tasks.shaping.module import Training, cosine, warmup_linear
 from benchmarks.lr_tasks.task import LRTask
-
-
-def nesterov(params: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    """SGD with Nesterov's momentum and weight decay, as DenseNet's."""
-    return SGD(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
 def half_and_three_quarters(optimizer: Optimizer, steps: int) -> LRScheduler:

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Optimizer
 
 from benchmarks.datasets import Split
 from benchmarks.lr_tasks.held_out.common import accuracy_on, batches
-from benchmarks.lr_tasks.sealed.common import Params, half_decades
+from benchmarks.lr_tasks.sealed.common import half_decades, nesterov
 from benchmarks.lr_tasks.shaping.module import Training, warmup_cosine
 from benchmarks.lr_tasks.task import LRTask
 
@@ -89,11 +88,6 @@ class Moved(Training):
         x, letters = batch
         x = x.roll(int(torch.randint(PLACES, ())), 2) * (1 + 0.1 * torch.randn(len(x), 2, 1, device=x.device))
         return self.loss(self(x), letters)
-
-
-def nesterov(params: Params, lr: float) -> Optimizer:
-    """SGD with Nesterov's momentum and weight decay."""
-    return SGD(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
 TASKS: tuple[LRTask, ...] = (

@@ -7,11 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
-from torch.optim import SGD, Optimizer, RAdam
 
 from benchmarks.lr_tasks.blind import rows_data as data
 from benchmarks.lr_tasks.held_out.common import accuracy_on, batches
-from benchmarks.lr_tasks.sealed.common import Params, explained_on, half_decades, one_cycle
+from benchmarks.lr_tasks.sealed.common import explained_on, half_decades, nesterov, one_cycle, radam
 from benchmarks.lr_tasks.shaping.module import Training
 from benchmarks.lr_tasks.task import LRTask
 
@@ -25,11 +24,6 @@ def self_normalizing_net() -> nn.Module:
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.SELU(), nn.AlphaDropout(0.05)]
     return nn.Sequential(*layers[:-2])
-
-
-def nesterov(params: Params, lr: float) -> Optimizer:
-    """SGD with Nesterov's momentum and weight decay."""
-    return SGD(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
 class Waves(nn.Module):
@@ -47,11 +41,6 @@ class Waves(nn.Module):
         phase = math.pi / 2 * places @ self.directions
         height: Tensor = self.mlp(torch.cat([phase.cos(), phase.sin()], 1))
         return height
-
-
-def radam(params: Params, lr: float) -> Optimizer:
-    """RAdam with its defaults."""
-    return RAdam(params, lr=lr)
 
 
 TASKS: tuple[LRTask, ...] = (

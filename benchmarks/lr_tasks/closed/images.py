@@ -5,34 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
-from torch.optim import SGD, NAdam, Optimizer
 
 from benchmarks.lr_tasks.closed import images_data as data
 from benchmarks.lr_tasks.closed import images_nets as nets
 from benchmarks.lr_tasks.held_out.common import accuracy_on, batches
 from benchmarks.lr_tasks.sealed.common import (
-    Params,
     adam,
     adamw,
     explained_on,
     half_decades,
     momentum,
+    nadam,
+    nesterov,
     one_cycle,
     strongly_decayed,
     thirds,
 )
 from benchmarks.lr_tasks.shaping.module import Training, polynomial, warmup_cosine
 from benchmarks.lr_tasks.task import LRTask
-
-
-def nesterov(params: Params, lr: float) -> Optimizer:
-    """SGD with Nesterov's momentum and weight decay."""
-    return SGD(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
-
-
-def nadam(params: Params, lr: float) -> Optimizer:
-    """NAdam with its defaults."""
-    return NAdam(params, lr=lr)
 
 
 def smoothed(logits: Tensor, labels: Tensor) -> Tensor:

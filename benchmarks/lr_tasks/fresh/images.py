@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div
-from torch.optim import SGD, Adam, NAdam, Optimizer
+from torch.optim import Adam, NAdam, Optimizer
 
 from benchmarks import datasets
 from benchmarks.lr_tasks.fresh import data
 from benchmarks.lr_tasks.held_out.common import NetModule, accuracy_on, batches
-from benchmarks.lr_tasks.sealed.common import adamw, half_decades
+from benchmarks.lr_tasks.sealed.common import adamw, half_decades, nesterov
 from benchmarks.lr_tasks.shaping.module import Training, cosine
 from benchmarks.lr_tasks.task import LRTask
 from benchmarks.tasks import cnn
@@ -40,11 +39,6 @@ def group_norm_resnet() -> nn.Module:
     stem = (nn.Conv2d(1, 8, 3, 2, 1, bias=False), nn.GroupNorm(4, 8), nn.ReLU())
     blocks = (ResidualBlock(8, 8), ResidualBlock(8, 16), ResidualBlock(16, 16))
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-
-
-def nesterov(params: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    """SGD with Nesterov's momentum and weight decay."""
-    return SGD(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
 def student() -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, smooth_l1_loss
-from torch.optim import SGD, Optimizer, RAdam
+from torch.optim import SGD, Optimizer
 
 from benchmarks.lr_tasks.apart import images_data as apart_images_data
 from benchmarks.lr_tasks.blind import images_photos as blind_images_photos
@@ -13,24 +13,24 @@ from benchmarks.lr_tasks.fresh import data as fresh_data
 from benchmarks.lr_tasks.held_out.common import accuracy_on, batches
 from benchmarks.lr_tasks.hidden import images_nets as nets
 from benchmarks.lr_tasks.reserved import data as reserved_data
-from benchmarks.lr_tasks.sealed.common import Params, adam, decayed, explained_on, half_decades, one_cycle, thirds
+from benchmarks.lr_tasks.sealed.common import (
+    Params,
+    adam,
+    decayed,
+    explained_on,
+    half_decades,
+    nesterov,
+    one_cycle,
+    radam,
+    thirds,
+)
 from benchmarks.lr_tasks.shaping.module import Training, polynomial, warmup_linear
 from benchmarks.lr_tasks.task import LRTask
-
-
-def nesterov(params: Params, lr: float) -> Optimizer:
-    """SGD with Nesterov's momentum and weight decay, as wide residual networks'."""
-    return SGD(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
 def momentum(params: Params, lr: float) -> Optimizer:
     """SGD with momentum and weight decay."""
     return SGD(params, lr=lr, momentum=0.9, weight_decay=1e-3)
-
-
-def radam(params: Params, lr: float) -> Optimizer:
-    """RAdam with its defaults."""
-    return RAdam(params, lr=lr)
 
 
 class Shifted(Training):

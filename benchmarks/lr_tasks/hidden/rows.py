@@ -14,7 +14,7 @@ from benchmarks.datasets import Split
 from benchmarks.lr_tasks.blind import rows_data as data
 from benchmarks.lr_tasks.blind.rows_sets import Solids
 from benchmarks.lr_tasks.held_out.common import accuracy_on, batches
-from benchmarks.lr_tasks.sealed.common import Params, decayed, half_decades
+from benchmarks.lr_tasks.sealed.common import Params, decayed, half_decades, nesterov
 from benchmarks.lr_tasks.shaping.module import Training, warmup_cosine
 from benchmarks.lr_tasks.task import LRTask
 from lightning_hp.callbacks import SAM
@@ -36,11 +36,6 @@ class PointNet(nn.Module):
         found = self.each(points.flatten(0, 1)).unflatten(0, points.shape[:2])
         logits: Tensor = self.all(found.amax(1))
         return logits
-
-
-def nesterov(params: Params, lr: float) -> Optimizer:
-    """SGD with Nesterov's momentum and weight decay."""
-    return SGD(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
 def late_steps(optimizer: Optimizer, steps: int) -> LRScheduler:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RAdam
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
 from benchmarks.datasets import Split
@@ -19,6 +19,21 @@ Params = Iterable[nn.Parameter]
 def momentum(params: Params, lr: float) -> Optimizer:
     """SGD with momentum and a little weight decay."""
     return SGD(params, lr=lr, momentum=0.9, weight_decay=1e-4)
+
+
+def nesterov(params: Params, lr: float) -> Optimizer:
+    """SGD with Nesterov's momentum and the weight decay of many residual networks."""
+    return SGD(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+def nadam(params: Params, lr: float) -> Optimizer:
+    """NAdam with its defaults."""
+    return NAdam(params, lr=lr)
+
+
+def radam(params: Params, lr: float) -> Optimizer:
+    """RAdam with its defaults."""
+    return RAdam(params, lr=lr)
 
 
 def adam(params: Params, lr: float) -> Optimizer:

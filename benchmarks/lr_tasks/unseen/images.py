@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from benchmarks import datasets
 from benchmarks.lr_tasks.fresh import images as fresh_images
 from benchmarks.lr_tasks.held_out.common import accuracy_on, batches, each_step
-from benchmarks.lr_tasks.sealed.common import explained_on, half_decades, momentum, one_cycle
+from benchmarks.lr_tasks.sealed.common import explained_on, half_decades, momentum, nesterov, one_cycle
 from benchmarks.lr_tasks.shaping.module import Training, cosine
 from benchmarks.lr_tasks.task import LRTask
 from benchmarks.lr_tasks.unseen import data
@@ -33,11 +33,6 @@ def vgg() -> nn.Module:
 def smoothed(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy with a tenth of the label spread over all classes."""
     return cross_entropy(logits, labels, label_smoothing=0.1)
-
-
-def nesterov(params: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    """SGD with Nesterov's momentum and weight decay."""
-    return SGD(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
 def angle_cnn() -> nn.Module:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
-from torch.optim import Adam, AdamW, NAdam, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LinearLR
 
 from benchmarks.lr_tasks.held_out.common import NetModule, accuracy_on, batches, each_step
 from benchmarks.lr_tasks.reserved import sequences as reserved_sequences
 from benchmarks.lr_tasks.reserved import texts as reserved_texts
 from benchmarks.lr_tasks.sealed import data as sealed_data
-from benchmarks.lr_tasks.sealed.common import adamw, explained_on, half_decades
+from benchmarks.lr_tasks.sealed.common import adamw, explained_on, half_decades, nadam
 from benchmarks.lr_tasks.shaping.module import Training, polynomial, warmup_cosine
 from benchmarks.lr_tasks.task import LRTask
 from benchmarks.lr_tasks.unseen import data
@@ -75,11 +74,6 @@ class SeriesTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         value: Tensor = self.head(self.layer(self.embed(x) + self.place).mean(1))
         return value
-
-
-def nadam(params: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    """NAdam with its defaults."""
-    return NAdam(params, lr=lr)
 
 
 class VariationalAutoencoder(nn.Module):
