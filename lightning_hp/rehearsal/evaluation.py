@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lightning_hp.rehearsal.hooks import callbacks_until, without_hook
+from lightning_hp.rehearsal.hooks import called_among, without_hook
 from lightning_hp.rehearsal.observation import Observed, acting_of
 from lightning_hp.rehearsal.participants import evaluation_hooks, evaluation_participants, undecided_callbacks
 from lightning_hp.rehearsal.recorder import num_samples_of
@@ -157,8 +157,7 @@ class EvaluationRehearsal:
         undo.callback(restore_dict, vars(trainer), dict(vars(trainer)))
         self._own_connector = trainer._logger_connector
         callbacks = list(trainer.callbacks)
-        had_the_first = callbacks_until(self._caller, callbacks)
-        self._called = [one for one in self._listed if one in had_the_first]
+        self._called = called_among(self._listed, self._caller, callbacks)
         undo.enter_context(muted(trainer, self._listed))
         datamodule = getattr(trainer, "datamodule", None)
         owners = [self._module, trainer.precision_plugin, *acting, *written_into_stand_ins(trainer)]

@@ -57,6 +57,19 @@ def callbacks_until(caller: Any, callbacks: Sequence[Any]) -> list[Any]:
     return list(callbacks[: place + 1])
 
 
+def called_among(listed: Sequence[Any], caller: Any, callbacks: Sequence[Any]) -> list[Any]:
+    """Those of some callbacks, or of what stands for them, of which the present hook was called.
+
+    Args:
+        listed: The ones that are asked for.
+        caller: As for :func:`callbacks_until`.
+        callbacks: Those of the Trainer, in their order.
+
+    """
+    called = callbacks_until(caller, callbacks)
+    return [one for one in listed if one in called]
+
+
 @contextmanager
 def without_hook(callbacks: Sequence[Any], name: str) -> Iterator[None]:
     """Within the ``with`` block a hook of some callbacks, or of what stands for them, does nothing."""
@@ -101,9 +114,8 @@ class Hooks:
 
     def call(self) -> None:
         """Calls them."""
-        with without_hook(self._called, self._names[0]):
-            for name in self._names:
-                self._call_one(name)
+        for name in self._names:
+            self._call_first_time(name)
 
     def call_again(self) -> None:
         """Calls them a second time.
@@ -114,9 +126,8 @@ class Hooks:
         """
         name = ""
         try:
-            with without_hook(self._called, self._names[0]):
-                for name in self._names:
-                    self._call_one(name)
+            for name in self._names:
+                self._call_first_time(name)
         except Exception as error:
             raise misconfiguration(
                 self._trainer,
@@ -141,6 +152,11 @@ class Hooks:
                 f"Rehearsal: `{name}` raised {type(error).__name__} ({error}) in epoch {self._trainer.current_epoch},"
                 " before which the rehearsal runs no validation. It is not called for later epochs of this rehearsal."
             )
+
+    def _call_first_time(self, name: str) -> None:
+        """Calls one that the training has still to call, without the callbacks of which it was called."""
+        with without_hook(self._called if name == self._names[0] else (), name):
+            self._call_one(name)
 
     def _call_one(self, name: str) -> None:
         self._call._call_callback_hooks(self._trainer, name)

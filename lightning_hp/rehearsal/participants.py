@@ -101,10 +101,7 @@ def undecided_callbacks(trainer: Any, hooks: Sequence[str] = SHAPING_HOOKS) -> l
     undecided = [
         callback
         for callback in trainer.callbacks
-        if not hasattr(callback, "changes_gradients")
-        and not changes_gradients(callback)
-        and not _is_known(callback)
-        and any(overrides(callback, hook) for hook in hooks)
+        if _declares_nothing(callback) and any(overrides(callback, hook) for hook in hooks)
     ]
     held = {id(callback): Snapshot(callback).unrestorable for callback in undecided}
     for callback in undecided:
@@ -126,8 +123,7 @@ def name_uncalled(later: Sequence[Any]) -> None:
     names = [
         type(callback).__name__
         for callback in later
-        if not hasattr(callback, "changes_gradients")
-        and not _is_known(callback)
+        if _declares_nothing(callback)
         and overrides(callback, "on_fit_start")
         and not any(overrides(callback, hook) for hook in SHAPING_HOOKS)
     ]
@@ -136,6 +132,12 @@ def name_uncalled(later: Sequence[Any]) -> None:
             f"Rehearsal: `on_fit_start` of {', '.join(names)} is not called. If it shapes the steps, set the class"
             " attribute `changes_gradients = True`, or put the callback before the one that rehearses."
         )
+
+
+def _declares_nothing(callback: Any) -> bool:
+    """Whether nobody says if a callback changes a step: neither it, nor what is known of its class."""
+    is_silent = not hasattr(callback, "changes_gradients") and not changes_gradients(callback)
+    return is_silent and not _is_known(callback)
 
 
 def _is_known(callback: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,10 @@ def is_rehearsal(trainer: Any) -> bool:
     return any(isinstance(callback, LossRecorder) for callback in trainer.callbacks)
 
 
+class LoopLeft(Exception):  # noqa: N818 - not an error: it leaves Lightning's loop in a hook
+    """Raised by the recorder in the hook that it was told."""
+
+
 class LossRecorder(Callback):
     """Records the loss and the number of samples of each batch of a step.
 
@@ -40,8 +44,7 @@ class LossRecorder(Callback):
         self._needs_loss = needs_loss
         self.losses: list[Tensor] = []
         self.num_samples: list[int | None] = []
-        self.on_train_batch: Callable[[], None] | None = None
-        self.on_validation_batch: Callable[[], None] | None = None
+        self.leaves_in: str | None = None  # the hook in which it raises `LoopLeft`, after those of other callbacks
         self._manual_losses: list[Tensor] = []
 
     def clear(self) -> None:
@@ -52,9 +55,8 @@ class LossRecorder(Callback):
 
     @override
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Calls the function that waits for the hooks of the other callbacks, if there is one; they come before."""
-        if self.on_train_batch is not None:
-            self.on_train_batch()
+        """Leaves Lightning's loop before the step, where it is asked to."""
+        self._leave_in("on_train_batch_start")
 
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -77,9 +79,12 @@ class LossRecorder(Callback):
 
     @override
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Calls the function that waits for the batch, if there is one."""
-        if self.on_validation_batch is not None:
-            self.on_validation_batch()
+        """Leaves Lightning's loop after a batch, where it is asked to."""
+        self._leave_in("on_validation_batch_end")
+
+    def _leave_in(self, hook: str) -> None:
+        if self.leaves_in == hook:
+            raise LoopLeft
 
     def _record_manual(self, trainer: pl.Trainer, loss: Any) -> None:
         losses, self._manual_losses = self._manual_losses, []

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lightning_hp.rehearsal.drawing import without_drawing
-from lightning_hp.rehearsal.hooks import BEFORE_FIT, Hooks, Moment, callbacks_until
+from lightning_hp.rehearsal.hooks import BEFORE_FIT, Hooks, Moment, callbacks_until, called_among
 from lightning_hp.rehearsal.observation import Observed, acting_of
 from lightning_hp.rehearsal.participants import (
     name_uncalled,
@@ -312,8 +312,7 @@ class Rehearsal:
             if self._val_loaders is not None:
                 undo.callback(Snapshot(data=loader_roots(self._val_loaders)).restore)
         undo.callback(self._end_workers)
-        had_the_first = callbacks_until(self._moment.caller, self._callbacks)
-        called = [one for one in self._listed if one in had_the_first]
+        called = called_among(self._listed, self._moment.caller, self._callbacks)
         self._hooks = Hooks(trainer, self._module, self._moment.hooks, self._listed, called)
         self._begin(loaders, is_first=True)
 
@@ -355,17 +354,13 @@ class Rehearsal:
         if self.trainer.world_size == 1:
             self.step()
             return
-
-        def leave() -> None:
-            raise _HooksCalled
-
-        self._recorder.on_train_batch = leave
+        self._recorder.leaves_in = "on_train_batch_start"
         try:
             self._advance()
-        except Exception:  # noqa: BLE001 - `_HooksCalled`, or a hook fails in the last epoch when nothing came before
+        except Exception:  # noqa: BLE001 - `LoopLeft`, or a hook fails in the last epoch when nothing came before
             return
         finally:
-            self._recorder.on_train_batch = None
+            self._recorder.leaves_in = None
 
     def _owners_of_state(self) -> list[Any]:
         """The objects into which a training step writes."""
@@ -487,7 +482,3 @@ class Rehearsal:
     def _end_workers(self) -> None:
         if self._loop is not None:
             end_workers(self._loop)
-
-
-class _HooksCalled(Exception):  # noqa: N818 - not an error: it leaves Lightning's code for a batch before the step
-    pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from lightning_hp.rehearsal.recorder import LossRecorder
+from lightning_hp.rehearsal.recorder import LoopLeft, LossRecorder
 from lightning_hp.trainer import LoopLoaders, copy_loaders, end_workers
 
 
@@ -90,21 +90,14 @@ def run_one_validation_batch(trainer: Any, source: Any, recorder: LossRecorder) 
     if not trainer.enable_validation:
         return False
 
-    def leave() -> None:
-        raise _FirstBatchDone
-
-    stage, recorder.on_validation_batch = trainer.state.stage, leave
+    stage, recorder.leaves_in = trainer.state.stage, "on_validation_batch_end"
     trainer.validating = True
     try:
         loop.run()
-    except _FirstBatchDone:
+    except LoopLeft:
         loop._module_mode.restore(trainer.lightning_module)
         return True
     finally:
-        trainer.state.stage, recorder.on_validation_batch = stage, None
+        trainer.state.stage, recorder.leaves_in = stage, None
         end_workers(loop)
     return False
-
-
-class _FirstBatchDone(Exception):  # noqa: N818 - not an error: it leaves Lightning's loop after one batch
-    pass
